@@ -1,0 +1,25 @@
+"""judge: turns a causal language model into a pairwise judge and runs it at scale.
+
+>>> from judge import Judge                                             # doctest: +SKIP
+>>> with Judge("path/to/model") as judge:                               # doctest: +SKIP
+...     predictions = judge.score(frame)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from judge.api import Judge
+
+__version__ = "0.1.0"
+__all__ = ["Judge", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    # Nothing heavy is imported before it is needed: `import judge` loads neither pandas nor torch.
+    if name == "Judge":
+        from judge.api import Judge
+
+        return Judge
+    raise AttributeError(f"module 'judge' has no attribute {name!r}")

@@ -1,0 +1,140 @@
+"""The Python interface: `Judge` scores DataFrames."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from judge.bundle import open_model
+from judge.comparison import Cells
+from judge.errors import JudgeError
+from judge.table import OnBadRow, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from judge.score import Events, Scorer
+
+
+class Judge:
+    """A pairwise judge: a causal language model with a prompt template.
+
+    The engine is started at the first call of `score` and stays until `close`; it runs in processes of its
+    own. Nothing is kept between calls but the engine.
+
+    Args:
+        model: folder of the model.
+        settings: every field of `judge.score.ScoreSettings`, such as `template="rubric"`, `swap="all"`,
+            `max_tokens=1024`.
+
+    Raises:
+        JudgeError: an unknown or impossible setting, or a folder that cannot be used as a model.
+
+    Example:
+        >>> import pandas as pd
+        >>> from judge import Judge
+        >>> frame = pd.DataFrame(
+        ...     {
+        ...         "id": [1],
+        ...         "prompt": ["What is 2 + 2?"],
+        ...         "response_a": ["4"],
+        ...         "response_b": ["Fish."],
+        ...     }
+        ... )
+        >>> with Judge("path/to/model", swap="all") as judge:  # doctest: +SKIP
+        ...     print(judge.score(frame)[["id", "p_a", "p_b", "p_tie"]])
+    """
+
+    def __init__(self, model: str | Path, **settings: Any) -> None:
+        self._model = open_model(model)
+        self._settings = parse_settings(settings)
+        self._scorer: Scorer | None = None
+        self._logs: tempfile.TemporaryDirectory[str] | None = None
+
+    def score(
+        self,
+        frame: pd.DataFrame,
+        *,
+        cells: Cells = "auto",
+        on_bad_row: OnBadRow = "error",
+        events: Events | None = None,
+    ) -> pd.DataFrame:
+        """Score the comparisons of a DataFrame.
+
+        Args:
+            frame: columns `id, prompt, response_a, response_b`; each text is plain, a JSON list with one
+                string a turn, or a list of strings.
+            cells: how texts are read (see `judge.comparison.parse_cell`).
+            on_bad_row: `error`, or `placeholder` to score and flag rows whose cells cannot be read.
+            events: told about the progress.
+
+        Returns:
+            One row for each of the frame's, in its order and with its index; the columns are those of
+            `judge.predictions.predictions_table`.
+
+        Raises:
+            JudgeError: the frame cannot be read, or the engine does not work.
+        """
+        from judge.predictions import predictions_table
+        from judge.run_folder import RunFolder
+        from judge.score import Scorer, Silent
+
+        if self._scorer is None:
+            self._logs = tempfile.TemporaryDirectory(prefix="judge-")
+            self._scorer = Scorer(self._model, self._settings, Path(self._logs.name))
+        table = Table("DataFrame", cells, on_bad_row, frame=frame)
+        with tempfile.TemporaryDirectory(prefix="judge-") as folder:
+            run = RunFolder(Path(folder))
+            try:
+                predictions = self._scorer.score(table, run, events or Silent())
+                result: pd.DataFrame = predictions_table(predictions).to_pandas()
+            finally:
+                run.close()
+        result.index = frame.index
+        return result
+
+    def close(self) -> None:
+        """Stop the engine and free its memory; the next `score` starts it again."""
+        if self._scorer is not None:
+            self._scorer.close()
+            self._scorer = None
+        if self._logs is not None:
+            self._logs.cleanup()
+            self._logs = None
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        scorer = getattr(self, "_scorer", None)
+        if scorer is not None:
+            scorer.close()
+
+
+def parse_settings(settings: dict[str, Any]) -> Any:
+    """Return `ScoreSettings` from plain values, with errors that a user can act on.
+
+    Raises:
+        JudgeError: every unknown field and impossible value, in one line.
+    """
+    from pydantic import ValidationError
+
+    from judge.errors import printable, suggestion
+    from judge.score import ScoreSettings
+
+    try:
+        return ScoreSettings(**settings)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            name = ".".join(map(str, problem["loc"]))
+            if problem["type"] == "extra_forbidden":
+                problems.append(f"unknown setting {name!r}{suggestion(name, ScoreSettings.model_fields)}")
+            else:
+                message = problem["msg"][0].lower() + problem["msg"][1:]
+                problems.append(f"{name}={printable(problem['input'])}: {message}")
+        raise JudgeError("; ".join(problems)) from None

@@ -1,0 +1,136 @@
+"""Model folders: what must be in one before it is scored with, and the hash that names its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from judge.errors import JudgeError, printable
+
+# Files whose content changes what a model computes or how its prompts are built.
+_CONTENT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+_IGNORED = ("trainer_state.json", "training_args.json", "README.txt", "LICENSE.txt")
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A checked model folder.
+
+    Attributes:
+        path: the folder, absolute.
+        config: its config.json.
+        weights: bytes of all safetensors files.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    weights: int
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The part of the config that describes the language model (nested in multimodal ones)."""
+        nested = self.config.get("text_config")
+        return nested if isinstance(nested, dict) else self.config
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that the weights were saved in, as the config says."""
+        text = self.text_config
+        return str(text.get("dtype") or text.get("torch_dtype") or self.config.get("dtype") or "float32")
+
+    @property
+    def max_positions(self) -> int | None:
+        """The longest sequence that the model was made for, where the config says."""
+        value = self.text_config.get("max_position_embeddings")
+        return value if isinstance(value, int) else None
+
+    @property
+    def heads(self) -> int:
+        """Number of attention heads (1 where the config does not say)."""
+        return int(self.text_config.get("num_attention_heads") or 1)
+
+    def cache_bytes_per_token(self, bytes_per_value: int) -> int:
+        """Return the key-value cache that one token takes, over all layers, in bytes."""
+        text = self.text_config
+        kv_heads = int(text.get("num_key_value_heads") or self.heads)
+        head_size = int(text.get("head_dim") or text.get("hidden_size", 0) // self.heads)
+        return 2 * int(text.get("num_hidden_layers", 1)) * kv_heads * head_size * bytes_per_value
+
+    def changes_logits_after_head(self) -> str | None:
+        """Return the setting by which the model changes its logits after the output head, or None.
+
+        A read-out that keeps three rows of the head skips such a step and would not be exact.
+        """
+        for key in ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier"):
+            value = self.text_config.get(key)
+            if value is not None and value not in (1, 1.0, 0, False):
+                return f"{key}={value}"
+        return None
+
+    def digest(self) -> str:
+        """SHA-256 over the names and contents of the files that decide what the model computes."""
+        files = sorted({f for pattern in _CONTENT for f in self.path.glob(pattern) if f.name not in _IGNORED})
+        with ThreadPoolExecutor(4) as pool:
+            digests = list(pool.map(_file_digest, files))
+        lines = [f"{f.name} {digest}" for f, digest in zip(files, digests, strict=True)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_model(folder: str | Path) -> ModelFolder:
+    """Check a model folder before anything heavy is started.
+
+    Raises:
+        JudgeError: not a folder, no config, an adapter without its base, weights that are missing, are
+            Git LFS pointers or exist only as pickle files.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise JudgeError(
+            f"{printable(str(folder))}: no such model folder; judge reads models from disk only "
+            "(fetch one with: hf download ORG/NAME --local-dir FOLDER)"
+        )
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise JudgeError(f"{path}: holds an adapter without its base model; merge it into the base first")
+    config = _read_config(path / "config.json")
+    shards = sorted(path.glob("*.safetensors"))
+    if not shards:
+        pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
+        reason = "only pickle files, which judge does not load" if pickles else "no weights"
+        raise JudgeError(f"{path}: {reason}; expected *.safetensors")
+    _check_shards(path, shards)
+    return ModelFolder(path.resolve(), config, sum(f.stat().st_size for f in shards))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise JudgeError(f"{path.parent}: no config.json; is this a Hugging Face model folder?") from None
+    except ValueError:
+        raise JudgeError(f"{path}: is not valid JSON") from None
+    if not isinstance(config, dict):
+        raise JudgeError(f"{path}: expected a JSON object")
+    return config
+
+
+def _check_shards(path: Path, shards: list[Path]) -> None:
+    for shard in shards:
+        with shard.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise JudgeError(f"{shard}: is a Git LFS pointer, not weights; run: git lfs pull")
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        names = set(_read_config(index).get("weight_map", {}).values())
+        missing = sorted(names - {f.name for f in shards})
+        if missing:
+            raise JudgeError(f"{path}: {len(missing)} of {len(names)} weight files are missing, first {missing[0]}")

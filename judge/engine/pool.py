@@ -1,0 +1,290 @@
+"""Starts engine processes, feeds them from one queue, and outlives their deaths.
+
+One process per GPU (or per group of GPUs under tensor parallelism), each seeing only its own cards. When
+a process fails, it is replaced and its job tried again: with half the batch if memory ran out, then prompt
+by prompt; a prompt that fails alone gets NaN and is left to the caller to flag.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.engine import EngineConfig
+from judge.errors import JudgeError, printable
+from judge.hardware import Gpu
+
+Float = NDArray[np.float64]
+Load = Callable[[], Sequence[NDArray[np.int32]]]
+
+WORKER_COMMAND = (sys.executable, "-m", "judge.engine.worker")
+# More engine deaths than this in one run are no accident of single rows.
+MAX_FAILURES = 12
+
+_QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@dataclass
+class Job:
+    """Prompts to be read together. `load` gives their token ids when the job's turn comes."""
+
+    key: int
+    rows: int
+    load: Load
+
+
+@dataclass
+class _Task:
+    """A job, or one prompt of it after the job failed as a whole."""
+
+    job: Job
+    position: int | None = None
+    attempts: int = 0
+
+
+@dataclass
+class _Worker:
+    number: int
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    ready: bool = False
+    task: _Task | None = None
+
+
+@dataclass
+class WorkerPool:
+    """A set of engine processes for one config.
+
+    Args:
+        config: what each engine runs.
+        environments: the environment variables of each worker, beside the common ones; one worker each.
+        log_folder: where the workers' output goes, `worker-N.log`.
+        command: the worker program.
+    """
+
+    config: EngineConfig
+    environments: Sequence[dict[str, str]]
+    log_folder: Path
+    command: Sequence[str] = WORKER_COMMAND
+    failures: int = 0
+    last_failure: str = ""
+    ready_at: float | None = None  # time.monotonic() of the first engine that was ready
+    _workers: list[_Worker] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start the worker processes; returns at once, while they load the model."""
+        if not self._workers:
+            self.log_folder.mkdir(parents=True, exist_ok=True)
+            self._workers = [self._spawn(n) for n in range(len(self.environments))]
+
+    def run(
+        self,
+        jobs: Iterable[Job],
+        on_done: Callable[[int, Float], None],
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        """Run jobs until all are done.
+
+        Args:
+            jobs: in the order in which they are to start.
+            on_done: called with a job's key and its log-probabilities, shape (rows, 3).
+            on_progress: called with a job's key and a number of prompts, as these finish.
+
+        Raises:
+            JudgeError: the engine does not start, or keeps failing.
+        """
+        self.start()
+        queue = deque(_Task(job) for job in jobs)
+        parts: dict[int, tuple[Float, int]] = {}
+        while queue or any(w.task for w in self._workers):
+            for worker in self._workers:
+                if worker.ready and worker.task is None and queue:
+                    self._give(worker, queue.popleft())
+            for connection in wait([w.connection for w in self._workers]):
+                worker = next(w for w in self._workers if w.connection is connection)
+                message = self._receive(worker)
+                event = message["event"]
+                if event == "ready":
+                    worker.ready = True
+                    self.ready_at = self.ready_at or time.monotonic()
+                elif event == "progress" and worker.task:
+                    on_progress(worker.task.job.key, message["rows"])
+                elif event == "done" and worker.task:
+                    task, worker.task = worker.task, None
+                    logprobs = np.array(message["logprobs"], dtype=np.float64).reshape(-1, 3)
+                    _collect(task, logprobs, parts, on_done)
+                elif event == "failed":
+                    self._handle_failure(worker, message, queue, parts, on_done)
+
+    def close(self) -> None:
+        """Kill the workers and whatever they started; safe to call more than once."""
+        for worker in self._workers:
+            _kill(worker)
+        self._workers = []
+
+    def _spawn(self, number: int) -> _Worker:
+        ours, theirs = socket.socketpair()
+        log = (self.log_folder / f"worker-{number}.log").open("ab")
+        with log, theirs:
+            process = subprocess.Popen(  # noqa: S603 - our own program, no shell
+                [*self.command, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **_QUIET, **self.environments[number]},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C reaches us, and we stop the workers
+            )
+        connection = Connection(ours.detach())
+        connection.send_bytes(self.config.model_dump_json().encode())
+        return _Worker(number, process, connection)
+
+    def _give(self, worker: _Worker, task: _Task) -> None:
+        prompts = task.job.load()
+        if task.position is not None:
+            prompts = [prompts[task.position]]
+        worker.task = task
+        message = json.dumps({"prompts": [prompt.tolist() for prompt in prompts]})
+        try:
+            worker.connection.send_bytes(message.encode())
+        except OSError:  # it died just now: the next receive says so
+            return
+
+    def _receive(self, worker: _Worker) -> dict[str, Any]:
+        try:
+            message: dict[str, Any] = json.loads(worker.connection.recv_bytes())
+        except (EOFError, OSError):
+            worker.process.wait()
+            return {"event": "failed", "memory": False, "message": _death(worker.process.returncode)}
+        return message
+
+    def _handle_failure(
+        self,
+        worker: _Worker,
+        message: dict[str, Any],
+        queue: deque[_Task],
+        parts: dict[int, tuple[Float, int]],
+        on_done: Callable[[int, Float], None],
+    ) -> None:
+        self.failures += 1
+        self.last_failure = printable(" ".join(str(message["message"]).split()), 300)
+        log = self.log_folder / f"worker-{worker.number}.log"
+        _kill(worker)
+        if not worker.ready or self.failures > MAX_FAILURES:
+            when = "while it loaded the model" if not worker.ready else f"{self.failures} times"
+            advice = "; use a smaller model, a smaller --max-tokens or more cards" if message["memory"] else ""
+            raise JudgeError(f"the engine failed {when}: {self.last_failure}{advice} (its log: {log})")
+        if message["memory"]:
+            self.config = self.config.halved()
+        task = worker.task
+        if task is not None and task.position is not None:
+            _collect(task, np.full((1, 3), np.nan), parts, on_done)
+        elif task is not None:
+            task.attempts += 1
+            if task.attempts == 1:
+                queue.appendleft(task)
+            else:
+                queue.extendleft(_Task(task.job, i) for i in reversed(range(task.job.rows)))
+        self._workers[worker.number] = self._spawn(worker.number)
+
+
+def _collect(
+    task: _Task,
+    logprobs: Float,
+    parts: dict[int, tuple[Float, int]],
+    on_done: Callable[[int, Float], None],
+) -> None:
+    """Hand a finished job over; prompts that ran alone are put together first."""
+    job = task.job
+    if task.position is None:
+        on_done(job.key, logprobs)
+        return
+    result, done = parts.pop(job.key, (np.full((job.rows, 3), np.nan), 0))
+    result[task.position] = logprobs[0]
+    if done + 1 == job.rows:
+        on_done(job.key, result)
+    else:
+        parts[job.key] = (result, done + 1)
+
+
+def _kill(worker: _Worker) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.process.pid, signal.SIGKILL)
+    worker.process.wait()
+    worker.connection.close()
+
+
+def _death(status: int | None) -> str:
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        hint = " (the system may have run out of memory)" if name == "SIGKILL" else ""
+        return f"the engine process was killed by {name}{hint}"
+    return f"the engine process ended with status {status}"
+
+
+def gpu_environments(gpus: Sequence[Gpu], workers: int, cards_each: int) -> list[dict[str, str]]:
+    """Return the environment of each worker on GPUs: every worker sees only its own cards."""
+    environments = []
+    for n in range(workers):
+        cards = gpus[n * cards_each : (n + 1) * cards_each]
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(g.device for g in cards)}
+        if cards_each == 1:
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in the worker itself
+        environments.append(environment)
+    return environments
+
+
+def cpu_environments(workers: int, cores: Sequence[int], cache_gib: int) -> list[dict[str, str]]:
+    """Return the environment of each worker on the CPU: the cores are divided between them."""
+    each = max(len(cores) // workers, 1)
+    common = {
+        "CUDA_VISIBLE_DEVICES": "",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_KVCACHE_SPACE": str(cache_gib),
+        # One small function of vLLM's sampler is compiled even in eager mode: 25 s of C++ for nothing.
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+    openmp = intel_openmp()
+    if openmp is not None:  # measured: 1.2 to 1.3 times the tokens per second
+        common["LD_PRELOAD"] = " ".join(filter(None, [str(openmp), os.environ.get("LD_PRELOAD")]))
+    environments = []
+    for n in range(workers):
+        own = [cores[(n * each + i) % len(cores)] for i in range(each)]
+        bind = os.environ.get("VLLM_CPU_OMP_THREADS_BIND") or ",".join(map(str, own))
+        environments.append({**common, "VLLM_CPU_OMP_THREADS_BIND": bind, "OMP_NUM_THREADS": str(len(own))})
+    return environments
+
+
+def intel_openmp() -> Path | None:
+    """Return Intel's OpenMP library if its wheel is installed (vLLM's CPU build asks for it to be preloaded)."""
+    try:
+        files = metadata.files("intel-openmp") or []
+    except metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.name == "libiomp5.so":
+            path = Path(str(file.locate())).resolve()
+            return path if path.exists() else None
+    return None

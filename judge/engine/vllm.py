@@ -1,0 +1,172 @@
+"""The three vLLM read-outs.
+
+* `vllm`: sampling restricted to the three tokens, which also names them in `logprob_token_ids`: exactly
+  their full-vocabulary log-probabilities come back. (`allowed_token_ids` with `logprobs=k` alone would
+  return the top k of the *unmasked* distribution, in which a verdict can be missing.)
+* `vllm-processor`: the classic way, a logits processor that leaves only the three tokens; their
+  log-probabilities after masking come back.
+* `vllm-classify`: a pooling model that keeps three rows of the output head and drops the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+from vllm import LLM, PoolingParams, SamplingParams
+from vllm.config import VllmConfig
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+
+from judge.engine import EngineConfig, Progress
+
+
+class _Meter(tqdm):  # type: ignore[misc]  # tqdm has no types
+    """Tells how many prompts are finished, in the place where vLLM wants a tqdm bar; draws nothing."""
+
+    tell: Progress
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "file": _Nowhere(), "delay": 1e9})
+
+    def update(self, n: float | None = 1) -> bool | None:
+        type(self).tell(int(n or 0))
+        shown: bool | None = super().update(n)
+        return shown
+
+
+class _Nowhere:
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        return
+
+
+def _meter(progress: Progress) -> Callable[..., tqdm]:
+    return type("Meter", (_Meter,), {"tell": staticmethod(progress)})
+
+
+def _engine_arguments(config: EngineConfig) -> dict[str, Any]:
+    return {
+        "model": config.model,
+        "dtype": config.dtype,
+        "max_model_len": config.max_prompt_tokens + 1,
+        "max_num_batched_tokens": config.max_batch_tokens,
+        "max_num_seqs": config.max_batch_rows,
+        "tensor_parallel_size": config.tensor_parallel,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "enable_prefix_caching": config.prefix_caching,
+        "enable_chunked_prefill": True,
+        "enforce_eager": True,  # CUDA graphs speed up decoding; one token has none
+        "generation_config": "vllm",  # never a model's own sampling defaults
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+        "disable_log_stats": True,
+        "seed": 0,
+    }
+
+
+class VerdictsOnly(LogitsProcessor):  # type: ignore[misc]  # vLLM is not analysed
+    """A vLLM logits processor that forbids every token but the verdicts, in every request."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        del is_pin_memory
+        ids = vllm_config.additional_config["verdict_ids"]
+        self._ids = torch.tensor(ids, dtype=torch.long, device=device)
+
+    def is_argmax_invariant(self) -> bool:
+        """It changes which token is the most likely one."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Every request is treated alike: there is no state."""
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Set all logits but the verdicts' to minus infinity; shape (requests, vocabulary)."""
+        kept = logits.index_select(1, self._ids)
+        logits.fill_(float("-inf"))
+        logits.index_copy_(1, self._ids, kept)
+        return logits
+
+
+class VllmEngine:
+    """Reads verdicts by generating one token (`vllm` and `vllm-processor`)."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        ids = list(config.verdict_ids)
+        arguments = _engine_arguments(config)
+        if config.readout == "vllm-processor":
+            arguments |= {
+                "logits_processors": [VerdictsOnly],
+                "logprobs_mode": "processed_logprobs",
+                "additional_config": {"verdict_ids": ids},
+            }
+            self._params = SamplingParams(max_tokens=1, temperature=0.0, logprobs=3, detokenize=False)
+        else:
+            self._params = SamplingParams(
+                max_tokens=1,
+                temperature=0.0,
+                allowed_token_ids=ids,
+                logprob_token_ids=ids,
+                detokenize=False,
+            )
+        self._llm = LLM(**arguments)
+
+    def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
+        """See `Engine.read`."""
+        if self.config.prefix_caching:
+            self._llm.reset_prefix_cache()  # what a prompt gets must not depend on earlier calls
+        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs = self._llm.generate(requests, self._params, use_tqdm=_meter(progress))
+        result = np.empty((len(prompts), 3))
+        for row, output in enumerate(outputs):
+            read = output.outputs[0].logprobs[0]
+            result[row] = [read[token].logprob for token in self.config.verdict_ids]
+        return result
+
+    def close(self) -> None:
+        """Free the engine."""
+        del self._llm
+
+
+class VllmClassifyEngine:
+    """Reads verdicts with a classification head made of three rows of the output head."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        from judge.bundle import open_model
+        from judge.encoding import load_tokenizer
+
+        self.config = config
+        tokenizer = load_tokenizer(config.model)
+        head = {
+            "classifier_from_token": tokenizer.convert_ids_to_tokens(list(config.verdict_ids)),
+            "method": "no_post_processing",
+        }
+        nested = "text_config" in open_model(config.model).config
+        self._params = PoolingParams(use_activation=False)
+        self._llm = LLM(
+            runner="pooling",
+            convert="classify",
+            hf_overrides={"text_config": head} if nested else head,
+            **_engine_arguments(config),
+        )
+
+    def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
+        """See `Engine.read`; normalised over the three verdicts."""
+        if self.config.prefix_caching:
+            self._llm.reset_prefix_cache()
+        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs = self._llm.classify(requests, pooling_params=self._params, use_tqdm=_meter(progress))
+        logits = np.array([output.outputs.probs for output in outputs], dtype=np.float64)
+        peak = logits.max(axis=1, keepdims=True)
+        result: NDArray[np.float64] = logits - peak - np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
+        return result
+
+    def close(self) -> None:
+        """Free the engine."""
+        del self._llm

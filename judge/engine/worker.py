@@ -1,0 +1,73 @@
+"""The worker process: one engine, fed with prompts through a socket by `judge.engine.pool`.
+
+Messages are JSON (token ids in, log-probabilities out); Python writes and reads float64 without loss.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+from judge.engine import EngineConfig, start
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Run the worker; the socket's file descriptor is the first argument, the parent's pid the second."""
+    _die_with_parent(int(sys.argv[2]))
+    connection = Connection(int(sys.argv[1]))
+    return serve(connection)
+
+
+def serve(connection: Connection, wrap: Any = None) -> int:
+    """Start the engine that the first message describes, then answer jobs until the other side hangs up.
+
+    Args:
+        wrap: if given, called with the started engine, and what it returns is used instead.
+    """
+    try:
+        config = EngineConfig.model_validate(_receive(connection))
+        began = time.monotonic()
+        engine = start(config)
+        engine = wrap(engine) if wrap else engine
+        _send(connection, event="ready", seconds=time.monotonic() - began)
+        while True:
+            prompts = _receive(connection)["prompts"]
+            logprobs = engine.read(prompts, lambda rows: _send(connection, event="progress", rows=rows))
+            _send(connection, event="done", logprobs=logprobs.tolist())
+    except EOFError:
+        return 0
+    except Exception as error:  # whatever an engine raises is reported; its state is not to be trusted then
+        _send(connection, event="failed", memory=_is_memory(error), message=f"{type(error).__name__}: {error}")
+        raise
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def _send(connection: Connection, **message: Any) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def _receive(connection: Connection) -> dict[str, Any]:
+    message: dict[str, Any] = json.loads(connection.recv_bytes())
+    return message
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, even by kill -9 (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Errors that a user can cause, and the safe printing of text that is not ours.
+
+Every such error ends in one line on standard error and exit status 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class JudgeError(Exception):
+    """A mistake in the input, the settings or the environment; its text is one line for the user.
+
+    The text says what is wrong, where (file, row id, column) and what to do about it.
+    """
+
+
+class RunInterrupted(JudgeError):
+    """A long run was stopped by the user; its text says how to go on."""
+
+
+def printable(value: object, limit: int = 80) -> str:
+    """Return `value` as one safe line for a terminal or a log.
+
+    Text from tables and models can hold terminal escapes, line breaks or direction marks: everything
+    that is not printable is shown as a Python escape, and long text is shortened to `limit` characters.
+    """
+    text = value if isinstance(value, str) else repr(value)
+    shown = text[:limit]
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
+    return safe + ("…" if len(text) > limit else "")
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` when a known word is close to `word`, otherwise an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""

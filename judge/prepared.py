@@ -1,0 +1,139 @@
+"""Prepared tables: every row's token ids and counts, on disk, built once and read shard by shard.
+
+The token ids of all rows would not fit in memory for large tables; a flat file of int32 does not need to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.comparison import Comparison
+from judge.prompt import Prompt, PromptBuilder
+from judge.table import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ROW = np.dtype(
+    [
+        ("length", np.int32),
+        ("prompt_hash", np.uint64),
+        ("tokens", np.int32, 3),
+        ("cut", np.int32, 3),
+        ("cut_turns", np.int32),
+        ("flags", np.uint32),
+        ("label", np.int8),
+    ]
+)
+_TOKEN = np.dtype("<i4")
+_TOKENS, _ROWS, _IDS, _DONE = "tokens.bin", "rows.npy", "ids.parquet", "prepared.json"
+
+
+@dataclass
+class Prepared:
+    """A prepared table in a folder.
+
+    Attributes:
+        rows: one record a row (see `_ROW`): length of the prompt, a hash of the first prompt, the counts of
+            `judge.prompt.Prompt`, the flags and the label of `judge.comparison.Comparison`.
+        both_orders: whether the prompts with A and B exchanged are there too.
+        counts: what the table holds (see `Table.counts`).
+    """
+
+    folder: Path
+    rows: NDArray[np.void]
+    both_orders: bool
+    counts: dict[str, int]
+    _starts: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each prompt, shape (rows,)."""
+        return self.rows["length"]
+
+    def ids(self) -> pa.Array:
+        """Return the ids of the rows, in the table's order and type."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.folder / _IDS).column("id").combine_chunks()
+
+    def prompt(self, row: int, swapped: bool) -> NDArray[np.int32]:
+        """Return the token ids of one prompt, shape (tokens,)."""
+        length = int(self.lengths[row])
+        start = int(self._starts[row]) + (length if swapped else 0)
+        offset = start * _TOKEN.itemsize
+        return np.fromfile(self.folder / _TOKENS, dtype=_TOKEN, count=length, offset=offset)
+
+
+def prepare(
+    table: Table,
+    builder: PromptBuilder,
+    folder: Path,
+    both_orders: bool,
+    on_progress: Callable[[int], None],
+) -> Prepared:
+    """Read a table, build its prompts and write them to `folder`; the last file says that all is there.
+
+    Args:
+        both_orders: also write each prompt with A and B exchanged.
+        on_progress: called with the number of rows read so far.
+
+    Raises:
+        JudgeError: the table cannot be read (see `Table.chunks`).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts: list[NDArray[np.void]] = []
+    done = 0
+    with (folder / _TOKENS).open("wb") as file:
+        for chunk in table.chunks():
+            records = np.zeros(len(chunk), dtype=_ROW)
+            if both_orders:
+                pairs = builder.build_both_orders(chunk)
+            else:
+                pairs = [(prompt, prompt) for prompt in builder.build(chunk)]
+            for record, row, (prompt, swapped) in zip(records, chunk, pairs, strict=True):
+                _fill(record, row, prompt)
+                file.write(prompt.ids.astype(_TOKEN).tobytes())
+                if both_orders:
+                    file.write(swapped.ids.astype(_TOKEN).tobytes())
+            parts.append(records)
+            done += len(chunk)
+            on_progress(done)
+    np.save(folder / _ROWS, np.concatenate(parts), allow_pickle=False)
+    pq.write_table(pa.table({"id": table.ids()}), folder / _IDS)
+    summary = {"both_orders": both_orders, "counts": dict(table.counts)}
+    (folder / _DONE).write_text(json.dumps(summary), encoding="utf-8")
+    return open_prepared(folder)
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether `folder` holds a whole prepared table."""
+    return (folder / _DONE).exists()
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Open what `prepare` wrote."""
+    summary: dict[str, Any] = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+    rows = np.load(folder / _ROWS, allow_pickle=False)
+    each = rows["length"].astype(np.int64) * (2 if summary["both_orders"] else 1)
+    starts = np.concatenate([[0], np.cumsum(each)[:-1]]).astype(np.int64)
+    return Prepared(folder, rows, summary["both_orders"], summary["counts"], starts)
+
+
+def _fill(record: np.void, row: Comparison, prompt: Prompt) -> None:
+    first = (row.prompt or (None,))[0] or ""
+    digest = hashlib.blake2b(first.encode("utf-8", "replace"), digest_size=8).digest()
+    record["length"] = len(prompt.ids)
+    record["prompt_hash"] = int.from_bytes(digest, "little")
+    record["tokens"], record["cut"], record["cut_turns"] = prompt.tokens, prompt.cut, prompt.cut_turns
+    record["flags"], record["label"] = int(row.flags), row.label

@@ -1,0 +1,135 @@
+"""What a person sees while a table is scored: a progress bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as Grid
+
+from judge.engine import EngineConfig
+
+_LINE_EVERY = 30.0  # seconds between the lines of a log
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as `1 h 02 min`, `3 min 20 s` or `12 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+class TerminalEvents:
+    """Shows the events of a run on standard error, and the figures at its end on standard output."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._err = Console(stderr=True, highlight=False, markup=False)
+        self._out = Console(highlight=False, markup=False)
+        self._clock = clock
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._first: tuple[float, int] | None = None
+        self._last_line = clock()
+
+    def note(self, text: str) -> None:
+        """Print one line."""
+        self._err.print(text, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print one line that stands out."""
+        self._err.print(f"warning: {text}", style="yellow", soft_wrap=True)
+
+    def begin(self) -> None:
+        """Start the bar (on a terminal only)."""
+        if self._err.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(),
+                console=self._err,
+                transient=True,
+            )
+            self._task = self._bar.add_task("loading the model", total=None, text="")
+            self._bar.start()
+
+    def end(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def prepared(self, rows: int) -> None:
+        """Show how many rows have been read and tokenised."""
+        self._show("reading the table", None, None, f"{rows:,} rows")
+
+    def progress(self, prompts: int, all_prompts: int, tokens: int, all_tokens: int) -> None:
+        """Show how far the scoring is, how fast it goes and how long it still takes."""
+        now = self._clock()
+        if self._first is None:
+            self._first = (now, tokens)
+        text = f"{prompts:,} of {all_prompts:,} prompts"
+        seconds, done = now - self._first[0], tokens - self._first[1]
+        if seconds > 2 and done > 0:
+            speed = done / seconds
+            text += f", {speed:,.0f} tokens/s, {duration((all_tokens - tokens) / speed)} left"
+        self._show("scoring", tokens, all_tokens, text)
+
+    def _show(self, what: str, done: int | None, total: int | None, text: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description=what, completed=done or 0, total=total, text=text)
+        elif self._clock() - self._last_line >= _LINE_EVERY:
+            self._last_line = self._clock()
+            self._err.print(f"{what}: {text}", soft_wrap=True)
+
+    def report(self, figures: dict[str, Any], config: EngineConfig, output: Path, submission: Path | None) -> None:
+        """Print the figures of a finished run."""
+        grid = Grid.grid(padding=(0, 2))
+        for name, value in _lines(figures, config):
+            grid.add_row(name, value)
+        self._out.print(grid)
+        self._out.print(f"wrote {output}" + (f" and {submission}" if submission else ""), soft_wrap=True)
+
+
+def _lines(figures: dict[str, Any], config: EngineConfig) -> list[tuple[str, str]]:
+    counts, rows = figures["table"], figures["rows"]
+    odd = (
+        "null_turn",
+        "empty_text",
+        "empty_list",
+        "ragged",
+        "identical",
+        "surrogate",
+        "bad_cell",
+        "multi_turn",
+    )
+    unusual = [f"{counts[k]:,} {k.replace('_', ' ')}" for k in odd if counts.get(k)]
+    lines = [("rows", f"{rows:,}" + (f" ({', '.join(unusual)})" if unusual else ""))]
+    cut = f", {figures['cut_rows']:,} rows cut" if figures["cut_rows"] else ", none cut"
+    lines.append(("prompt", f"{figures['mean_prompt_tokens']:,.0f} tokens on average{cut}"))
+    if figures["swapped_rows"]:
+        lines.append(("both orders", f"{figures['swapped_rows']:,} rows"))
+    a, b, tie = figures["mean_p"]
+    lines.append(("mean p", f"A {a:.3f}   B {b:.3f}   tie {tie:.3f}"))
+    if figures["median_verdict_mass"] is not None:
+        lines.append(("verdict mass", f"{figures['median_verdict_mass']:.4f} (median)"))
+    if figures.get("labelled_rows"):
+        lines.append(
+            (
+                "log loss",
+                f"{figures['log_loss']:.4f} on {figures['labelled_rows']:,} labelled rows "
+                f"(saying nothing: {figures['uniform_log_loss']:.4f}), accuracy {figures['accuracy']:.1%}",
+            )
+        )
+    if figures["not_scored_rows"]:
+        lines.append(("not scored", f"{figures['not_scored_rows']:,} rows (they got 1/3 each and a flag)"))
+    if figures["seconds"] > 0:
+        speed = f"{figures['tokens'] / figures['seconds']:,.0f} tokens/s"
+        where = f"{config.readout}, {config.dtype}, {config.device}"
+        lines.append(("speed", f"{speed}, {duration(figures['seconds'])} ({where})"))
+    return lines

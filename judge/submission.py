@@ -1,0 +1,192 @@
+"""Submissions: writing a file for a contest, and saying what is wrong with anybody's.
+
+Two forms are known: three probabilities a row (LMSYS: `id, winner_model_a, winner_model_b, winner_tie`) and
+one verdict a row (WSDM: `id, winner`, with `model_a` or `model_b`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.comparison import LABEL_COLUMNS
+from judge.errors import JudgeError, printable
+from judge.run_folder import whole_file
+from judge.verdict import DEFAULT_FLOOR, floored
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+PROBABILITY_COLUMNS = ("id", *LABEL_COLUMNS)
+WINNER_COLUMNS = ("id", "winner")
+SUM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a submission looks like: its columns, and its ids in order (None: the table's)."""
+
+    columns: tuple[str, ...] = PROBABILITY_COLUMNS
+    ids: tuple[str, ...] | None = None
+
+
+def read_form(sample: Path) -> Form:
+    """Read the form of a contest's sample submission.
+
+    Raises:
+        JudgeError: it cannot be read, or is of no known form.
+    """
+    frame = _read_csv(sample)
+    columns = tuple(frame.columns)
+    if set(columns) not in (set(PROBABILITY_COLUMNS), set(WINNER_COLUMNS)):
+        raise JudgeError(
+            f"{sample}: unknown kind of submission, columns {printable(', '.join(columns))}; known are "
+            f"{', '.join(PROBABILITY_COLUMNS)} and {', '.join(WINNER_COLUMNS)}"
+        )
+    return Form(columns, tuple(frame["id"]))
+
+
+def write_submission(
+    path: Path, ids: pa.Array, p: NDArray[np.float64], form: Form | None = None, floor: float = DEFAULT_FLOOR
+) -> None:
+    """Write a submission, whole or not at all.
+
+    Args:
+        ids: the table's ids, in the order of `p`.
+        p: probabilities of A, B and tie, shape (rows, 3).
+        floor: smallest probability written; one wrong zero would cost 36 nats.
+
+    Raises:
+        JudgeError: the sample's ids are not the table's.
+    """
+    import pandas as pd
+
+    form = form or Form()
+    own = [str(i) for i in ids.to_pylist()]
+    order = _order(own, form.ids)
+    frame = pd.DataFrame({"id": [own[i] for i in order]}, dtype=object)
+    if "winner" in form.columns:
+        better_b = p[order, 1] > p[order, 0]
+        frame["winner"] = np.where(better_b, "model_b", "model_a")
+    else:
+        for column, values in zip(LABEL_COLUMNS, floored(p[order], floor).T, strict=True):
+            frame[column] = values
+    with whole_file(path) as temporary:
+        frame[list(form.columns)].to_csv(temporary, index=False)
+
+
+def _order(own: list[str], wanted: Sequence[str] | None) -> list[int]:
+    if wanted is None:
+        return list(range(len(own)))
+    position = {row_id: i for i, row_id in enumerate(own)}
+    missing = [w for w in wanted if w not in position]
+    if missing or len(wanted) != len(own):
+        which = f", for example {printable(missing[0])} is not in the table" if missing else ""
+        raise JudgeError(
+            f"the sample submission has {len(wanted)} ids and the table {len(own)}{which}; "
+            "give the sample that belongs to this table"
+        )
+    return [position[w] for w in wanted]
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
+    except OSError as error:
+        raise JudgeError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise JudgeError(f"{path}: is not a CSV file ({printable(' '.join(str(error).split()), 120)})") from None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a check found: `problems` make a submission invalid, `notes` do not."""
+
+    rows: int
+    problems: list[str]
+    notes: list[str]
+
+
+def check_submission(path: Path, table_ids: Sequence[Any]) -> Findings:
+    """Check a submission file against the ids of its table.
+
+    Raises:
+        JudgeError: the file cannot be read as CSV at all.
+    """
+    frame = _read_csv(path)
+    problems, notes = _check_ids(frame, [str(i) for i in table_ids])
+    columns = set(frame.columns)
+    if columns == set(WINNER_COLUMNS):
+        problems += _check_winners(frame)
+    elif set(LABEL_COLUMNS) <= columns:
+        more_problems, more_notes = _check_probabilities(frame)
+        problems += more_problems
+        notes += more_notes
+    expected = WINNER_COLUMNS if "winner" in columns else PROBABILITY_COLUMNS
+    missing = [c for c in expected if c not in columns]
+    extra = [printable(c, 30) for c in frame.columns if c not in expected]
+    if missing:
+        problems.insert(0, f"no column {', '.join(missing)}")
+    if extra:
+        problems.insert(0, f"columns that do not belong there: {', '.join(extra)} (was an index saved?)")
+    if not missing and not extra and tuple(frame.columns) != expected:
+        notes.append(f"the columns are in another order than {', '.join(expected)}")
+    return Findings(len(frame), problems, notes)
+
+
+def _check_ids(frame: pd.DataFrame, table_ids: list[str]) -> tuple[list[str], list[str]]:
+    if "id" not in frame.columns:
+        return [], []
+    problems = []
+    ids = list(frame["id"])
+    known, given = set(table_ids), set(ids)
+    if len(given) < len(ids):
+        twice = frame["id"][frame["id"].duplicated()].tolist()
+        problems.append(f"{len(ids) - len(given)} repeated {_ids(twice)}")
+    if missing := [i for i in table_ids if i not in given]:
+        problems.append(f"{len(missing)} rows of the table are missing: {_ids(missing)}")
+    if extra := [i for i in ids if i not in known]:
+        problems.append(f"{len(extra)} rows are not in the table: {_ids(extra)}")
+    in_order = problems or ids == table_ids
+    return problems, [] if in_order else ["the rows are in another order than the table's"]
+
+
+def _check_winners(frame: pd.DataFrame) -> list[str]:
+    bad = frame["id"][~frame["winner"].isin(["model_a", "model_b"])].tolist()
+    return [f"{len(bad)} rows have a winner that is not model_a or model_b: {_ids(bad)}"] if bad else []
+
+
+def _check_probabilities(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
+    import pandas as pd
+
+    ids = frame["id"] if "id" in frame.columns else pd.Series([f"row {i + 1}" for i in range(len(frame))])
+    columns = [c for c in LABEL_COLUMNS if c in frame.columns]
+    numbers = frame[columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    finite = np.isfinite(numbers)
+    outside = finite & ((numbers < 0) | (numbers > 1))
+    sums = numbers.sum(axis=1)
+    off = finite.all(axis=1) & ~outside.any(axis=1) & (np.abs(sums - 1) > SUM_TOLERANCE)
+    problems = []
+    for rows, what in (
+        (~finite.all(axis=1), "a value that is missing, NaN, infinite or no number"),
+        (outside.any(axis=1), "a probability outside 0 to 1"),
+        (off, "probabilities that do not sum to 1"),
+    ):
+        if rows.any():
+            problems.append(f"{int(rows.sum())} rows have {what}: {_ids(ids[rows].tolist())}")
+    zeros = int((numbers == 0).any(axis=1).sum())
+    notes = [f"{zeros} rows have a probability of 0, which costs 36 nats if wrong"] if zeros else []
+    return problems, notes
+
+
+def _ids(ids: Sequence[object]) -> str:
+    shown = ", ".join(printable(str(i), 40) for i in ids[:5])
+    return f"id {shown}" + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

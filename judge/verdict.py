@@ -1,0 +1,143 @@
+"""Verdicts: the three tokens, their log-probabilities, and what is computed from them.
+
+Everything here is numpy over arrays of shape (rows, 3) in the order A, B, tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.errors import JudgeError
+
+Float = NDArray[np.float64]
+NAMES = ("a", "b", "tie")
+# In mapping back from the exchanged order, A's column is B's and the other way round.
+SWAPPED = [1, 0, 2]
+# Mixed in so that a confident mistake in a submission costs at most ln(1e4) = 9.2 nats.
+DEFAULT_FLOOR = 1e-4
+
+_ALTERNATIVES = (
+    (" A", " B", " Tie"),
+    ("A", "B", "Tie"),
+    (" A", " B", " C"),
+    ("A", "B", "C"),
+    (" 1", " 2", " 3"),
+    ("1", "2", "3"),
+    (" first", " second", " tie"),
+    ("a", "b", "c"),
+)
+
+
+def resolve_verdicts(
+    encode: Callable[[str], list[int]],
+    describe: Callable[[list[int]], list[str]],
+    endings: Sequence[str],
+    verdicts: tuple[str, str, str],
+) -> tuple[int, int, int]:
+    """Find the token id of each verdict in context.
+
+    Args:
+        encode: encodes the ending of a prompt, and the same with a verdict behind it.
+        describe: shows ids as the tokenizer's pieces, for the error text.
+        endings: the fixed last text of the prompt, once for each form that it takes.
+        verdicts: the strings for A, B and tie.
+
+    Returns:
+        The three ids, for which `encode(ending + verdict) == encode(ending) + [id]` everywhere.
+
+    Raises:
+        JudgeError: a verdict is not exactly one token after every ending, or two are the same token.
+    """
+    found = _single_tokens(encode, endings, verdicts)
+    if found is not None:
+        return found
+    ending = endings[0]
+    base = encode(ending)
+    pieces = []
+    for verdict in verdicts:
+        ids = encode(ending + verdict)
+        kept = ids[: len(base)] == base
+        shown = describe(ids[len(base) :] if kept else ids[max(len(base) - 1, 0) :])
+        pieces.append(f"{verdict!r} becomes {shown}" + ("" if kept else " (joined with the cue)"))
+    working = [v for v in _ALTERNATIVES if v != verdicts and _single_tokens(encode, endings, v)]
+    advice = f"; verdicts that work: {', '.join(map(str, working[:3]))}" if working else ""
+    raise JudgeError(f"each verdict must be one token of its own after the cue, but {'; '.join(pieces)}{advice}")
+
+
+def _single_tokens(
+    encode: Callable[[str], list[int]], endings: Sequence[str], verdicts: tuple[str, str, str]
+) -> tuple[int, int, int] | None:
+    found: set[tuple[int, ...]] = set()
+    for ending in endings:
+        base = encode(ending)
+        ids = []
+        for verdict in verdicts:
+            joined = encode(ending + verdict)
+            if len(joined) != len(base) + 1 or joined[:-1] != base:
+                return None
+            ids.append(joined[-1])
+        found.add(tuple(ids))
+    if len(found) != 1:
+        return None
+    a, b, tie = found.pop()
+    return (a, b, tie) if len({a, b, tie}) == 3 else None
+
+
+def probabilities(logprobs: NDArray[np.floating]) -> Float:
+    """Return the softmax over the three verdicts, float64, rows summing to 1.
+
+    Args:
+        logprobs: (rows, 3) log-probabilities or logits; a row with NaN gives NaN.
+    """
+    values = np.asarray(logprobs, dtype=np.float64)
+    shifted = np.exp(values - values.max(axis=1, keepdims=True))
+    result: Float = shifted / shifted.sum(axis=1, keepdims=True)
+    return result
+
+
+def verdict_mass(logprobs: NDArray[np.floating]) -> Float:
+    """Return the full-vocabulary probability of the three verdicts together, shape (rows,)."""
+    mass: Float = np.exp(np.asarray(logprobs, dtype=np.float64)).sum(axis=1)
+    return mass
+
+
+def average_orders(first: NDArray[np.floating], second: NDArray[np.floating]) -> Float:
+    """Average the probabilities of the two orders; where a row has no second order, keep the first.
+
+    Args:
+        first: (rows, 3) log-probabilities as the table has A and B.
+        second: the same for exchanged A and B, already mapped back; NaN rows where there is none.
+    """
+    one, two = probabilities(first), probabilities(second)
+    mean: Float = (one + two) / 2
+    return np.where(np.isnan(two).any(axis=1, keepdims=True), one, mean)
+
+
+def entropy(p: NDArray[np.floating]) -> Float:
+    """Return the entropy of each row in nats, shape (rows,)."""
+    values = np.asarray(p, dtype=np.float64)
+    result: Float = -np.sum(np.where(values > 0, values * np.log(np.maximum(values, 1e-300)), 0.0), axis=1)
+    return result
+
+
+def divergence(p: NDArray[np.floating], q: NDArray[np.floating]) -> Float:
+    """Return KL(p || q) of each row in nats, shape (rows,); q must be positive where p is."""
+    p64, q64 = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
+    terms = np.where(p64 > 0, p64 * (np.log(np.maximum(p64, 1e-300)) - np.log(np.maximum(q64, 1e-300))), 0.0)
+    result: Float = terms.sum(axis=1)
+    return result
+
+
+def floored(p: NDArray[np.floating], floor: float = DEFAULT_FLOOR) -> Float:
+    """Mix in the uniform distribution so that no probability is below `floor`; rows still sum to 1.
+
+    Mixing, unlike clipping, keeps the order of the three and needs no second normalisation.
+    """
+    if not 0 <= floor <= 1 / 3:
+        raise ValueError(f"floor must lie between 0 and 1/3, not {floor}")
+    values = np.asarray(p, dtype=np.float64)
+    result: Float = values / values.sum(axis=1, keepdims=True) * (1 - 3 * floor) + floor
+    return result
