@@ -84,13 +84,9 @@ class Judge:
             self._logs = tempfile.TemporaryDirectory(prefix="judge-")
             self._scorer = Scorer(self._model, self._settings, Path(self._logs.name))
         table = Table("DataFrame", cells, on_bad_row, frame=frame)
-        with tempfile.TemporaryDirectory(prefix="judge-") as folder:
-            run = RunFolder(Path(folder))
-            try:
-                predictions = self._scorer.score(table, run, events or Silent())
-                result: pd.DataFrame = predictions_table(predictions).to_pandas()
-            finally:
-                run.close()
+        with tempfile.TemporaryDirectory(prefix="judge-") as folder, RunFolder(Path(folder)) as run:
+            predictions = self._scorer.score(table, run, events or Silent())
+            result: pd.DataFrame = predictions_table(predictions).to_pandas()
         result.index = frame.index
         return result
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table as Grid
 
 from judge.engine import EngineConfig
 
@@ -89,10 +88,8 @@ class TerminalEvents:
 
     def report(self, figures: dict[str, Any], config: EngineConfig, output: Path, submission: Path | None) -> None:
         """Print the figures of a finished run."""
-        grid = Grid.grid(padding=(0, 2))
         for name, value in _lines(figures, config):
-            grid.add_row(name, value)
-        self._out.print(grid)
+            self._out.print(f"{name:14}{value}", soft_wrap=True)
         self._out.print(f"wrote {output}" + (f" and {submission}" if submission else ""), soft_wrap=True)
 
 

@@ -78,8 +78,14 @@ class RunFolder:
             self._lock.close()
             raise JudgeError(f"{path}: another judge process is working on this output") from None
 
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock; safe to call more than once."""
         self._lock.close()
 
     def begin(self, manifest: Manifest, restart: bool) -> bool:

@@ -81,14 +81,3 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the engine's memory."""
         ...
-
-
-def start(config: EngineConfig) -> Engine:
-    """Start the engine that a config names (imports torch and, where named, vLLM)."""
-    if config.readout == "transformers":
-        from judge.engine.transformers import TransformersEngine
-
-        return TransformersEngine(config)
-    from judge.engine.vllm import VllmClassifyEngine, VllmEngine
-
-    return VllmClassifyEngine(config) if config.readout == "vllm-classify" else VllmEngine(config)

@@ -259,6 +259,7 @@ def gpu_environments(gpus: Sequence[Gpu], workers: int, cards_each: int) -> list
 def cpu_environments(workers: int, cores: Sequence[int], cache_gib: int) -> list[dict[str, str]]:
     """Return the environment of each worker on the CPU: the cores are divided between them."""
     each = max(len(cores) // workers, 1)
+    threads = min(each, int(os.environ.get("OMP_NUM_THREADS") or each))
     common = {
         "CUDA_VISIBLE_DEVICES": "",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -271,7 +272,7 @@ def cpu_environments(workers: int, cores: Sequence[int], cache_gib: int) -> list
         common["LD_PRELOAD"] = " ".join(filter(None, [str(openmp), os.environ.get("LD_PRELOAD")]))
     environments = []
     for n in range(workers):
-        own = [cores[(n * each + i) % len(cores)] for i in range(each)]
+        own = [cores[(n * each + i) % len(cores)] for i in range(threads)]
         bind = os.environ.get("VLLM_CPU_OMP_THREADS_BIND") or ",".join(map(str, own))
         environments.append({**common, "VLLM_CPU_OMP_THREADS_BIND": bind, "OMP_NUM_THREADS": str(len(own))})
     return environments

@@ -50,7 +50,7 @@ def _meter(progress: Progress) -> Callable[..., tqdm]:
     return type("Meter", (_Meter,), {"tell": staticmethod(progress)})
 
 
-def _engine_arguments(config: EngineConfig) -> dict[str, Any]:
+def engine_arguments(config: EngineConfig) -> dict[str, Any]:
     return {
         "model": config.model,
         "dtype": config.dtype,
@@ -99,7 +99,7 @@ class VllmEngine:
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         ids = list(config.verdict_ids)
-        arguments = _engine_arguments(config)
+        arguments = engine_arguments(config)
         if config.readout == "vllm-processor":
             arguments |= {
                 "logits_processors": [VerdictsOnly],
@@ -153,7 +153,7 @@ class VllmClassifyEngine:
             runner="pooling",
             convert="classify",
             hf_overrides={"text_config": head} if nested else head,
-            **_engine_arguments(config),
+            **engine_arguments(config),
         )
 
     def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:

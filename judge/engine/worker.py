@@ -14,7 +14,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
-from judge.engine import EngineConfig, start
+from judge.engine import Engine, EngineConfig
 
 _PR_SET_PDEATHSIG = 1
 
@@ -47,6 +47,17 @@ def serve(connection: Connection, wrap: Any = None) -> int:
     except Exception as error:  # whatever an engine raises is reported; its state is not to be trusted then
         _send(connection, event="failed", memory=_is_memory(error), message=f"{type(error).__name__}: {error}")
         raise
+
+
+def start(config: EngineConfig) -> Engine:
+    """Start the engine that a config names (imports torch and, where named, vLLM)."""
+    if config.readout == "transformers":
+        from judge.engine.transformers import TransformersEngine
+
+        return TransformersEngine(config)
+    from judge.engine.vllm import VllmClassifyEngine, VllmEngine
+
+    return VllmClassifyEngine(config) if config.readout == "vllm-classify" else VllmEngine(config)
 
 
 def _is_memory(error: Exception) -> bool:

@@ -1,0 +1,48 @@
+# make demo, make test: everything they need is installed into .venv first.
+#   DEVICE=cpu|cuda     which build of vLLM
+#   PYTHON=python3.11   the interpreter that .venv is made with
+#   TORCH_INDEX=URL     where to find PyTorch's CPU build, if pip's own index only has the CUDA build
+DEVICE ?= cpu
+PYTHON ?= python3.11
+TORCH_INDEX ?=
+CACHE ?= .cache
+BIN := .venv/bin
+READY := .venv/.ready-$(DEVICE)
+MODEL := $(CACHE)/SmolLM2-135M-Instruct
+
+.PHONY: install demo test test-fast lint bench clean
+
+install: $(READY)
+
+$(READY): pyproject.toml requirements/cpu.txt requirements/cuda.txt requirements/dev.txt requirements/install.sh
+	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash requirements/install.sh $(DEVICE)
+	touch $(READY)
+
+$(MODEL)/judge-demo-model.json: | $(READY)
+	$(BIN)/judge demo-model $(MODEL)
+
+demo: $(READY) $(MODEL)/judge-demo-model.json
+	rm -rf demo-out && mkdir demo-out
+	$(BIN)/judge score $(MODEL) judge/demo/comparisons.csv -o demo-out/predictions.parquet \
+	    --submission demo-out/submission.csv --swap all
+	$(BIN)/judge check demo-out/submission.csv judge/demo/comparisons.csv
+	head -n 4 demo-out/submission.csv
+
+test: $(READY) $(MODEL)/judge-demo-model.json
+	JUDGE_DEMO_MODEL="$(abspath $(MODEL))" $(BIN)/python -m pytest
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -m "not engine"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) $(MODEL)/judge-demo-model.json
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/prepare.py
+	$(BIN)/python bench/throughput.py --model $(MODEL)
+
+clean:
+	rm -rf .venv demo-out bench/out

@@ -1,0 +1,41 @@
+"""Fixtures shared by the tests: a tiny model with a tokenizer of its own, made on the spot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# The engines run in processes of their own; two threads would only fight over the cores.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama with random weights and a ChatML tokenizer, saved as a model folder."""
+    from tests.tiny_models import save_llama
+
+    return save_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The demo's model (`make test` gets it first)."""
+    folder = os.environ.get("JUDGE_DEMO_MODEL", "")
+    if not folder:
+        pytest.skip("JUDGE_DEMO_MODEL is not set: run `make test`")
+    return Path(folder)
+
+
+@pytest.fixture
+def make_table(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a CSV table into the test's folder."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "table.csv"
+        path.write_text(text, encoding="utf-8", newline="")
+        return path
+
+    return write

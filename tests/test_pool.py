@@ -1,0 +1,174 @@
+"""The worker pool outlives the deaths of its engines; the engines are real (transformers on a tiny model)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from judge.engine import EngineConfig
+from judge.engine.pool import MAX_FAILURES, Job, WorkerPool, cpu_environments, gpu_environments
+from judge.errors import JudgeError
+from judge.hardware import Gpu
+
+PROMPTS = [np.arange(5, 5 + n, dtype=np.int32) for n in (9, 4, 17, 6, 11, 8)]
+BAD_LENGTH = 17  # the prompt that the broken workers below fail on
+
+# A real engine inside a worker that fails on one prompt, as one that does not fit in memory would.
+BROKEN_WORKER = """
+import os, signal, sys
+from multiprocessing.connection import Connection
+from judge.engine.worker import serve
+
+class Broken:
+    def __init__(self, engine):
+        self.engine = engine
+
+    def read(self, prompts, progress):
+        if any(len(p) == {length} for p in prompts):
+            {failure}
+        return self.engine.read(prompts, progress)
+
+serve(Connection(int(sys.argv[1])), Broken)
+"""
+
+
+def make_pool(model: Path, folder: Path, workers: int = 1, failure: str | None = None) -> WorkerPool:
+    config = EngineConfig(
+        model=str(model), readout="transformers", verdict_ids=(10, 11, 12), max_prompt_tokens=64, max_batch_tokens=2048
+    )
+    environments = cpu_environments(workers, [0], 1)
+    pool = WorkerPool(config, environments, folder)
+    if failure:
+        pool.command = (sys.executable, "-c", BROKEN_WORKER.format(length=BAD_LENGTH, failure=failure))
+    return pool
+
+
+def run(pool: WorkerPool, job_size: int = 3) -> NDArray[np.float64]:
+    result = np.zeros((len(PROMPTS), 3))
+    progress: list[int] = []
+
+    def done(key: int, logprobs: NDArray[np.float64]) -> None:
+        result[key * job_size : (key + 1) * job_size] = logprobs
+
+    def job(key: int) -> Job:
+        part = PROMPTS[key * job_size : (key + 1) * job_size]
+        return Job(key, len(part), lambda: part)
+
+    try:
+        pool.run([job(k) for k in range(len(PROMPTS) // job_size)], done, lambda _, rows: progress.append(rows))
+    finally:
+        pool.close()
+    assert sum(progress) >= np.isfinite(result).all(axis=1).sum()
+    return result
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.float64]:
+    result = run(make_pool(tiny_model, tmp_path_factory.mktemp("pool")))
+    assert np.isfinite(result).all()
+    assert len(np.unique(result[:, 0])) == len(PROMPTS)
+    return result
+
+
+def test_two_workers_give_the_same_bytes_as_one(
+    tiny_model: Path, tmp_path: Path, expected: NDArray[np.float64]
+) -> None:
+    assert run(make_pool(tiny_model, tmp_path, workers=2), job_size=1).tobytes() == expected.tobytes()
+    assert (tmp_path / "worker-1.log").exists()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    ["raise MemoryError('out of memory')", "os.kill(os.getpid(), signal.SIGKILL)", "raise RuntimeError('CUDA error')"],
+    ids=["memory", "killed", "error"],
+)
+def test_a_prompt_that_kills_the_engine_gets_nan_and_all_others_their_numbers(
+    tiny_model: Path, tmp_path: Path, expected: NDArray[np.float64], failure: str
+) -> None:
+    pool = make_pool(tiny_model, tmp_path, failure=failure)
+    result = run(pool)
+    bad = np.array([len(p) == BAD_LENGTH for p in PROMPTS])
+    assert np.isnan(result[bad]).all()
+    assert result[~bad].tobytes() == expected[~bad].tobytes()
+    assert pool.failures == 3  # the job, the job again, the prompt alone
+    assert pool.config.max_batch_tokens == (512 if "Memory" in failure else 2048)
+
+
+def test_an_engine_that_dies_once_costs_nothing(
+    tiny_model: Path, tmp_path: Path, expected: NDArray[np.float64]
+) -> None:
+    mark = tmp_path / "died"
+    failure = f"if not os.path.exists({str(mark)!r}): open({str(mark)!r}, 'w').close(); os._exit(7)"
+    pool = make_pool(tiny_model, tmp_path, failure=failure)
+    assert run(pool).tobytes() == expected.tobytes()
+    assert pool.failures == 1
+    assert pool.last_failure == "the engine process ended with status 7"
+
+
+def test_an_engine_that_cannot_load_is_an_error_that_names_the_log(tmp_path: Path) -> None:
+    pool = make_pool(tmp_path / "nowhere", tmp_path)
+    with pytest.raises(JudgeError, match=r"the engine failed while it loaded the model: .*worker-0\.log"):
+        run(pool)
+
+
+def test_an_engine_that_keeps_failing_ends_the_run(tiny_model: Path, tmp_path: Path) -> None:
+    pool = make_pool(tiny_model, tmp_path, failure="raise RuntimeError('x')")
+    pool.failures = MAX_FAILURES
+    with pytest.raises(JudgeError, match=f"the engine failed {MAX_FAILURES + 1} times: RuntimeError: x"):
+        run(pool)
+
+
+def test_workers_die_with_their_parent_even_when_it_is_killed(tiny_model: Path, tmp_path: Path) -> None:
+    import subprocess
+    import time
+
+    program = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from tests.test_pool import make_pool
+pool = make_pool(Path({str(tiny_model)!r}), Path({str(tmp_path)!r}), workers=2)
+pool.start()
+print(*[w.process.pid for w in pool._workers], flush=True)
+import time; time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    time.sleep(1)  # until they have asked the kernel for it
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 20
+    while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_alive(pid) for pid in pids)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return status != "Z"
+
+
+def test_each_gpu_worker_sees_only_its_own_cards() -> None:
+    gpus = [Gpu(str(i), "T4", 16 << 30, (7, 5)) for i in range(4)]
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in gpu_environments(gpus, 4, 1)] == ["0", "1", "2", "3"]
+    assert [e["CUDA_VISIBLE_DEVICES"] for e in gpu_environments(gpus, 2, 2)] == ["0,1", "2,3"]
+
+
+def test_cpu_workers_divide_the_cores() -> None:
+    environments = cpu_environments(2, [0, 1, 2, 3], 3)
+    assert [e["VLLM_CPU_OMP_THREADS_BIND"] for e in environments] == ["0,1", "2,3"]
+    assert {e["VLLM_CPU_KVCACHE_SPACE"] for e in environments} == {"3"}
+    assert {e["OMP_NUM_THREADS"] for e in environments} == {"2"}
+    assert os.environ.get("VLLM_CPU_OMP_THREADS_BIND") is None  # or the lines above would not hold

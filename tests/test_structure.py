@@ -1,0 +1,85 @@
+"""The structure that the documents promise: imports go down only, and nothing heavy comes with `import judge`."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import judge
+
+PACKAGE = Path(judge.__file__).parent
+HEAVY = ("torch", "vllm", "transformers", "pandas", "pyarrow", "numpy", "pydantic", "yaml", "jinja2")
+
+# From the ground up: a module imports only from lines above its own (docs/architecture.md).
+ORDER = [
+    ["errors"],
+    ["comparison", "template", "budget", "verdict", "metrics", "hardware", "bundle", "shards"],
+    ["table", "encoding", "engine"],
+    ["prompt", "run_folder", "engine.transformers", "engine.vllm", "engine.pool", "demo.model"],
+    ["prepared", "submission", "engine.worker"],
+    ["score"],
+    ["predictions", "progress", "prompt_command"],
+    ["api", "score_command"],
+    ["cli"],
+]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Names of judge's modules that a file imports at run time, inside functions too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if node in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "judge":
+            if node.module == "judge":
+                found |= {alias.name for alias in node.names if not alias.name.startswith("_")}
+            else:
+                found.add(node.module.removeprefix("judge."))
+    return found
+
+
+def test_imports_go_down_only() -> None:
+    level = {name: i for i, names in enumerate(ORDER) for name in names}
+    files = [p for p in PACKAGE.rglob("*.py") if module_name(p) not in ("", "demo")]
+    assert len(files) >= 26
+    assert {module_name(p) for p in files} == set(level)
+    wrong = [
+        f"{module_name(path)} imports {name}"
+        for path in files
+        for name in imports_of(path)
+        if level[name] >= level[module_name(path)]
+    ]
+    assert wrong == []
+
+
+def loaded_after(statement: str) -> set[str]:
+    program = f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+def test_importing_judge_and_its_command_line_loads_nothing_heavy() -> None:
+    for statement in ("import judge", "import judge.cli"):
+        loaded = loaded_after(statement)
+        assert "judge" in loaded
+        assert loaded.isdisjoint(HEAVY), statement
+
+
+def test_the_engine_interface_loads_neither_torch_nor_vllm() -> None:
+    loaded = loaded_after("import judge.engine.pool, judge.score")
+    assert "numpy" in loaded
+    assert loaded.isdisjoint(("torch", "vllm"))
