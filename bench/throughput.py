@@ -47,7 +47,8 @@ def judge_score(model: Path, table: Path, folder: Path) -> float:
 def prompts_of(model: Path, table: Path) -> tuple[list[list[int]], Any]:
     """Return the prompts of a table and the config that `judge score` gives its engine."""
     from judge.bundle import open_model
-    from judge.score import Scorer, ScoreSettings
+    from judge.score import Scorer
+    from judge.score_settings import ScoreSettings
     from judge.table import Table
 
     scorer = Scorer(open_model(model), ScoreSettings(), Path())

@@ -25,7 +25,7 @@ class Judge:
 
     Args:
         model: folder of the model.
-        settings: every field of `judge.score.ScoreSettings`, such as `template="rubric"`, `swap="all"`,
+        settings: every field of `judge.score_settings.ScoreSettings`, such as `template="rubric"`, `swap="all"`,
             `max_tokens=1024`.
 
     Raises:
@@ -120,7 +120,7 @@ def parse_settings(settings: dict[str, Any]) -> Any:
     from pydantic import ValidationError
 
     from judge.errors import printable, suggestion
-    from judge.score import ScoreSettings
+    from judge.score_settings import ScoreSettings
 
     try:
         return ScoreSettings(**settings)

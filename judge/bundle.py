@@ -14,6 +14,16 @@ from judge.errors import JudgeError, printable
 # Files whose content changes what a model computes or how its prompts are built.
 _CONTENT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 _IGNORED = ("trainer_state.json", "training_args.json", "README.txt", "LICENSE.txt")
+# Settings by which models scale or cap their logits behind the output head (Gemma 2, Cohere, Granite, Falcon-H1,
+# MiniCPM, Grok), read from vLLM's `compute_logits` of each.
+_LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "dim_model_base",
+    "output_multiplier_scale",
+)
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -66,11 +76,13 @@ class ModelFolder:
 
         A read-out that keeps three rows of the head skips such a step and would not be exact.
         """
-        for key in ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier"):
+        for key in _LOGIT_CHANGES:
             value = self.text_config.get(key)
             if value is not None and value not in (1, 1.0, 0, False):
                 return f"{key}={value}"
-        return None
+        names = {name for file in self.path.glob("*.safetensors") for name in _tensor_names(file)}
+        biases = sorted(name for name in names if name.endswith("lm_head.bias"))
+        return biases[0] if biases else None
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of the files that decide what the model computes."""
@@ -79,6 +91,17 @@ class ModelFolder:
             digests = list(pool.map(_file_digest, files))
         lines = [f"{f.name} {digest}" for f, digest in zip(files, digests, strict=True)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _tensor_names(path: Path) -> list[str]:
+    """Return the names of the tensors in a safetensors file, from its header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise JudgeError(f"{path}: is not a safetensors file ({printable(str(error))})") from None
 
 
 def _file_digest(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from judge.errors import JudgeError, RunInterrupted, printable
+from judge.errors import JudgeError, RunInterrupted, counted, printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -122,9 +122,9 @@ def check(
     for problem in findings.problems:
         typer.echo(f"problem: {problem}")
     if findings.problems:
-        typer.echo(f"{submission}: not valid ({len(findings.problems)} problems)")
+        typer.echo(f"{submission}: not valid ({counted(len(findings.problems), 'problem')})")
         raise typer.Exit(1)
-    typer.echo(f"{submission}: valid, {findings.rows} rows")
+    typer.echo(f"{submission}: valid, {counted(findings.rows, 'row')}")
 
 
 @prompt_app.command("list")

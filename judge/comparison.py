@@ -120,6 +120,8 @@ def _parse_list(text: str) -> list[Any]:
         raise BadCellError(f"is not a valid JSON list ({error.msg} at character {error.pos})") from None
     except RecursionError:
         raise BadCellError("is not a valid JSON list (nested too deeply)") from None
+    except ValueError:  # the one other: Python reads no number of more than 4300 digits
+        raise BadCellError("is not a valid JSON list (it holds a number of thousands of digits)") from None
     if not isinstance(value, list):
         raise BadCellError(f"is {_kind(value)}, expected a JSON list of texts")
     return value
@@ -165,7 +167,8 @@ def parse_label(values: dict[str, Any]) -> int:
     """
     if all(name in values for name in LABEL_COLUMNS):
         hot = [str(values[name]).strip().lower() in ("1", "1.0", "true") for name in LABEL_COLUMNS]
-        return hot.index(True) if sum(hot) == 1 else NO_LABEL
+        if sum(hot) == 1:
+            return hot.index(True)
     if "winner" in values:
         return WINNER_NAMES.get(str(values["winner"]).strip().lower(), NO_LABEL)
     return NO_LABEL

@@ -32,6 +32,11 @@ def printable(value: object, limit: int = 80) -> str:
     return safe + ("…" if len(text) > limit else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 row` or `2,000 rows`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` when a known word is close to `word`, otherwise an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -15,7 +15,11 @@ def log_loss(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
         p: any float type, shape (rows, 3); rows are normalised in float64 first. A zero counts as the
             smallest positive double's neighbour of 1 (2.2e-16, 36 nats), as in scikit-learn.
         labels: 0 (A), 1 (B) or 2 (tie), shape (rows,).
+
+    Raises:
+        ValueError: no rows, another number of labels than rows, or a row without a label (-1).
     """
+    _check_labels(p, labels)
     values = np.asarray(p, dtype=np.float64)
     values = values / values.sum(axis=1, keepdims=True)
     chosen = values[np.arange(len(labels)), labels]
@@ -23,5 +27,15 @@ def log_loss(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
 
 
 def accuracy(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Return the share of rows whose most probable verdict is the label."""
+    """Return the share of rows whose most probable verdict is the label; arguments and errors as `log_loss`'s."""
+    _check_labels(p, labels)
     return float((np.asarray(p).argmax(axis=1) == labels).mean())
+
+
+def _check_labels(p: NDArray[np.floating], labels: NDArray[np.integer]) -> None:
+    if not len(labels):
+        raise ValueError("there are no rows to score")
+    if np.shape(p) != (len(labels), 3):
+        raise ValueError(f"expected probabilities of shape ({len(labels)}, 3) for the labels, found {np.shape(p)}")
+    if not np.isin(labels, (0, 1, 2)).all():  # -1 (no label) would index the tie's column
+        raise ValueError("labels must be 0, 1 or 2: leave out the rows without a label")

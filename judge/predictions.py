@@ -1,22 +1,90 @@
-"""The predictions file: one row a comparison, in the table's order, as Parquet or CSV."""
+"""Predictions: log-probabilities of scored rows, what follows from them, and the file that they are written to."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from judge.comparison import Flag
 from judge.errors import JudgeError
+from judge.metrics import UNIFORM_LOG_LOSS, accuracy, log_loss
+from judge.prepared import Prepared
 from judge.run_folder import whole_file
-from judge.score import Predictions
-from judge.verdict import NAMES, verdict_mass
+from judge.verdict import NAMES, Float, average_orders, verdict_mass
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".parquet", ".csv")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scored rows, in the table's order.
+
+    Attributes:
+        first: log-probabilities of A, B and tie with A shown first, shape (rows, 3); NaN if not scored.
+        second: the same with B shown first, mapped back to the table's A and B; NaN where not read.
+        has_mass: whether the log-probabilities are over the full vocabulary.
+        seconds: wall time of the reading of verdicts in this session.
+        tokens: prompt tokens read in this session.
+    """
+
+    prepared: Prepared
+    first: Float
+    second: Float
+    has_mass: bool
+    seconds: float
+    tokens: int
+
+    @property
+    def p(self) -> Float:
+        """Probabilities of A, B and tie, shape (rows, 3): uniform where a row could not be scored."""
+        # A row whose first order failed may still have the second.
+        first = np.where(np.isnan(self.first).any(axis=1, keepdims=True), self.second, self.first)
+        p = average_orders(first, self.second)
+        return np.where(np.isnan(p).any(axis=1, keepdims=True), 1 / 3, p)
+
+    @property
+    def flags(self) -> NDArray[np.uint32]:
+        """The rows' flags, shape (rows,)."""
+        lost = np.isnan(self.first).any(axis=1) & np.isnan(self.second).any(axis=1)
+        flags: NDArray[np.uint32] = self.prepared.rows["flags"] | np.where(
+            lost, np.uint32(Flag.NOT_SCORED), np.uint32(0)
+        )
+        return flags
+
+
+def summary(predictions: Predictions) -> dict[str, Any]:
+    """Return the figures of a run that its manifest keeps and the terminal shows."""
+    rows, p = predictions.prepared.rows, predictions.p
+    read = predictions.first[~np.isnan(predictions.first).any(axis=1)]
+    result: dict[str, Any] = {
+        "rows": len(rows),
+        "mean_p": [float(v) for v in p.mean(axis=0)],
+        "median_verdict_mass": float(np.median(verdict_mass(read))) if predictions.has_mass and len(read) else None,
+        "swapped_rows": int((~np.isnan(predictions.second).any(axis=1)).sum()),
+        "cut_rows": int(((rows["cut"].sum(axis=1) > 0) | (rows["cut_turns"] > 0)).sum()),
+        "not_scored_rows": int(((predictions.flags & Flag.NOT_SCORED) != 0).sum()),
+        "table": predictions.prepared.counts,
+        "mean_prompt_tokens": float(rows["length"].mean()),
+        "tokens": predictions.tokens,
+        "seconds": predictions.seconds,
+    }
+    labelled = rows["label"] >= 0
+    if labelled.any():
+        labels = rows["label"][labelled].astype(np.int64)
+        result |= {
+            "labelled_rows": int(labelled.sum()),
+            "log_loss": log_loss(p[labelled], labels),
+            "uniform_log_loss": UNIFORM_LOG_LOSS,
+            "accuracy": accuracy(p[labelled], labels),
+        }
+    return result
 
 
 def check_output(path: Path) -> None:
@@ -57,6 +125,24 @@ def predictions_table(predictions: Predictions) -> pa.Table:
     columns["cut_turns"] = pa.array(np.ascontiguousarray(rows["cut_turns"]))
     columns["flags"] = pa.array([Flag(int(f)).names() for f in predictions.flags], pa.string())
     return pa.table(columns)
+
+
+def read_probabilities(path: Path) -> tuple[pa.Array, NDArray[np.float64]]:
+    """Return the ids and the probabilities, shape (rows, 3), of a predictions file."""
+    import pyarrow as pa
+
+    columns = [f"p_{name}" for name in NAMES]
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(path, columns=["id", *columns])
+        ids = table.column("id").combine_chunks()
+        return ids, np.column_stack([table.column(name).to_numpy() for name in columns])
+    import pandas as pd
+
+    # ids stay the text that they are: 007, NA
+    frame = pd.read_csv(path, dtype={"id": object}, keep_default_na=False, float_precision="round_trip")
+    return pa.array(frame["id"], pa.string()), frame[columns].to_numpy(dtype=np.float64)
 
 
 def write_predictions(path: Path, table: pa.Table) -> None:

@@ -116,7 +116,7 @@ class RunFolder:
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != "lock":
+            elif entry.name != "lock" and entry.suffix != ".log":  # an engine may be logging already
                 entry.unlink()
 
     def remove(self) -> None:

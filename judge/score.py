@@ -9,90 +9,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from judge import __version__, hardware
-from judge.budget import Policy
+from judge import __version__
 from judge.bundle import ModelFolder
-from judge.comparison import Flag
 from judge.encoding import TextEncoder, load_tokenizer
-from judge.engine import WITHOUT_MASS, EngineConfig, Readout
-from judge.engine.pool import WORKER_COMMAND, Job, WorkerPool, cpu_environments, gpu_environments
-from judge.errors import JudgeError
+from judge.engine import WITHOUT_MASS
+from judge.engine.pool import WORKER_COMMAND, Job, WorkerPool
+from judge.predictions import Predictions
 from judge.prepared import Prepared, is_prepared, open_prepared, prepare
-from judge.prompt import Budget, PromptBuilder
-from judge.run_folder import Manifest, RunFolder
+from judge.prompt import PromptBuilder
+from judge.run_folder import Manifest, RunFolder, whole_file
+from judge.score_settings import ScoreSettings, choose_budget, make_pool, refuse_inexact, swap_share
 from judge.shards import Shard, make_shards, reading_order
 from judge.table import Table
 from judge.template import load_template
-from judge.verdict import SWAPPED, average_orders, divergence, entropy, probabilities, verdict_mass
+from judge.verdict import SWAPPED, Float, average_orders, divergence, entropy, probabilities
 
-Float = NDArray[np.float64]
-
-DEFAULT_MAX_TOKENS = 2048
 # `--swap=auto` goes on while the last tenth of the rows gained at least this much.
 AUTO_SWAP_GAIN = 1e-3
 AUTO_SWAP_STEPS = 10
-LOW_MASS = 0.5
-
-
-class ScoreSettings(BaseModel):
-    """How a table is scored.
-
-    Attributes:
-        template: name of a shipped template or path of a YAML file.
-        max_tokens: longest prompt, in tokens; by default 2,048 or what the model takes, if less.
-        truncation: where over-long texts are cut (see `judge.budget.plan_cuts`).
-        shares: weights of the prompt and of each response in the budget.
-        swap: `off`, `all`, `auto` or a percentage such as `25%` (see `swap_share`).
-        readout: how the three log-probabilities are read (see `judge.engine`).
-        dtype: arithmetic of the engine; `auto` is what the hardware does well.
-        device: `auto`, `cpu` or `cuda`.
-        parallel: a model copy on each GPU (`data`), one over all (`tensor`), or `auto`.
-        workers: engine processes on a CPU.
-        gpu_memory_utilization: share of a card's memory for the engine.
-        batch_tokens: most tokens in one step of the engine.
-        shard_tokens: tokens that are read, written and resumed together.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    template: str = "side-by-side"
-    max_tokens: int | None = Field(default=None, gt=0)
-    truncation: Policy = "middle"
-    shares: tuple[float, float] = (0.2, 0.4)
-    swap: str = "off"
-    readout: Readout = "vllm"
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    parallel: Literal["auto", "data", "tensor"] = "auto"
-    workers: int = Field(default=1, ge=1)
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    batch_tokens: int | None = Field(default=None, ge=64)
-    shard_tokens: int | None = Field(default=None, ge=1)
-
-
-def swap_share(swap: str) -> float | None:
-    """Return the share of rows to read in both orders, between 0 and 1, or None for `auto`.
-
-    Raises:
-        JudgeError: not `off`, `all`, `auto` or a percentage.
-    """
-    if swap in ("off", "all", "auto"):
-        return {"off": 0.0, "all": 1.0, "auto": None}[swap]
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)%", swap.strip())
-    if not match or float(match[1]) > 100:
-        raise JudgeError(f"--swap={swap}: expected off, all, auto or a percentage such as 25%")
-    return float(match[1]) / 100
 
 
 class Events(Protocol):
@@ -121,43 +63,6 @@ class Silent:
         """Ignore it."""
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Scored rows, in the table's order.
-
-    Attributes:
-        first: log-probabilities of A, B and tie with A shown first, shape (rows, 3); NaN if not scored.
-        second: the same with B shown first, mapped back to the table's A and B; NaN where not read.
-        has_mass: whether the log-probabilities are over the full vocabulary.
-        seconds: wall time of the reading of verdicts in this session.
-        tokens: prompt tokens read in this session.
-    """
-
-    prepared: Prepared
-    first: Float
-    second: Float
-    has_mass: bool
-    seconds: float
-    tokens: int
-
-    @property
-    def p(self) -> Float:
-        """Probabilities of A, B and tie, shape (rows, 3): uniform where a row could not be scored."""
-        # A row whose first order failed may still have the second.
-        first = np.where(np.isnan(self.first).any(axis=1, keepdims=True), self.second, self.first)
-        p = average_orders(first, self.second)
-        return np.where(np.isnan(p).any(axis=1, keepdims=True), 1 / 3, p)
-
-    @property
-    def flags(self) -> NDArray[np.uint32]:
-        """The rows' flags, shape (rows,)."""
-        lost = np.isnan(self.first).any(axis=1) & np.isnan(self.second).any(axis=1)
-        flags: NDArray[np.uint32] = self.prepared.rows["flags"] | np.where(
-            lost, np.uint32(Flag.NOT_SCORED), np.uint32(0)
-        )
-        return flags
-
-
 class Scorer:
     """One model, template and settings, ready to score tables. Close it, or use it in a `with` block.
 
@@ -180,10 +85,10 @@ class Scorer:
         self.model, self.settings = model, settings
         self.share = swap_share(settings.swap)
         self.template = load_template(settings.template)
-        _refuse_inexact(model, settings.readout)
-        self.budget = _budget(model, settings)
+        refuse_inexact(model, settings.readout)
+        self.budget = choose_budget(model, settings)
         self.builder = PromptBuilder(TextEncoder(load_tokenizer(model.path)), self.template, self.budget)
-        self.pool = _make_pool(model, settings, self.builder, log_folder, worker_command)
+        self.pool = make_pool(model, settings, self.builder, log_folder, worker_command)
 
     def __enter__(self) -> Scorer:
         return self
@@ -225,6 +130,7 @@ class Scorer:
         Raises:
             JudgeError: the table cannot be read, or the engine does not work.
         """
+        self.pool.say = events.note
         self.pool.start()  # loads the model while the table is prepared
         if is_prepared(run.path):
             prepared = open_prepared(run.path)
@@ -335,92 +241,7 @@ class _Reading:
         self.second[shard.rows[shard.swapped]] = logprobs[shard.swapped][:, SWAPPED]
 
 
-def _refuse_inexact(model: ModelFolder, readout: Readout) -> None:
-    reason = model.changes_logits_after_head()
-    if readout == "vllm-classify" and reason:
-        raise JudgeError(
-            f"{model.path.name}: the read-out vllm-classify keeps three rows of the output head and would skip "
-            f"the model's {reason}, so its probabilities would be wrong; use --readout=vllm"
-        )
-
-
-def _budget(model: ModelFolder, settings: ScoreSettings) -> Budget:
-    most = model.max_positions - 1 if model.max_positions else None  # one position is the verdict's
-    wanted = settings.max_tokens or min(DEFAULT_MAX_TOKENS, most or DEFAULT_MAX_TOKENS)
-    if most is not None and wanted > most:
-        raise JudgeError(f"--max-tokens={wanted} is more than the model takes ({most} and the verdict)")
-    if min(settings.shares) <= 0:
-        raise JudgeError(f"--shares={settings.shares}: both must be positive")
-    return Budget(wanted, settings.truncation, settings.shares)
-
-
-def _make_pool(
-    model: ModelFolder,
-    settings: ScoreSettings,
-    builder: PromptBuilder,
-    log_folder: Path,
-    command: Sequence[str],
-) -> WorkerPool:
-    gpus = hardware.usable_gpus(settings.device)
-    dtype = hardware.choose_dtype(settings.dtype, model.dtype, gpus)
-    batch_tokens = settings.batch_tokens or (8192 if gpus else 4096)
-    per_token = model.cache_bytes_per_token(4 if dtype == "float32" else 2)
-    # room for a whole batch, and for the prefixes that prompts share
-    cache = per_token * 2 * (batch_tokens + builder.budget.max_tokens)
-    config = EngineConfig(
-        model=str(model.path),
-        readout=settings.readout,
-        verdict_ids=builder.verdict_ids,
-        max_prompt_tokens=builder.budget.max_tokens,
-        dtype=dtype,
-        device="cuda" if gpus else "cpu",
-        gpu_memory_utilization=settings.gpu_memory_utilization,
-        cpu_cache_gib=max(-(-cache // hardware.GIB), 1),
-        max_batch_tokens=batch_tokens,
-    )
-    if not gpus:
-        environments = cpu_environments(settings.workers, hardware.cpu_cores(), config.cpu_cache_gib)
-        return WorkerPool(config, environments, log_folder, command)
-    workers, cards = hardware.choose_parallel(
-        settings.parallel, model.weights, gpus, model.heads, settings.gpu_memory_utilization
-    )
-    config = config.model_copy(update={"tensor_parallel": cards})
-    return WorkerPool(config, gpu_environments(gpus, workers, cards), log_folder, command)
-
-
-def summary(predictions: Predictions) -> dict[str, Any]:
-    """Return the figures of a run that its manifest keeps and the terminal shows."""
-    from judge.metrics import UNIFORM_LOG_LOSS, accuracy, log_loss
-
-    rows, p = predictions.prepared.rows, predictions.p
-    read = predictions.first[~np.isnan(predictions.first).any(axis=1)]
-    result: dict[str, Any] = {
-        "rows": len(rows),
-        "mean_p": [float(v) for v in p.mean(axis=0)],
-        "median_verdict_mass": float(np.median(verdict_mass(read))) if predictions.has_mass and len(read) else None,
-        "swapped_rows": int((~np.isnan(predictions.second).any(axis=1)).sum()),
-        "cut_rows": int(((rows["cut"].sum(axis=1) > 0) | (rows["cut_turns"] > 0)).sum()),
-        "not_scored_rows": int(((predictions.flags & Flag.NOT_SCORED) != 0).sum()),
-        "table": predictions.prepared.counts,
-        "mean_prompt_tokens": float(rows["length"].mean()),
-        "tokens": predictions.tokens,
-        "seconds": predictions.seconds,
-    }
-    labelled = rows["label"] >= 0
-    if labelled.any():
-        labels = rows["label"][labelled].astype(np.int64)
-        result |= {
-            "labelled_rows": int(labelled.sum()),
-            "log_loss": log_loss(p[labelled], labels),
-            "uniform_log_loss": UNIFORM_LOG_LOSS,
-            "accuracy": accuracy(p[labelled], labels),
-        }
-    return result
-
-
 def write_run_record(path: Path, manifest: Manifest, figures: dict[str, Any]) -> None:
     """Write the manifest and the figures of a finished run beside its output."""
-    from judge.run_folder import whole_file
-
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps({**manifest, "result": figures}, indent=1) + "\n", encoding="utf-8")

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from judge.bundle import open_model
 from judge.comparison import Cells
 from judge.errors import JudgeError, RunInterrupted
-from judge.predictions import check_output, predictions_table, write_predictions
+from judge.predictions import check_output, predictions_table, read_probabilities, summary, write_predictions
 from judge.progress import TerminalEvents
 from judge.run_folder import Manifest, RunFolder, differences
-from judge.score import LOW_MASS, Scorer, ScoreSettings, summary, write_run_record
+from judge.score import Scorer, write_run_record
+from judge.score_settings import ScoreSettings
 from judge.submission import Form, read_form, write_submission
 from judge.table import OnBadRow, Table
+
+# A median verdict mass below this means that the model was hardly taught to answer with a verdict.
+LOW_MASS = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,15 @@ def run_score(
     parts = output.with_name(output.name + ".parts")
     record = output.with_name(output.name + ".run.json")
     with Scorer(folder, settings, parts) as scorer:
-        manifest = scorer.manifest(table)
-        if not restart and _is_complete(output, record, manifest):
+        if output.exists() and not restart and _is_complete(output, record, scorer.manifest(table)):
             events.note(f"{output} is complete already; pass --restart to score again")
             _submit_existing(output, submission, form, events)
             return
         existed = parts.exists()
         run = RunFolder(parts)
         try:
+            scorer.pool.start()  # the engine loads the model while its files are hashed
+            manifest = scorer.manifest(table)
             if run.begin(manifest, restart):
                 events.note(f"going on with the unfinished run in {parts}")
             events.begin()
@@ -113,8 +116,6 @@ def _is_complete(output: Path, record: Path, manifest: Manifest) -> bool:
     Raises:
         JudgeError: it is something else, which is not overwritten without being asked.
     """
-    if not output.exists():
-        return False
     if not record.exists():
         # Killed between writing the output and its record: the parts are still there and finish it.
         if output.with_name(output.name + ".parts").exists():
@@ -133,10 +134,6 @@ def _is_complete(output: Path, record: Path, manifest: Manifest) -> bool:
 def _submit_existing(output: Path, submission: SubmissionOptions, form: Form, events: TerminalEvents) -> None:
     if submission.path is None:
         return
-    import pandas as pd
-    import pyarrow as pa
-
-    frame = (pd.read_parquet if output.suffix == ".parquet" else pd.read_csv)(output)
-    p = frame[["p_a", "p_b", "p_tie"]].to_numpy(dtype=np.float64)
-    write_submission(submission.path, pa.array(frame["id"]), p, form, submission.floor)
+    ids, p = read_probabilities(output)
+    write_submission(submission.path, ids, p, form, submission.floor)
     events.note(f"wrote {submission.path} from it")

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.comparison import LABEL_COLUMNS
-from judge.errors import JudgeError, printable
+from judge.errors import JudgeError, counted, printable
 from judge.run_folder import whole_file
+from judge.table_files import csv_rows
 from judge.verdict import DEFAULT_FLOOR, floored
 
 if TYPE_CHECKING:
@@ -44,16 +45,16 @@ def read_form(sample: Path) -> Form:
     """
     frame = _read_csv(sample)
     columns = tuple(frame.columns)
-    if set(columns) not in (set(PROBABILITY_COLUMNS), set(WINNER_COLUMNS)):
+    if sorted(columns) not in (sorted(PROBABILITY_COLUMNS), sorted(WINNER_COLUMNS)):
         raise JudgeError(
-            f"{sample}: unknown kind of submission, columns {printable(', '.join(columns))}; known are "
-            f"{', '.join(PROBABILITY_COLUMNS)} and {', '.join(WINNER_COLUMNS)}"
+            f"{printable(str(sample), 4096)}: unknown kind of submission, columns {printable(', '.join(columns))}; "
+            f"known are {', '.join(PROBABILITY_COLUMNS)} and {', '.join(WINNER_COLUMNS)}"
         )
     return Form(columns, tuple(frame["id"]))
 
 
 def write_submission(
-    path: Path, ids: pa.Array, p: NDArray[np.float64], form: Form | None = None, floor: float = DEFAULT_FLOOR
+    path: Path, ids: pa.Array, p: NDArray[np.floating], form: Form | None = None, floor: float = DEFAULT_FLOOR
 ) -> None:
     """Write a submission, whole or not at all.
 
@@ -86,8 +87,10 @@ def _order(own: list[str], wanted: Sequence[str] | None) -> list[int]:
         return list(range(len(own)))
     position = {row_id: i for i, row_id in enumerate(own)}
     missing = [w for w in wanted if w not in position]
-    if missing or len(wanted) != len(own):
+    if missing or len(wanted) != len(own) or len(set(wanted)) != len(wanted):
         which = f", for example {printable(missing[0])} is not in the table" if missing else ""
+        if len(set(wanted)) != len(wanted):
+            which += ", some of the sample's more than once"
         raise JudgeError(
             f"the sample submission has {len(wanted)} ids and the table {len(own)}{which}; "
             "give the sample that belongs to this table"
@@ -98,12 +101,14 @@ def _order(own: list[str], wanted: Sequence[str] | None) -> list[int]:
 def _read_csv(path: Path) -> pd.DataFrame:
     import pandas as pd
 
+    name = printable(str(path), 4096)
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False)
+        rows = list(csv_rows(path, name))
     except OSError as error:
-        raise JudgeError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise JudgeError(f"{path}: is not a CSV file ({printable(' '.join(str(error).split()), 120)})") from None
+        raise JudgeError(f"{name}: cannot be read ({error.strerror or error})") from None
+    if not rows:
+        raise JudgeError(f"{name}: the file is empty")
+    return pd.DataFrame(rows[1:], columns=rows[0], dtype=object)
 
 
 @dataclass(frozen=True)
@@ -122,9 +127,12 @@ def check_submission(path: Path, table_ids: Sequence[Any]) -> Findings:
         JudgeError: the file cannot be read as CSV at all.
     """
     frame = _read_csv(path)
-    problems, notes = _check_ids(frame, [str(i) for i in table_ids])
     columns = set(frame.columns)
-    if columns == set(WINNER_COLUMNS):
+    if len(columns) < len(frame.columns):
+        twice = sorted({printable(c, 30) for c in frame.columns[frame.columns.duplicated()]})
+        return Findings(len(frame), [f"columns that appear more than once: {', '.join(twice)}"], [])
+    problems, notes = _check_ids(frame, [str(i) for i in table_ids])
+    if "winner" in columns:
         problems += _check_winners(frame)
     elif set(LABEL_COLUMNS) <= columns:
         more_problems, more_notes = _check_probabilities(frame)
@@ -152,27 +160,26 @@ def _check_ids(frame: pd.DataFrame, table_ids: list[str]) -> tuple[list[str], li
         twice = frame["id"][frame["id"].duplicated()].tolist()
         problems.append(f"{len(ids) - len(given)} repeated {_ids(twice)}")
     if missing := [i for i in table_ids if i not in given]:
-        problems.append(f"{len(missing)} rows of the table are missing: {_ids(missing)}")
+        problems.append(f"{counted(len(missing), 'row')} of the table missing: {_ids(missing)}")
     if extra := [i for i in ids if i not in known]:
-        problems.append(f"{len(extra)} rows are not in the table: {_ids(extra)}")
+        problems.append(f"{counted(len(extra), 'row')} not in the table: {_ids(extra)}")
     in_order = problems or ids == table_ids
     return problems, [] if in_order else ["the rows are in another order than the table's"]
 
 
 def _check_winners(frame: pd.DataFrame) -> list[str]:
-    bad = frame["id"][~frame["winner"].isin(["model_a", "model_b"])].tolist()
-    return [f"{len(bad)} rows have a winner that is not model_a or model_b: {_ids(bad)}"] if bad else []
+    bad = _row_names(frame)[~frame["winner"].isin(["model_a", "model_b"])].tolist()
+    return [f"{counted(len(bad), 'row')} with a winner that is not model_a or model_b: {_ids(bad)}"] if bad else []
 
 
 def _check_probabilities(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     import pandas as pd
 
-    ids = frame["id"] if "id" in frame.columns else pd.Series([f"row {i + 1}" for i in range(len(frame))])
-    columns = [c for c in LABEL_COLUMNS if c in frame.columns]
-    numbers = frame[columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    ids = _row_names(frame)
+    numbers = frame[list(LABEL_COLUMNS)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     finite = np.isfinite(numbers)
     outside = finite & ((numbers < 0) | (numbers > 1))
-    sums = numbers.sum(axis=1)
+    sums = np.where(finite, numbers, 0).sum(axis=1)
     off = finite.all(axis=1) & ~outside.any(axis=1) & (np.abs(sums - 1) > SUM_TOLERANCE)
     problems = []
     for rows, what in (
@@ -181,10 +188,16 @@ def _check_probabilities(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
         (off, "probabilities that do not sum to 1"),
     ):
         if rows.any():
-            problems.append(f"{int(rows.sum())} rows have {what}: {_ids(ids[rows].tolist())}")
+            problems.append(f"{counted(int(rows.sum()), 'row')} with {what}: {_ids(ids[rows].tolist())}")
     zeros = int((numbers == 0).any(axis=1).sum())
-    notes = [f"{zeros} rows have a probability of 0, which costs 36 nats if wrong"] if zeros else []
+    notes = [f"{counted(zeros, 'row')} with a probability of 0, which costs 36 nats if wrong"] if zeros else []
     return problems, notes
+
+
+def _row_names(frame: pd.DataFrame) -> pd.Series[str]:
+    import pandas as pd
+
+    return frame["id"] if "id" in frame.columns else pd.Series([f"of row {i + 1}" for i in range(len(frame))])
 
 
 def _ids(ids: Sequence[object]) -> str:

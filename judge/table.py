@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from judge.comparison import (
-    LABEL_COLUMNS,
     TEXT_COLUMNS,
     BadCellError,
     Cells,
@@ -25,30 +24,20 @@ from judge.comparison import (
     Flag,
     RowId,
     Turns,
+    clean_text,
     parse_cell,
     parse_label,
     row_flags,
     where,
 )
-from judge.errors import JudgeError, printable, suggestion
+from judge.errors import JudgeError, printable
+from judge.table_files import OPTIONAL, SUFFIXES, Columns, check_file, file_columns, frame_columns
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 OnBadRow = Literal["error", "placeholder"]
-Columns = dict[str, list[Any]]
-
-NEEDED = ("id", *TEXT_COLUMNS)
-OPTIONAL = (*LABEL_COLUMNS, "winner")
-SUFFIXES = {
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-}
-CHUNK_ROWS = 512
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
@@ -75,8 +64,8 @@ class Table:
             JudgeError: no such file, an unknown suffix, or a content that is not what the suffix says.
         """
         path = Path(path)
-        _check_file(path)
-        return cls(path.name, cells, on_bad_row, path=path)
+        check_file(path)
+        return cls(printable(path.name, 255), cells, on_bad_row, path=path)
 
     def chunks(self) -> Iterator[list[Comparison]]:
         """Yield the comparisons in the table's order, at most `CHUNK_ROWS` at a time.
@@ -120,15 +109,14 @@ class Table:
                     sha.update(block)
         else:
             for columns in self._columns():
-                sha.update(json.dumps(columns, default=str, sort_keys=True).encode())
+                sha.update(json.dumps(columns, default=str).encode())
         return sha.hexdigest()
 
     def _columns(self) -> Iterator[Columns]:
         if self.frame is not None:
-            return _frame_columns(self.frame, self.name)
+            return frame_columns(self.frame, self.name)
         assert self.path is not None
-        reader = {"csv": _csv_columns, "parquet": _parquet_columns, "jsonl": _jsonl_columns}
-        return reader[SUFFIXES[self.path.suffix.lower()]](self.path)
+        return file_columns(self.path, self.name)
 
     def _comparison(self, columns: Columns, i: int, row: int, seen: dict[RowId, int]) -> Comparison:
         row_id = self._row_id(columns["id"][i], row, seen)
@@ -156,16 +144,23 @@ class Table:
         return Comparison(row_id, cells[0], cells[1], cells[2], label, flags)
 
     def _row_id(self, value: Any, row: int, seen: dict[RowId, int]) -> RowId:
-        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-            raise JudgeError(f"{where(self.name, row, None, 'id')} is missing; every row needs an id")
+        place = where(self.name, row, None, "id")
+        blank = isinstance(value, str) and not value.strip()
+        if value is None or blank or (isinstance(value, float) and math.isnan(value)):
+            raise JudgeError(f"{place} is missing; every row needs an id")
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise JudgeError(
-                f"{where(self.name, row, value, 'id')} is a {type(value).__name__}, expected a number or text"
-            )
+            raise JudgeError(f"{place} is a {type(value).__name__}, expected a number or text")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise JudgeError(f"{where(self.name, row, value, 'id')} does not fit 64 bits; write it as text")
-        if self._ids and isinstance(value, str) != isinstance(self._ids[0], str):
-            raise JudgeError(f"{where(self.name, row, value, 'id')}: ids mix numbers and text; write all in one type")
+            raise JudgeError(f"{place} does not fit 64 bits; write it as text")
+        if isinstance(value, str) and clean_text(value)[1]:
+            raise JudgeError(f"{where(self.name, row, value, 'id')} holds a lone surrogate, which no file can store")
+        if isinstance(value, str) and ("\n" in value or "\r" in value):
+            raise JudgeError(f"{where(self.name, row, value, 'id')} holds a line break; ids must fit in one line")
+        if self._ids and _id_kind(value) != _id_kind(self._ids[0]):
+            raise JudgeError(
+                f"{where(self.name, row, value, 'id')}: ids mix {_id_kind(self._ids[0])} and {_id_kind(value)}; "
+                "write all in one type"
+            )
         if value in seen:
             raise JudgeError(
                 f"{where(self.name, row, value, 'id')} appears twice (first in row {seen[value]}); ids must be unique"
@@ -175,140 +170,10 @@ class Table:
         return value
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise JudgeError(f"{path}: is a folder, expected a table file ({', '.join(SUFFIXES)})")
-    kind = SUFFIXES.get(path.suffix.lower())
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        raise JudgeError(f"{path}: cannot be read ({error.strerror})") from None
-    if kind is None:
-        raise JudgeError(
-            f"{path}: unknown suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}"
-            + (" (unpack it first)" if path.suffix.lower() in (".gz", ".zip", ".bz2", ".xz", ".zst") else "")
-        )
-    if not head:
-        raise JudgeError(f"{path}: the file is empty")
-    found = _sniff(head)
-    if found != kind and not (found == "text" and kind in ("csv", "jsonl")):
-        raise JudgeError(f"{path}: is named {path.suffix} but its content is {_FOUND[found]}")
-
-
-_FOUND = {
-    "parquet": "a Parquet file",
-    "jsonl": "JSON",
-    "zip": "a zip archive (unpack it first)",
-    "gzip": "gzip-compressed (unpack it first)",
-    "binary": "binary data",
-    "text": "plain text",
-}
-
-
-def _sniff(head: bytes) -> str:
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if head.startswith(b"PK\x03\x04"):
-        return "zip"
-    if head.startswith(b"\x1f\x8b"):
-        return "gzip"
-    if b"\x00" in head:
-        return "binary"
-    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    return "jsonl" if first in (b"{", b"[") else "text"
-
-
-def _need_columns(found: list[str], name: str) -> list[str]:
-    """Return the columns to read, or raise the error that names the missing ones."""
-    missing = [c for c in NEEDED if c not in found]
-    if missing:
-        hint = suggestion(missing[0], found)
-        shown = ", ".join(printable(c, 30) for c in found[:12])
-        raise JudgeError(f"{name}: no column {', '.join(map(repr, missing))}{hint}; the table has: {shown}")
-    return [c for c in (*NEEDED, *OPTIONAL) if c in found]
-
-
-def _csv_columns(path: Path) -> Iterator[Columns]:
-    import pandas as pd
-
-    def text_error(error: Exception) -> JudgeError:
-        reason = printable(" ".join(str(error).split()), 160)
-        return JudgeError(f"{path.name}: cannot be read as CSV in UTF-8 ({reason})")
-
-    try:
-        header = pd.read_csv(path, nrows=0, dtype=object, encoding="utf-8", index_col=False)
-        names = _need_columns([str(c) for c in header.columns], path.name)
-        reader = pd.read_csv(
-            path,
-            usecols=names,
-            dtype=object,  # every cell stays the text it is: "NA", "1e5" and "007" too
-            keep_default_na=False,
-            na_filter=False,
-            encoding="utf-8",
-            chunksize=CHUNK_ROWS,
-        )
-        with reader:
-            for chunk in reader:
-                yield {name: chunk[name].tolist() for name in names}
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise text_error(error) from None
-
-
-def _parquet_columns(path: Path) -> Iterator[Columns]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # buffer_size reads a column chunk page by page instead of whole, so that one huge row group
-        # does not sit in memory at once
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            names = _need_columns(file.schema_arrow.names, path.name)
-            for batch in file.iter_batches(batch_size=CHUNK_ROWS, columns=names):
-                yield {name: batch.column(name).to_pylist() for name in names}
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = printable(" ".join(str(error).split()), 160)
-        raise JudgeError(f"{path.name}: cannot be read as Parquet ({reason})") from None
-
-
-def _jsonl_columns(path: Path) -> Iterator[Columns]:
-    rows: list[dict[str, Any]] = []
-    names: list[str] = []
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                row = _json_object(line, f"{path.name}: line {number}")
-                names = names or _need_columns(list(row), path.name)
-                missing = [c for c in NEEDED if c not in row]
-                if missing:
-                    raise JudgeError(f"{path.name}: line {number}: no {missing[0]!r} in this row")
-                rows.append(row)
-                if len(rows) == CHUNK_ROWS:
-                    yield {name: [r.get(name) for r in rows] for name in names}
-                    rows = []
-    except UnicodeDecodeError as error:
-        raise JudgeError(f"{path.name}: is not UTF-8 text (byte {error.start})") from None
-    if rows:
-        yield {name: [r.get(name) for r in rows] for name in names}
-
-
-def _json_object(line: str, place: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise JudgeError(f"{place}: is not JSON ({printable(str(error))}); one object a line") from None
-    if not isinstance(row, dict):
-        raise JudgeError(f'{place}: expected an object such as {{"id": 1, "prompt": …}}; one object a line')
-    return row
-
-
-def _frame_columns(frame: pd.DataFrame, name: str) -> Iterator[Columns]:
-    names = _need_columns([str(c) for c in frame.columns], name)
-    for start in range(0, len(frame), CHUNK_ROWS):
-        part = frame.iloc[start : start + CHUNK_ROWS]
-        yield {column: part[column].tolist() for column in names}
+def _id_kind(value: RowId) -> str:
+    if isinstance(value, str):
+        return "text"
+    return "integers" if isinstance(value, int) else "decimal numbers"
 
 
 def read_ids(path: str | Path) -> list[RowId]:

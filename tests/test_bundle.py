@@ -72,10 +72,10 @@ def test_the_config_is_read_for_what_planning_needs(tmp_path: Path) -> None:
         "max_position_embeddings": 8192,
         "dtype": "bfloat16",
     }
-    for config in (text, {"model_type": "multimodal", "text_config": text}):
+    configs: list[dict[str, object]] = [dict(text), {"model_type": "multimodal", "text_config": text}]
+    for config in configs:
         model = open_model(make(tmp_path / str(len(config)), config))
         assert (model.heads, model.max_positions, model.dtype, model.weights) == (32, 8192, "bfloat16", 100)
         assert model.cache_bytes_per_token(2) == 131_072  # Llama-3-8B: 128 KiB a token in 16 bits
-    assert model.changes_logits_after_head() is None
     capped = open_model(make(tmp_path / "capped", {**text, "final_logit_softcapping": 30.0}))
     assert capped.changes_logits_after_head() == "final_logit_softcapping=30.0"

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.tiny_tokenizers import STYLES
 
 
-def save_llama(folder: Path, style: str = "qwen", **config: Any) -> Path:
+def save_llama(folder: Path, /, style: str = "qwen", **config: Any) -> Path:
     """Save a two-layer Llama; its weights are large enough for the verdicts to differ between rows."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

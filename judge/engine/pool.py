@@ -82,12 +82,14 @@ class WorkerPool:
         environments: the environment variables of each worker, beside the common ones; one worker each.
         log_folder: where the workers' output goes, `worker-N.log`.
         command: the worker program.
+        say: told when an engine had to be replaced.
     """
 
     config: EngineConfig
     environments: Sequence[dict[str, str]]
     log_folder: Path
     command: Sequence[str] = WORKER_COMMAND
+    say: Callable[[str], None] = print
     failures: int = 0
     last_failure: str = ""
     ready_at: float | None = None  # time.monotonic() of the first engine that was ready
@@ -200,13 +202,18 @@ class WorkerPool:
             self.config = self.config.halved()
         task = worker.task
         if task is not None and task.position is not None:
+            plan = "the prompt that it was reading is left out"
             _collect(task, np.full((1, 3), np.nan), parts, on_done)
-        elif task is not None:
+        elif task is not None and task.attempts == 0:
+            plan = "its prompts are read again" + (" in smaller batches" if message["memory"] else "")
             task.attempts += 1
-            if task.attempts == 1:
-                queue.appendleft(task)
-            else:
-                queue.extendleft(_Task(task.job, i) for i in reversed(range(task.job.rows)))
+            queue.appendleft(task)
+        elif task is not None:
+            plan = "its prompts are read again, one at a time"
+            queue.extendleft(_Task(task.job, i) for i in reversed(range(task.job.rows)))
+        else:
+            plan = "it was idle"
+        self.say(f"an engine failed and is started again; {plan} ({self.last_failure})")
         self._workers[worker.number] = self._spawn(worker.number)
 
 
