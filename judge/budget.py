@@ -10,6 +10,7 @@ weights .2/.4/.4 are those of the 4th place of the LMSYS contest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -118,18 +119,30 @@ def plan_cuts(
     conversation would take more than half of the budget.
     """
     turns = len(lengths.prompt)
-    for dropped in range(turns):
+
+    def keep_from(dropped: int) -> Cuts | None:
         rest = Lengths(lengths.prompt[dropped:], lengths.response_a[dropped:], lengths.response_b[dropped:])
         fixed = frame.fixed(turns - dropped) + (frame.mark * frame.prompt_copies if dropped else 0)
         if fixed + text_cost(rest, frame) <= max_tokens:
             return _uncut(rest, dropped)
-        last = dropped == turns - 1
-        if not last and (policy == "oldest-turns" or 2 * fixed > max_tokens):
-            continue
-        cuts = _cut_parts(rest, frame, max_tokens - fixed, policy, shares, dropped)
-        if cuts is not None:
-            return cuts
-    return None
+        if dropped < turns - 1 and (policy == "oldest-turns" or 2 * fixed > max_tokens):
+            return None
+        return _cut_parts(rest, frame, max_tokens - fixed, policy, shares, dropped)
+
+    # Every turn has a header, so more turns than tokens cannot fit: they are not even laid out.
+    first = min(max(turns - max_tokens, 0), turns - 1)
+    cuts = keep_from(first)
+    low, high = (first + 1, turns - 1) if cuts is None else (0, -1)
+    # The fewer turns the less they cost, so that halving finds the most that fit; a hostile row can have
+    # 100,000 turns, and each attempt lays them out.
+    while low <= high:
+        middle = (low + high) // 2
+        attempt = keep_from(middle)
+        if attempt is None:
+            low = middle + 1
+        else:
+            cuts, high = attempt, middle - 1
+    return cuts
 
 
 def minimum_budget(frame: Frame) -> int:
@@ -194,15 +207,16 @@ def allocate(available: int, demands: Sequence[int], least: Sequence[int], weigh
         left = available - sum(grant for grant in grants if grant is not None)
         if not open_parts:
             return [int(grant or 0) for grant in grants]
-        total = sum(weights[i] for i in open_parts)
-        share = {i: int(left * weights[i] / total) if total else left // len(open_parts) for i in open_parts}
-        # Those below their least are settled first: they take from everyone else's share. Only when none
-        # is below may those above their demand give the rest back.
-        settled = {i: least[i] for i in open_parts if share[i] < least[i]}
-        if not settled:
-            settled = {i: demands[i] for i in open_parts if share[i] >= demands[i]}
-        for i, grant in (settled or share).items():
-            grants[i] = grant
+        total = math.fsum(weights[i] for i in open_parts)
+        share = {i: left * weights[i] / total if total else left / len(open_parts) for i in open_parts}
+        bounded = {i: min(max(share[i], least[i]), demands[i]) for i in open_parts}
+        # As CSS lays out flexible boxes: when raising some to their least takes more than others give back,
+        # the raised ones are settled; when less, those at their demand; what is left is shared again.
+        balance = math.fsum(bounded[i] - share[i] for i in open_parts)
+        raised = [i for i in open_parts if bounded[i] > share[i] and balance > 0]
+        capped = [i for i in open_parts if bounded[i] < share[i] and balance < 0]
+        for i in raised or capped or open_parts:
+            grants[i] = math.floor(bounded[i] + 1e-9)  # 109 * w / w can be 108.99999999999999
 
 
 def cut_part(turns: Sequence[int], keep: int, mark: int, policy: Policy) -> tuple[Span, ...]:

@@ -7,7 +7,9 @@ User text (prompts, responses) may spell them, and is encoded so that it never b
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +20,24 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-# Put before a piece of text whose tokenizer would otherwise add a space to the start of it.
-_ANCHOR = "\n"
-# Fixed, because some chat templates (Llama 3.2) print today's date: the same row must give the same ids
-# on every day. The value is the one Llama 3.1's own template falls back to.
-_CHAT_ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+# One of these is put before a piece of text whose tokenizer would otherwise add a space to the start of it;
+# several, because one of them may merge with the text.
+_ANCHORS = ("\n", ".", "0")
+# Added tokens that steer a model although some tokenizers do not call them special (Qwen's `<|fim_prefix|>`).
+_CONTROL_SHAPE = re.compile(r"<[|\uff5c].+[|\uff5c]>", re.DOTALL)
+# The pieces of a byte fallback, and those of them that go on with a character (UTF-8 continuation bytes).
+_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+_CONTINUATION = {f"<0x{i:02X}>" for i in range(0x80, 0xC0)}
+# How often a text that holds control tokens is taken apart in larger pieces before it is by characters.
+_MAX_ROUNDS = 4
+# Fixed, because some chat templates print today's date (Llama 3.2 unless it is given one, SmolLM3 and gpt-oss
+# always): the same row must give the same ids on every day. Llama 3.1's own template falls back to this day.
+_DAY = date(2024, 7, 26)
+_CHAT_ARGUMENTS: dict[str, Any] = {
+    "enable_thinking": False,
+    "date_string": _DAY.strftime("%d %b %Y"),
+    "strftime_now": _DAY.strftime,
+}
 _SENTINEL = "\ue000judge\ue001"
 
 
@@ -36,7 +51,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # besides OSError and ValueError, the Rust library raises plain Exception
         reason = printable(" ".join(str(error).split()), 200)
         raise JudgeError(f"{folder}: no usable tokenizer ({reason}); copy the model's tokenizer files there") from None
     if not getattr(tokenizer, "is_fast", False):
@@ -48,8 +63,9 @@ class TextEncoder:
     """Encodes trusted and user text with one tokenizer.
 
     Attributes:
-        control_ids: the ids that user text can never become: every token that the tokenizer calls
-            special, and every added token that the model's chat template uses (such as `<think>`).
+        control_ids: the ids that user text can never become: every token that the tokenizer calls special, and
+            every added token that the model's chat template uses (such as `<think>`) or that looks like
+            `<|…|>`. Not the unknown token where it is merely what rare characters become.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -58,88 +74,148 @@ class TextEncoder:
         self.tokenizer = tokenizer
         description = json.loads(tokenizer.backend_tokenizer.to_str())
         description["truncation"] = description["padding"] = None
+        description["model"] |= {"dropout": None} if "dropout" in description["model"] else {}  # else ids are random
         self._trusted = Tokenizer.from_str(json.dumps(description))
-        chat_template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+        chat = tokenizer.chat_template or ""  # text, or several by name
+        chat_text = chat if isinstance(chat, str) else "\n".join(chat.values())
         controls = set(tokenizer.all_special_ids)
         for token in description["added_tokens"]:
-            if token["special"] or token["content"] in chat_template:
+            content = token["content"]
+            # Runs of white space (Gemma's "\n\n") and plain words stand in chat templates without being meant.
+            used = re.search(r"[^\w\s]", content) is not None and content in chat_text
+            if token["special"] or token["id"] in controls or used or _CONTROL_SHAPE.fullmatch(content):
                 # Marked special, so that `encode_special_tokens` makes the tokenizer read it as text.
                 # Other added tokens (Gemma's runs of line breaks) are ordinary text and stay.
                 token["special"] = True
                 controls.add(token["id"])
-        self.control_ids: frozenset[int] = frozenset(controls)
         self._plain: Tokenizer = Tokenizer.from_str(json.dumps(description))
         self._plain.encode_special_tokens = True
-        self._anchor_ids = self._plain.encode(_ANCHOR, add_special_tokens=False).ids
-        self._needs_anchor = self._adds_space_at_start()
+        self._unknown = self._unknown_id(description["model"])
+        self.control_ids: frozenset[int] = frozenset(controls - {self._unknown})
+        self._spelled = self._spelled_pieces(description["model"])
+        self._anchors = self._space_anchors()
 
-    def _adds_space_at_start(self) -> bool:
-        """SentencePiece-style tokenizers put a space before the first word of whatever they are given."""
+    def _unknown_id(self, model: dict[str, Any]) -> int | None:
+        """Return what a rare character becomes, unless that token has a second job (GPT-2's also ends a text)."""
+        if model.get("byte_fallback"):
+            return None
+        if model["type"] == "Unigram":
+            name = None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
+        else:
+            name = model.get("unk_token")
+        jobs = [job for job, token in self.tokenizer.special_tokens_map.items() if token == name]
+        return None if name is None or set(jobs) - {"unk_token"} else self._plain.token_to_id(name)
+
+    def _spelled_pieces(self, model: dict[str, Any]) -> dict[int, str]:
+        """Return the pieces that a Unigram vocabulary finds where a text spells their names.
+
+        SentencePiece itself never matches `<unk>` or `<0x0A>` in a text; the `tokenizers` library does.
+        """
+        if model["type"] != "Unigram":
+            return {}
+        pieces = enumerate(piece for piece, _ in model["vocab"])
+        return {i: piece for i, piece in pieces if i == self._unknown or _BYTE_PIECE.fullmatch(piece)}
+
+    def _space_anchors(self) -> list[tuple[str, list[int]]]:
+        """Return the anchors to put before a text, each with its ids; none where no space is ever added.
+
+        SentencePiece-style tokenizers put a space before the first word of whatever they are given.
+        """
         alone = self._plain.encode("x", add_special_tokens=False).ids
-        inside = self._plain.encode(_ANCHOR + "x", add_special_tokens=False).ids
-        return inside[: len(self._anchor_ids)] == self._anchor_ids and inside[len(self._anchor_ids) :] != alone
+        anchors = []
+        for anchor in _ANCHORS:
+            ids = self._plain.encode(anchor, add_special_tokens=False).ids
+            inside = self._plain.encode(anchor + "x", add_special_tokens=False).ids
+            # an unknown anchor would become one token with unknown characters of the text
+            known = self._unknown not in ids and self.control_ids.isdisjoint(ids)
+            if known and inside[: len(ids)] == ids and inside[len(ids) :] != alone:
+                anchors.append((anchor, ids))
+        return anchors
 
     def user_text(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode texts that stand inside a prompt; none of their ids is a control token."""
-        given = [_ANCHOR + text for text in texts] if self._needs_anchor else list(texts)
-        encoded = [e.ids for e in self._plain.encode_batch_fast(given, add_special_tokens=False)]
-        skip = len(self._anchor_ids)
-        for i, ids in enumerate(encoded):
-            if self._needs_anchor:
-                merged = ids[:skip] != self._anchor_ids
-                encoded[i] = self._encode_one(texts[i])[0] if merged else ids[skip:]
-            if not self.control_ids.isdisjoint(encoded[i]):
-                encoded[i] = self._without_controls(texts[i])
+        anchor, anchor_ids = self._anchors[0] if self._anchors else ("", [])
+        encodings = self._plain.encode_batch_fast([anchor + text for text in texts], add_special_tokens=False)
+        skip = len(anchor_ids)
+        encoded = []
+        for text, encoding in zip(texts, encodings, strict=True):
+            ids: list[int] = encoding.ids
+            usual = ids[:skip] == anchor_ids and self.control_ids.isdisjoint(ids)
+            if usual and self._spelled:
+                usual = not any(self._spelled[i] in text for i in self._spelled.keys() & set(ids))
+            encoded.append(ids[skip:] if usual else self._encode_one(text)[0])
         return encoded
 
     def _encode_one(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Encode one text as it stands inside a prompt; ids, and the characters that each covers."""
-        skip = len(self._anchor_ids)
-        if self._needs_anchor:
-            encoding = self._plain.encode(_ANCHOR + text, add_special_tokens=False)
-            # the anchor can merge with a text that begins with a line break: then it is left out
-            if encoding.ids[:skip] == self._anchor_ids:
-                n = len(_ANCHOR)
-                return encoding.ids[skip:], [(s - n, e - n) for s, e in encoding.offsets[skip:]]
-        encoding = self._plain.encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.offsets
-
-    def _without_controls(self, text: str) -> list[int]:
-        """Encode a text that the vocabulary itself turns into control tokens, in pieces that do not.
+        """Encode one text as it stands inside a prompt; ids, and the characters that each covers.
 
         Some vocabularies (SentencePiece) list `</s>` among their ordinary pieces, so that even the plain
-        reading finds it. The text is split after the first character of each such piece.
+        reading finds it. Such a text is encoded in pieces: what the control tokens cover character by
+        character, and what lies between. A character that is a control token by itself is replaced.
         """
-        pieces = [text]
-        result: list[list[int]] = []
-        while pieces:
-            piece = pieces.pop()
-            ids, offsets = self._encode_one(piece)
-            found = [span for i, span in zip(ids, offsets, strict=True) if i in self.control_ids]
-            cuts = {start + 1 for start, end in found if end - start > 1}
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        characters: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
+        pending = [(0, text, 0)]
+        while pending:
+            start, piece, rounds = pending.pop()
+            if len(piece) == 1 and piece not in characters:
+                characters[piece] = self._encode_character(piece)
+            piece_ids, spans = characters[piece] if len(piece) == 1 else self._encode_plain(piece)
+            found = [] if len(piece) == 1 else self._found(piece, piece_ids, spans)
             if not found:
-                result.append(ids)
-            elif not cuts:  # a single character that is a control token by itself
-                replaced = "".join(c if self._harmless(c) else "\ufffd" for c in piece)
-                result.append([i for i in self._encode_one(replaced)[0] if i not in self.control_ids])
-            else:
-                edges = [0, *sorted(cuts), len(piece)]
-                pieces += [piece[a:b] for a, b in pairwise(edges) if a < b]
-        return [i for ids in reversed(result) for i in ids]
+                ids += piece_ids
+                offsets += [(start + a, start + b) for a, b in spans]
+                continue
+            if rounds < _MAX_ROUNDS:
+                edges = sorted({0, len(piece), *(edge for a, b in found for edge in range(a, b + 1))})
+            else:  # whatever the vocabulary is, this ends
+                edges = list(range(len(piece) + 1))
+            pending += [(start + a, piece[a:b], rounds + 1) for a, b in reversed(list(pairwise(edges)))]
+        return ids, offsets
 
-    def _harmless(self, character: str) -> bool:
-        return self.control_ids.isdisjoint(self._encode_one(character)[0])
+    def _found(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return which characters of a text became a control token, or a piece whose name they spell."""
+        found = []
+        for i, (start, end) in zip(ids, spans, strict=True):
+            name = self._spelled.get(i)
+            # a run of unknown characters is one token, and its name may stand in the middle of the run
+            spelled = name is not None and (i == self._unknown or end - start == len(name)) and name in text[start:end]
+            if spelled or i in self.control_ids:
+                found.append((start, end))
+        return found
+
+    def _encode_character(self, character: str) -> tuple[list[int], list[tuple[int, int]]]:
+        for shown in (character, "\ufffd"):
+            ids, spans = self._encode_plain(shown)
+            if self.control_ids.isdisjoint(ids):
+                return ids, spans
+        return [], []
+
+    def _encode_plain(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Encode one text without a space added to its start, if any anchor keeps apart from it."""
+        for anchor, anchor_ids in self._anchors:
+            encoding = self._plain.encode(anchor + text, add_special_tokens=False)
+            n, shift = len(anchor_ids), len(anchor)
+            if encoding.ids[:n] == anchor_ids:
+                return encoding.ids[n:], [(max(a - shift, 0), b - shift) for a, b in encoding.offsets[n:]]
+        encoding = self._plain.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
     def clean_cuts(self, text: str, ids: Sequence[int]) -> list[bool]:
         """Return for each position 0..len(ids) whether cutting there leaves every character whole.
 
-        Byte-level vocabularies spread a rare character over several tokens. When the offsets cannot be
-        had for exactly these ids, every position counts as clean.
+        Vocabularies of bytes spread a rare character over several tokens. `ids` must be what `user_text`
+        returned for the text.
         """
         again, offsets = self._encode_one(text)
-        if again != list(ids) or not ids:
-            return [True] * (len(ids) + 1)
-        return [True, *(before[1] <= after[0] for before, after in pairwise(offsets)), True]
+        assert again == list(ids), "a text has one encoding"
+        clean = [True, *(before[1] <= after[0] for before, after in pairwise(offsets)), True][: len(ids) + 1]
+        # a Unigram model gives all bytes of a run of rare characters the offsets of the whole run
+        for i, piece in enumerate(map(self._plain.id_to_token, ids)):
+            if i > 0 and _BYTE_PIECE.fullmatch(piece or ""):
+                clean[i] = piece not in _CONTINUATION
+        return clean
 
     def trusted_text(self, text: str, at_start: bool = False) -> list[int]:
         """Encode text of ours or of the model's, in which control tokens are meant.
@@ -147,12 +223,10 @@ class TextEncoder:
         Args:
             at_start: the text begins the prompt, so a tokenizer may treat it as the start of a text.
         """
-        if at_start or not self._needs_anchor:
-            return list(self._trusted.encode(text, add_special_tokens=False).ids)
-        ids = self._trusted.encode(_ANCHOR + text, add_special_tokens=False).ids
-        n = len(self._anchor_ids)
-        if ids[:n] == self._anchor_ids:
-            return list(ids[n:])
+        for anchor, anchor_ids in [] if at_start else self._anchors:
+            ids = self._trusted.encode(anchor + text, add_special_tokens=False).ids
+            if ids[: len(anchor_ids)] == anchor_ids:
+                return list(ids[len(anchor_ids) :])
         return list(self._trusted.encode(text, add_special_tokens=False).ids)
 
     def start_ids(self) -> list[int]:
@@ -171,7 +245,7 @@ class TextEncoder:
         template.
 
         Raises:
-            JudgeError: the template refuses these roles or changes the message.
+            JudgeError: the template refuses these roles, or changes the message or leaves one out.
         """
         if not self.tokenizer.chat_template:
             return None
@@ -190,5 +264,7 @@ class TextEncoder:
             raise JudgeError(
                 "the model's chat template does not show the message once; use a prompt template with chat: false"
             )
+        if system is not None and system.strip() not in text:
+            raise JudgeError("the model's chat template leaves the system message out; so must chat.system be")
         before, after = text.split(_SENTINEL)
         return before, after

@@ -54,7 +54,7 @@ class TerminalEvents:
                 console=self._err,
                 transient=True,
             )
-            self._task = self._bar.add_task("loading the model", total=None, text="")
+            self._task = self._bar.add_task("hashing the model", total=None, text="")
             self._bar.start()
 
     def end(self) -> None:
@@ -66,6 +66,10 @@ class TerminalEvents:
     def prepared(self, rows: int) -> None:
         """Show how many rows have been read and tokenised."""
         self._show("reading the table", None, None, f"{rows:,} rows")
+
+    def loading(self) -> None:
+        """Show that the engine still loads the model."""
+        self._show("loading the model", None, None, "")
 
     def progress(self, prompts: int, all_prompts: int, tokens: int, all_tokens: int) -> None:
         """Show how far the scoring is, how fast it goes and how long it still takes."""
@@ -84,7 +88,7 @@ class TerminalEvents:
             self._bar.update(self._task, description=what, completed=done or 0, total=total, text=text)
         elif self._clock() - self._last_line >= _LINE_EVERY:
             self._last_line = self._clock()
-            self._err.print(f"{what}: {text}", soft_wrap=True)
+            self._err.print(f"{what}: {text}" if text else what, soft_wrap=True)
 
     def report(self, figures: dict[str, Any], config: EngineConfig, output: Path, submission: Path | None) -> None:
         """Print the figures of a finished run."""

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.budget import Cuts, Frame, Lengths, Policy, Span, minimum_budget, plan_cuts, text_cost
+from judge.budget import Cuts, Frame, Lengths, Policy, Span, minimum_budget, plan_cuts
 from judge.comparison import Comparison, Turns
 from judge.encoding import TextEncoder
 from judge.errors import JudgeError
@@ -24,6 +24,9 @@ from judge.template import PARTS, Part, Slot, Template, copies
 from judge.verdict import resolve_verdicts
 
 T = TypeVar("T")
+
+# Most layouts kept; real tables have conversations of up to about forty lengths.
+_LAYOUTS = 64
 
 # Raised whenever a change of the code changes the ids of a prompt; part of every fingerprint.
 BUILDER_VERSION = 1
@@ -106,10 +109,11 @@ class PromptBuilder:
         self.encoder = encoder
         self.template = template
         self.budget = budget or Budget()
-        self._before, self._after = self._frame_texts()
+        self._start, self._before, self._after = self._frame_texts()
         self._mark = encoder.user_text([template.cut_mark])[0]
         shown = copies(template)
         self._layouts: dict[int, list[list[int] | Slot]] = {}
+        self._encoded: dict[str, list[int]] = {}
         self._frame = Frame(self._fixed, len(self._mark), shown["prompt"], shown["response_a"])
         self.verdict_ids = resolve_verdicts(
             encoder.trusted_text,
@@ -124,17 +128,20 @@ class PromptBuilder:
                 f"which needs at least {least} with this tokenizer"
             )
 
-    def _frame_texts(self) -> tuple[str, str]:
-        """Return the fixed text before the body and after it, the cue included."""
+    def _frame_texts(self) -> tuple[list[int], str, str]:
+        """Return the ids that start the prompt, and the fixed text before the body and after it, with the cue.
+
+        A chat template writes BOS itself; without one the tokenizer's own BOS stands first.
+        """
         template = self.template
         frame = self.encoder.chat_frame(template.system) if template.chat else None
         if frame is None:
             system = f"{template.system}\n\n" if template.chat and template.system else ""
-            return system, f"\n\n{template.cue}"
+            return self.encoder.start_ids(), system, f"\n\n{template.cue}"
         before, after = frame
         if template.cue_role == "user":
-            return before, f"\n\n{template.cue}{after}"
-        return before, after + template.cue
+            return [], before, f"\n\n{template.cue}{after}"
+        return [], before, after + template.cue
 
     def _pieces(self, turn_count: int) -> list[str | Slot]:
         """Return the whole prompt's fixed texts and slots; neighbouring fixed texts are joined."""
@@ -154,14 +161,20 @@ class PromptBuilder:
     def _layout(self, turn_count: int) -> list[list[int] | Slot]:
         """Return the prompt for a number of turns as fixed ids and slots (encoded once, then kept)."""
         if turn_count not in self._layouts:
-            pieces = self._pieces(turn_count)
-            start = self.encoder.start_ids() if not self._before else []
-            layout: list[list[int] | Slot] = [
-                piece if isinstance(piece, Slot) else self.encoder.trusted_text(piece, at_start=i == 0)
-                for i, piece in enumerate(pieces)
-                if piece != ""
-            ]
-            self._layouts[turn_count] = [start, *layout] if start else layout
+            pieces = [piece for piece in self._pieces(turn_count) if piece != ""]
+            layout: list[list[int] | Slot] = [self._start]
+            for i, piece in enumerate(pieces):
+                if isinstance(piece, Slot):
+                    layout.append(piece)
+                elif i == 0:
+                    layout.append(self.encoder.trusted_text(piece, at_start=True))
+                else:
+                    if piece not in self._encoded:
+                        self._encoded[piece] = self.encoder.trusted_text(piece)
+                    layout.append(self._encoded[piece])
+            if len(self._layouts) >= _LAYOUTS:
+                self._layouts.clear()
+            self._layouts[turn_count] = layout
         return self._layouts[turn_count]
 
     def _fixed(self, turn_count: int) -> int:
@@ -200,9 +213,6 @@ class PromptBuilder:
     def _assemble(self, texts: _Texts) -> Prompt:
         lengths = texts.lengths()
         tokens = (sum(lengths.prompt), sum(lengths.response_a), sum(lengths.response_b))
-        fits = self._fixed(texts.turn_count) + text_cost(lengths, self._frame) <= self.budget.max_tokens
-        if fits:
-            return Prompt(self._join(texts.ids, texts.turn_count), tokens, (0, 0, 0), 0)
         cuts = plan_cuts(lengths, self._frame, self.budget.max_tokens, self.budget.policy, self.budget.shares)
         assert cuts is not None, "the constructor has checked the budget"
         kept = {part: self._cut(texts, part, cuts) for part in PARTS}

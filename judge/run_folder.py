@@ -7,6 +7,7 @@ under a temporary name, then renamed), so that a run that was killed at any mome
 from __future__ import annotations
 
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -38,6 +39,8 @@ _WORDS = {
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, which takes the name `path` when the block ends without error."""
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
+        left_over.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -46,6 +46,9 @@ class Events(Protocol):
     def prepared(self, rows: int) -> None:
         """`rows` rows have been read and tokenised so far."""
 
+    def loading(self) -> None:
+        """The table is ready and the engine is not yet."""
+
     def progress(self, prompts: int, all_prompts: int, tokens: int, all_tokens: int) -> None:
         """So many prompts and tokens have been scored, of so many that are planned."""
 
@@ -57,6 +60,9 @@ class Silent:
         """Ignore it."""
 
     def prepared(self, rows: int) -> None:
+        """Ignore it."""
+
+    def loading(self) -> None:
         """Ignore it."""
 
     def progress(self, prompts: int, all_prompts: int, tokens: int, all_tokens: int) -> None:
@@ -136,6 +142,8 @@ class Scorer:
             prepared = open_prepared(run.path)
         else:
             prepared = prepare(table, self.builder, run.path, self.share != 0, events.prepared)
+        if self.pool.ready_at is None:
+            events.loading()
         reading = _Reading(self.pool, prepared, run, self.shard_tokens, events)
         rows = reading_order(prepared.lengths, prepared.rows["prompt_hash"])
         if self.share == 1:

@@ -98,7 +98,7 @@ def make_pool(
     command: Sequence[str],
 ) -> WorkerPool:
     if settings.readout != "transformers" and find_spec("vllm") is None:
-        raise JudgeError("vLLM is not installed; install judge[vllm], or use --readout=transformers (slow)")
+        raise JudgeError("vLLM is not installed (pip install vllm); without it, there is --readout=transformers (slow)")
     gpus = hardware.usable_gpus(settings.device)
     dtype = hardware.choose_dtype(settings.dtype, model.dtype, gpus)
     batch_tokens = settings.batch_tokens or (8192 if gpus else 4096)

@@ -32,6 +32,8 @@ _DEFAULTS: dict[str, Any] = {
 }
 _CHAT_DEFAULTS: dict[str, Any] = {"system": None, "cue": "assistant"}
 _REQUIRED = ("name", "description", "body", "cue", "verdicts")
+# Jinja's filters that a body may use, all of them on `turns`; a filter on a text could change it.
+_FILTERS = ("count", "first", "last", "length", "reverse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,29 @@ class Template:
         """Return the body for `turn_count` turns as fixed texts and slots, in order.
 
         Raises:
-            JudgeError: the body is not valid Jinja, uses an unknown variable, or changes a slot.
+            JudgeError: the body is not valid Jinja, uses an unknown variable, or does more with a text than show it.
         """
         return list(_layout(self, turn_count))
 
 
-@lru_cache(maxsize=1024)
+class _Mark:
+    """What a body gets in place of a text: it can be shown, and nothing else can be done with it."""
+
+    __slots__ = ("_shown",)
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def _refuse(self, *_: object) -> Any:
+        raise TypeError("a text can only be shown, whole and as it is")
+
+    __bool__ = __eq__ = __len__ = __iter__ = __repr__ = _refuse
+
+
+@lru_cache(maxsize=64)
 def _layout(template: Template, turn_count: int) -> tuple[str | Slot, ...]:
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -91,13 +110,16 @@ def _layout(template: Template, turn_count: int) -> tuple[str | Slot, ...]:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
     )
-    turns = [{"number": i + 1, **{part: f"{_OPEN}{i}:{part}{_CLOSE}" for part in PARTS}} for i in range(turn_count)]
+    environment.filters = {name: environment.filters[name] for name in _FILTERS}
+    turns = [
+        {"number": i + 1, **{part: _Mark(f"{_OPEN}{i}:{part}{_CLOSE}") for part in PARTS}} for i in range(turn_count)
+    ]
     try:
         text = environment.from_string(template.body).render(turns=turns).strip()
-    except jinja2.TemplateError as error:
+    except Exception as error:  # a body is code: it can raise anything
         raise JudgeError(
-            f"template {template.name}: {printable(str(error), 200)}; "
-            "the body may use turns and, of each turn, number, prompt, response_a, response_b"
+            f"template {printable(template.name)}: {printable(str(error), 200)}; the body may use turns (with the "
+            f"filters {', '.join(_FILTERS)}) and, of each turn, number, prompt, response_a, response_b"
         ) from None
     pieces: list[str | Slot] = []
     end = 0
@@ -182,12 +204,13 @@ def parse_template(text: str, source: str) -> Template:
     import yaml
 
     try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-45
         raise JudgeError(f"{source}: is not valid YAML ({printable(' '.join(str(error).split()), 160)})") from None
     if not isinstance(data, dict):
         raise JudgeError(f"{source}: expected a mapping with {', '.join(_REQUIRED)}")
-    problems = _problems(data)
+    problems = [f"{key!r} is given twice" for key in _repeated_keys(node)] + _problems(data)
     if problems:
         raise JudgeError(f"{source}: " + "; ".join(problems))
     data = {**_DEFAULTS, **data}
@@ -211,6 +234,16 @@ def parse_template(text: str, source: str) -> Template:
     return template
 
 
+def _repeated_keys(node: Any, inside: str = "") -> list[str]:
+    """Return the keys that a YAML mapping, or a mapping in it, has twice; PyYAML itself takes the last."""
+    keys = [inside + str(key.value) for key, _ in node.value]
+    repeated = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
+    for key, value in node.value:
+        if value.id == "mapping" and not inside:
+            repeated += _repeated_keys(value, f"{key.value}.")
+    return repeated
+
+
 def _problems(data: dict[str, Any]) -> list[str]:
     known = (*_REQUIRED, *_DEFAULTS)
     problems = [f"unknown key {k!r}{suggestion(str(k), known)}" for k in data if k not in known]
@@ -224,8 +257,8 @@ def _problems(data: dict[str, Any]) -> list[str]:
         problems.append("the cue must not end in white space (it would split the verdict token)")
     if any(isinstance(v, str) and (_OPEN in v or _CLOSE in v) for v in data.values()):
         problems.append("the characters U+E000 and U+E001 cannot be used")
-    problems += _chat_problems(data.get("chat", True)) + _verdict_problems(data.get("verdicts", {}))
-    return problems
+    problems += _chat_problems(data.get("chat", True))
+    return problems + (_verdict_problems(data["verdicts"]) if "verdicts" in data else [])
 
 
 def _chat_problems(chat: Any) -> list[str]:
@@ -242,7 +275,7 @@ def _chat_problems(chat: Any) -> list[str]:
 
 
 def _verdict_problems(verdicts: Any) -> list[str]:
-    if not isinstance(verdicts, dict) or sorted(verdicts) != ["a", "b", "tie"]:
+    if not isinstance(verdicts, dict) or set(verdicts) != {"a", "b", "tie"}:
         return ["'verdicts' must have exactly the keys a, b and tie"]
     if not all(isinstance(v, str) and v.strip() for v in verdicts.values()):
         return ["each verdict must be text"]

@@ -117,16 +117,16 @@ def average_orders(first: NDArray[np.floating], second: NDArray[np.floating]) ->
 
 
 def entropy(p: NDArray[np.floating]) -> Float:
-    """Return the entropy of each row in nats, shape (rows,)."""
+    """Return the entropy of each row in nats, shape (rows,); a row with NaN gives NaN."""
     values = np.asarray(p, dtype=np.float64)
-    result: Float = -np.sum(np.where(values > 0, values * np.log(np.maximum(values, 1e-300)), 0.0), axis=1)
+    result: Float = np.sum(np.where(values == 0, 0.0, -values * np.log(np.maximum(values, 1e-300))), axis=1)
     return result
 
 
 def divergence(p: NDArray[np.floating], q: NDArray[np.floating]) -> Float:
-    """Return KL(p || q) of each row in nats, shape (rows,); q must be positive where p is."""
+    """Return KL(p || q) of each row in nats, shape (rows,); q must be positive where p is. NaN gives NaN."""
     p64, q64 = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
-    terms = np.where(p64 > 0, p64 * (np.log(np.maximum(p64, 1e-300)) - np.log(np.maximum(q64, 1e-300))), 0.0)
+    terms = np.where(p64 == 0, 0.0, p64 * (np.log(np.maximum(p64, 1e-300)) - np.log(np.maximum(q64, 1e-300))))
     result: Float = terms.sum(axis=1)
     return result
 

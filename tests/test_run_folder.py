@@ -42,6 +42,14 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_text() == "whole"
 
 
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".out[1].txt.12345.tmp").write_text("half")
+    (tmp_path / ".other.txt.12345.tmp").write_text("somebody else's")
+    with whole_file(tmp_path / "out[1].txt") as temporary:
+        temporary.write_text("whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.txt.12345.tmp", "out[1].txt"]
+
+
 def test_a_shard_comes_back_as_it_was_written(run: RunFolder) -> None:
     assert run.read_shard("first", 0, SHARD) is None
     run.write_shard("first", 0, SHARD, LOGPROBS)

@@ -36,6 +36,7 @@ Load = Callable[[], Sequence[NDArray[np.int32]]]
 WORKER_COMMAND = (sys.executable, "-m", "judge.engine.worker")
 # More engine deaths than this in one run are no accident of single rows.
 MAX_FAILURES = 12
+CLOSING_SECONDS = 8.0
 
 _QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -141,8 +142,17 @@ class WorkerPool:
                     self._handle_failure(worker, message, queue, parts, on_done)
 
     def close(self) -> None:
-        """Kill the workers and whatever they started; safe to call more than once."""
+        """Stop the workers and whatever they started; safe to call more than once.
+
+        They are asked first, so that they can remove what they left in /tmp and /dev/shm, and killed if they
+        take too long.
+        """
         for worker in self._workers:
+            worker.process.terminate()
+        deadline = time.monotonic() + CLOSING_SECONDS
+        for worker in self._workers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(deadline - time.monotonic(), 0))
             _kill(worker)
         self._workers = []
 

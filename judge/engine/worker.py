@@ -22,6 +22,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> int:
     """Run the worker; the socket's file descriptor is the first argument, the parent's pid the second."""
     _die_with_parent(int(sys.argv[2]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends with the usual cleaning up
     connection = Connection(int(sys.argv[1]))
     return serve(connection)
 
