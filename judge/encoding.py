@@ -28,6 +28,10 @@ _CONTROL_SHAPE = re.compile(r"<[|\uff5c].+[|\uff5c]>", re.DOTALL)
 # The pieces of a byte fallback, and those of them that go on with a character (UTF-8 continuation bytes).
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 _CONTINUATION = {f"<0x{i:02X}>" for i in range(0x80, 0xC0)}
+# The same bytes as byte-level vocabularies (GPT-2's and later) spell them: those that are no printable Latin-1
+# character stand for themselves plus 256 or so, in the order in which GPT-2's table counts them.
+_SHIFTED = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
+_BYTE_LEVEL = {chr(256 + _SHIFTED.index(i)) if i in _SHIFTED else chr(i) for i in range(0x80, 0xC0)}
 # How often a text that holds control tokens is taken apart in larger pieces before it is by characters.
 _MAX_ROUNDS = 4
 # Fixed, because some chat templates print today's date (Llama 3.2 unless it is given one, SmolLM3 and gpt-oss
@@ -94,6 +98,8 @@ class TextEncoder:
         self.control_ids: frozenset[int] = frozenset(controls - {self._unknown})
         self._spelled = self._spelled_pieces(description["model"])
         self._anchors = self._space_anchors()
+        self._byte_level = '"ByteLevel"' in json.dumps([description["pre_tokenizer"], description["decoder"]])
+        self._starts: dict[int, bool] = {}
 
     def _unknown_id(self, model: dict[str, Any]) -> int | None:
         """Return what a rare character becomes, unless that token has a second job (GPT-2's also ends a text)."""
@@ -202,20 +208,16 @@ class TextEncoder:
         encoding = self._plain.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
-    def clean_cuts(self, text: str, ids: Sequence[int]) -> list[bool]:
-        """Return for each position 0..len(ids) whether cutting there leaves every character whole.
+    def starts_character(self, token: int) -> bool:
+        """Return whether a token starts with a whole character, so that a text can be cut before it.
 
-        Vocabularies of bytes spread a rare character over several tokens. `ids` must be what `user_text`
-        returned for the text.
+        Vocabularies of bytes spread a rare character over several tokens; those that go on with one start with a
+        continuation byte of UTF-8.
         """
-        again, offsets = self._encode_one(text)
-        assert again == list(ids), "a text has one encoding"
-        clean = [True, *(before[1] <= after[0] for before, after in pairwise(offsets)), True][: len(ids) + 1]
-        # a Unigram model gives all bytes of a run of rare characters the offsets of the whole run
-        for i, piece in enumerate(map(self._plain.id_to_token, ids)):
-            if i > 0 and _BYTE_PIECE.fullmatch(piece or ""):
-                clean[i] = piece not in _CONTINUATION
-        return clean
+        if token not in self._starts:
+            piece = self._plain.id_to_token(token) or ""
+            self._starts[token] = piece not in _CONTINUATION and not (self._byte_level and piece[:1] in _BYTE_LEVEL)
+        return self._starts[token]
 
     def trusted_text(self, text: str, at_start: bool = False) -> list[int]:
         """Encode text of ours or of the model's, in which control tokens are meant.

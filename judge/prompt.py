@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,6 @@ from judge.encoding import TextEncoder
 from judge.errors import JudgeError
 from judge.template import PARTS, Part, Slot, Template, copies
 from judge.verdict import resolve_verdicts
-
-T = TypeVar("T")
 
 # Most layouts kept; real tables have conversations of up to about forty lengths.
 _LAYOUTS = 64
@@ -73,7 +70,6 @@ class Prompt:
 class _Texts:
     """The encoded texts of one comparison: for each part the ids of every turn, padded to equal length."""
 
-    source: dict[Part, list[str]]
     ids: dict[Part, list[list[int]]]
 
     @property
@@ -84,14 +80,8 @@ class _Texts:
         return Lengths(*(tuple(len(ids) for ids in self.ids[part]) for part in PARTS))
 
     def swapped(self) -> _Texts:
-        def exchange(parts: dict[Part, list[T]]) -> dict[Part, list[T]]:
-            return {
-                "prompt": parts["prompt"],
-                "response_a": parts["response_b"],
-                "response_b": parts["response_a"],
-            }
-
-        return _Texts(exchange(self.source), exchange(self.ids))
+        ids = self.ids
+        return _Texts({"prompt": ids["prompt"], "response_a": ids["response_b"], "response_b": ids["response_a"]})
 
 
 class PromptBuilder:
@@ -204,7 +194,7 @@ class PromptBuilder:
             parts: tuple[Turns, ...] = (row.prompt, row.response_a, row.response_b)
             sources.append({p: self._shown(t, row.turn_count) for p, t in zip(PARTS, parts, strict=True)})
         flat = iter(self.encoder.user_text([text for s in sources for part in PARTS for text in s[part]]))
-        return [_Texts(source, {part: [next(flat) for _ in source[part]] for part in PARTS}) for source in sources]
+        return [_Texts({part: [next(flat) for _ in source[part]] for part in PARTS}) for source in sources]
 
     def _shown(self, turns: Turns, turn_count: int) -> list[str]:
         texts = [self.template.null_text if turn is None else turn for turn in turns]
@@ -228,16 +218,14 @@ class PromptBuilder:
         """Return for each remaining turn of a part its ids with the cut mark, and how many were kept."""
         spans: tuple[Span, ...] = getattr(cuts, part)
         result = []
-        turns = zip(texts.source[part], texts.ids[part], strict=True)
-        for span, (text, ids) in zip(spans, list(turns)[cuts.dropped_turns :], strict=True):
+        for span, ids in zip(spans, texts.ids[part][cuts.dropped_turns :], strict=True):
             if not span.cut:
                 result.append((ids, len(ids)))
                 continue
-            clean = self.encoder.clean_cuts(text, ids)
             head, tail = span.head, len(ids) - span.tail
-            while not clean[head]:
+            while head > 0 and not self.encoder.starts_character(ids[head]):
                 head -= 1
-            while not clean[tail]:
+            while tail < len(ids) and not self.encoder.starts_character(ids[tail]):
                 tail += 1
             result.append((ids[:head] + self._mark + ids[tail:], head + len(ids) - tail))
         return result

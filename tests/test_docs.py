@@ -25,7 +25,9 @@ def commands_in(path: Path) -> list[str]:
     """The lines of a document's console blocks that call judge."""
     blocks = re.findall(r"```(?:console|bash)\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
     text = "\n".join(blocks).replace("\\\n", " ")
-    return [line.removeprefix("$ ").strip() for line in text.split("\n") if line.removeprefix("$ ").startswith("judge ")]
+    return [
+        line.removeprefix("$ ").strip() for line in text.split("\n") if line.removeprefix("$ ").startswith("judge ")
+    ]
 
 
 def test_the_page_of_commands_is_what_the_program_says() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from judge.encoding import TextEncoder, load_tokenizer
+from judge.encoding import _BYTE_LEVEL, TextEncoder, load_tokenizer
 from judge.errors import JudgeError
 from tests.tiny_tokenizers import STYLES, control_tokens, llama3_style, qwen_style, unigram_style, unknown_style
 
@@ -131,12 +131,8 @@ def test_cutting_at_clean_places_leaves_characters_whole_around_control_tokens(s
 
 def _check_clean_cuts(encoder: TextEncoder, text: str) -> None:
     ids = encoder.user_text([text])[0]
-    clean = encoder.clean_cuts(text, ids)
-    assert len(clean) == len(ids) + 1
-    assert clean[0]
-    assert clean[-1]
-    for place, whole in enumerate(clean):
-        if whole:
+    for place, token in enumerate(ids):
+        if place == 0 or encoder.starts_character(token):
             assert decode(encoder, ids[:place]) + decode(encoder, ids[place:]) == text
 
 
@@ -145,7 +141,7 @@ def test_nearly_every_character_of_a_rare_script_can_be_cut_before(style: str) -
     text = "一二三四五六七八九十" * 10
     ids = encoder(style).user_text([text])[0]
     # all but the places inside a character, which has three bytes
-    assert sum(encoder(style).clean_cuts(text, ids)) >= len(ids) / 3
+    assert sum(map(encoder(style).starts_character, ids)) >= len(ids) / 3
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -254,7 +250,15 @@ def test_trimmed_offsets_do_not_confuse_clean_cuts() -> None:
     mine = changed(qwen_style(), change)
     for text in ["a  b \n\n c", "  😀  中 ", "\t\t"]:
         _check_clean_cuts(mine, text)
-        assert sum(mine.clean_cuts(text, mine.user_text([text])[0])) > 1
+        assert sum(map(mine.starts_character, mine.user_text([text])[0])) >= 1
+
+
+def test_the_table_of_continuation_bytes_is_that_of_the_byte_level_vocabularies() -> None:
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    table = bytes_to_unicode()
+    assert {table[i] for i in range(0x80, 0xC0)} == _BYTE_LEVEL
+    assert len(_BYTE_LEVEL) == 64
 
 
 def test_rare_characters_stay_unknown_where_the_vocabulary_has_no_bytes() -> None:
@@ -315,7 +319,7 @@ def test_a_megabyte_takes_seconds(style: str) -> None:
     start = time.perf_counter()
     text = "The first answer 😀 is better.\n" * 30_000
     ids = encoder(style).user_text([text])[0]
-    assert sum(encoder(style).clean_cuts(text, ids)) > 30_000
+    assert sum(map(encoder(style).starts_character, ids)) > 30_000
     assert time.perf_counter() - start < 20
 
 
