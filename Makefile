@@ -24,7 +24,7 @@ $(MODEL)/judge-demo-model.json: | $(READY)
 demo: $(READY) $(MODEL)/judge-demo-model.json
 	rm -rf demo-out && mkdir demo-out
 	$(BIN)/judge score $(MODEL) judge/demo/comparisons.csv -o demo-out/predictions.parquet \
-	    --submission demo-out/submission.csv --swap all
+	    --submission demo-out/submission.csv --swap all --device $(DEVICE)
 	$(BIN)/judge check demo-out/submission.csv judge/demo/comparisons.csv
 	head -n 4 demo-out/submission.csv
 

@@ -1,6 +1,6 @@
 """Tokens per second of `judge score`, of bare `vllm.LLM.generate`, and of padded transformers batches.
 
-    python bench/throughput.py --model MODEL [--rows 64] [--rounds 3] [--table REAL_TABLE]
+    python bench/throughput.py --model MODEL [--rows 64] [--rounds 3] [--table REAL_TABLE] [--no-padded]
 
 All three read the same prompts with the same model and the same environment. The rounds alternate, so that a
 machine whose speed drifts slows them alike; ratios are taken within a round. Loading the model does not count.
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--table", type=Path, help="draw the rows from this table")
+    parser.add_argument("--no-padded", action="store_true", help="leave transformers out")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -124,7 +125,7 @@ def main() -> None:
         else:
             print(padded_transformers(options.model, Path(table), kind == "padded-sorted"))
         return
-    kinds = ("judge", "vllm", "padded", "padded-sorted")
+    kinds = ("judge", "vllm") if options.no_padded else ("judge", "vllm", "padded", "padded-sorted")
     speeds: dict[str, list[float]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -134,7 +135,7 @@ def main() -> None:
                 speeds[kind].append(run(kind, options, folder / "table.csv", folder))
     ratios = {kind: [a / b for a, b in zip(speeds["judge"], speeds[kind], strict=True)] for kind in kinds[1:]}
     write(
-        "throughput",
+        "throughput-vllm" if options.no_padded else "throughput",
         {
             "rows": options.rows,
             "table": options.table.name if options.table else "made up",

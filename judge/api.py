@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ class Judge:
         self._model = open_model(model)
         self._settings = parse_settings(settings)
         self._scorer: Scorer | None = None
-        self._logs: tempfile.TemporaryDirectory[str] | None = None
+        self._logs: Path | None = None
 
     def score(
         self,
@@ -81,8 +82,8 @@ class Judge:
         from judge.score import Scorer, Silent
 
         if self._scorer is None:
-            self._logs = tempfile.TemporaryDirectory(prefix="judge-")
-            self._scorer = Scorer(self._model, self._settings, Path(self._logs.name))
+            self._logs = Path(tempfile.mkdtemp(prefix="judge-"))
+            self._scorer = Scorer(self._model, self._settings, self._logs)
         table = Table("DataFrame", cells, on_bad_row, frame=frame)
         with tempfile.TemporaryDirectory(prefix="judge-") as folder, RunFolder(Path(folder)) as run:
             predictions = self._scorer.score(table, run, events or Silent())
@@ -94,10 +95,9 @@ class Judge:
         """Stop the engine and free its memory; the next `score` starts it again."""
         if self._scorer is not None:
             self._scorer.close()
-            self._scorer = None
-        if self._logs is not None:
-            self._logs.cleanup()
-            self._logs = None
+            if self._logs is not None and not self._scorer.pool.failures:  # a failure's text names its log
+                shutil.rmtree(self._logs, ignore_errors=True)
+            self._scorer = self._logs = None
 
     def __enter__(self) -> Judge:
         return self
@@ -106,9 +106,8 @@ class Judge:
         self.close()
 
     def __del__(self) -> None:
-        scorer = getattr(self, "_scorer", None)
-        if scorer is not None:
-            scorer.close()
+        if getattr(self, "_scorer", None) is not None:
+            self.close()
 
 
 def parse_settings(settings: dict[str, Any]) -> Any:

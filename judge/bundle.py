@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,17 @@ class ModelFolder:
     Attributes:
         path: the folder, absolute.
         config: its config.json.
-        weights: bytes of all safetensors files.
+        shards: the safetensors files with its weights.
     """
 
     path: Path
     config: dict[str, Any]
-    weights: int
+    shards: tuple[Path, ...]
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the weights on disk."""
+        return sum(path.stat().st_size for path in self.shards)
 
     @property
     def text_config(self) -> dict[str, Any]:
@@ -56,8 +62,26 @@ class ModelFolder:
     @property
     def max_positions(self) -> int | None:
         """The longest sequence that the model was made for, where the config says."""
-        value = self.text_config.get("max_position_embeddings")
-        return value if isinstance(value, int) else None
+        values = [self.text_config.get(key) for key in ("max_position_embeddings", "n_positions", "max_seq_len")]
+        return next((value for value in values if isinstance(value, int)), None)
+
+    @property
+    def model_type(self) -> str:
+        """The architecture's name in the config."""
+        return str(self.text_config.get("model_type", ""))
+
+    def loaded_bytes(self, bytes_per_value: int) -> int:
+        """Return the memory that the weights take once loaded: floats in the engine's dtype, the rest as stored."""
+        from safetensors import safe_open
+
+        if self.config.get("quantization_config"):
+            return self.weights
+        total = 0
+        for path in self.shards:
+            with safe_open(path, framework="numpy") as file:
+                slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - not a dict
+                total += sum(math.prod(part.get_shape()) * bytes_per_value for part in slices)
+        return total
 
     @property
     def heads(self) -> int:
@@ -80,7 +104,7 @@ class ModelFolder:
             value = self.text_config.get(key)
             if value is not None and value not in (1, 1.0, 0, False):
                 return f"{key}={value}"
-        names = {name for file in self.path.glob("*.safetensors") for name in _tensor_names(file)}
+        names = {name for file in self.shards for name in _tensor_names(file)}
         biases = sorted(name for name in names if name.endswith("lm_head.bias"))
         return biases[0] if biases else None
 
@@ -130,8 +154,7 @@ def open_model(folder: str | Path) -> ModelFolder:
         pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
         reason = "only pickle files, which judge does not load" if pickles else "no weights"
         raise JudgeError(f"{path}: {reason}; expected *.safetensors")
-    _check_shards(path, shards)
-    return ModelFolder(path.resolve(), config, sum(f.stat().st_size for f in shards))
+    return ModelFolder(path.resolve(), config, _check_shards(path, shards))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -146,7 +169,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_shards(path: Path, shards: list[Path]) -> None:
+def _check_shards(path: Path, shards: list[Path]) -> tuple[Path, ...]:
+    """Return the files that the index names, or all without `consolidated*` copies where there is no index."""
     for shard in shards:
         with shard.open("rb") as file:
             if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
@@ -157,3 +181,6 @@ def _check_shards(path: Path, shards: list[Path]) -> None:
         missing = sorted(names - {f.name for f in shards})
         if missing:
             raise JudgeError(f"{path}: {len(missing)} of {len(names)} weight files are missing, first {missing[0]}")
+        return tuple((path / name).resolve() for name in sorted(names))
+    own = [shard for shard in shards if not shard.name.startswith("consolidated")]
+    return tuple(shard.resolve() for shard in own or shards)

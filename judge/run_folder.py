@@ -98,10 +98,12 @@ class RunFolder:
             Whether there is a run to go on with.
 
         Raises:
-            JudgeError: the folder holds a run with another model, template, budget, table or settings, and
-                `restart` is false.
+            JudgeError: the folder holds a run with another model, template, budget, table or settings, or files
+                that are not of a run, and `restart` is false.
         """
         file = self.path / "manifest.json"
+        if not file.exists() and not restart and not self._is_fresh():
+            raise JudgeError(f"{self.path}: holds files that are not of a run; move them away, or pass --restart")
         if file.exists() and not restart:
             changed = differences(json.loads(file.read_text(encoding="utf-8")), manifest)
             if changed:
@@ -114,6 +116,10 @@ class RunFolder:
         with whole_file(file) as temporary:
             temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         return False
+
+    def _is_fresh(self) -> bool:
+        names = [entry.name for entry in self.path.iterdir()]
+        return all(n == "lock" or n.endswith(".log") or n.startswith(".manifest.json.") for n in names)
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():

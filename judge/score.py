@@ -22,6 +22,7 @@ from judge.bundle import ModelFolder
 from judge.encoding import TextEncoder, load_tokenizer
 from judge.engine import WITHOUT_MASS
 from judge.engine.pool import WORKER_COMMAND, Job, WorkerPool
+from judge.errors import JudgeError
 from judge.predictions import Predictions
 from judge.prepared import Prepared, is_prepared, open_prepared, prepare
 from judge.prompt import PromptBuilder
@@ -35,6 +36,8 @@ from judge.verdict import SWAPPED, Float, average_orders, divergence, entropy, p
 # `--swap=auto` goes on while the last tenth of the rows gained at least this much.
 AUTO_SWAP_GAIN = 1e-3
 AUTO_SWAP_STEPS = 10
+# A shard of at least this many prompts of which none gives a number ends the run.
+HOPELESS_ROWS = 8
 
 
 class Events(Protocol):
@@ -224,6 +227,11 @@ class _Reading:
 
         def done(number: int, logprobs: Float) -> None:
             shard = shards[number]
+            if len(shard.rows) >= HOPELESS_ROWS and np.isnan(logprobs).all():
+                raise JudgeError(
+                    f"all {len(shard.rows)} prompts of a shard came out as NaN: the model does not work in "
+                    f"{self.pool.config.dtype}; try another --dtype"
+                )
             self.run.write_shard(group, number, shard, logprobs)
             self._take(shard, logprobs)
             inside.pop(number, None)

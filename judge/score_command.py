@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from judge.progress import TerminalEvents
 from judge.run_folder import Manifest, RunFolder, differences
 from judge.score import Scorer, write_run_record
 from judge.score_settings import ScoreSettings
-from judge.submission import Form, read_form, write_submission
-from judge.table import OnBadRow, Table
+from judge.submission import Form, check_form, read_form, write_submission
+from judge.table import OnBadRow, Table, read_ids
 
 # A median verdict mass below this means that the model was hardly taught to answer with a verdict.
 LOW_MASS = 0.5
@@ -51,39 +52,32 @@ def run_score(
     form = _check_submission_options(submission)
     check_output(output)
     table = Table.open(table_path, cells, on_bad_row)
+    record = output.with_name(output.name + ".run.json")
+    _refuse_same_files(
+        table=table_path, output=output, record=record, submission=submission.path, sample=submission.sample
+    )
     folder = open_model(model)
+    if form.ids is not None:
+        check_form(form, read_ids(table_path))
     events = TerminalEvents()
     parts = output.with_name(output.name + ".parts")
-    record = output.with_name(output.name + ".run.json")
     with Scorer(folder, settings, parts) as scorer:
         if output.exists() and not restart and _is_complete(output, record, scorer.manifest(table)):
             events.note(f"{output} is complete already; pass --restart to score again")
             _submit_existing(output, submission, form, events)
+            if (parts / "manifest.json").exists():  # killed while they were being removed
+                RunFolder(parts).remove()
             return
         existed = parts.exists()
         run = RunFolder(parts)
         try:
-            scorer.pool.start()  # the engine loads the model while its files are hashed
-            manifest = scorer.manifest(table)
-            if run.begin(manifest, restart):
-                events.note(f"going on with the unfinished run in {parts}")
-            events.begin()
-            predictions = scorer.score(table, run, events)
-            events.end()
-            ids = predictions.prepared.ids()
-            if submission.path is not None:
-                write_submission(submission.path, ids, predictions.p, form, submission.floor)
-            if record.exists():  # of an older run: it must not stand beside the new predictions
-                record.unlink()
-            write_predictions(output, predictions_table(predictions))
-            figures = summary(predictions)
-            write_run_record(record, manifest, figures)
+            figures = _score_and_write(scorer, table, run, output, record, submission, form, events, restart)
         except KeyboardInterrupt:
-            raise RunInterrupted(
-                f"stopped; what is finished is kept in {parts}: give the same command again to go on"
-            ) from None
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping the engines takes some seconds
+            again = "the same command without --restart" if restart else "the same command again"
+            raise RunInterrupted(f"stopped; what is finished is kept in {parts}: give {again} to go on") from None
         except JudgeError:
-            if not existed and not (run.path / "prepared.json").exists():
+            if not existed and not (parts / "prepared.json").exists():
                 run.remove()  # a mistake in the table: nothing is left behind
             raise
         finally:
@@ -91,11 +85,41 @@ def run_score(
             run.close()
         run.remove()
     events.report(figures, scorer.pool.config, output, submission.path)
-    if figures["median_verdict_mass"] is not None and figures["median_verdict_mass"] < LOW_MASS:
+    mass = figures["median_verdict_mass"]
+    if mass is not None and mass < LOW_MASS:
         events.warn(
-            f"the model puts only {figures['median_verdict_mass']:.1%} of its probability on the three verdicts "
+            f"the model puts only {mass:.1%} of its probability on the three verdicts "
             "(median): it was probably not taught this template, and its probabilities mean little"
         )
+
+
+def _score_and_write(
+    scorer: Scorer,
+    table: Table,
+    run: RunFolder,
+    output: Path,
+    record: Path,
+    submission: SubmissionOptions,
+    form: Form,
+    events: TerminalEvents,
+    restart: bool,
+) -> dict[str, Any]:
+    """Score in the run's folder, write output, submission and record, and return the run's figures."""
+    scorer.pool.start()  # the engine loads the model while its files are hashed
+    manifest = scorer.manifest(table)
+    if restart:  # from here on, the same command without --restart goes on with this run
+        record.unlink(missing_ok=True)
+    if run.begin(manifest, restart):
+        events.note(f"going on with the unfinished run in {run.path}")
+    events.begin()
+    predictions = scorer.score(table, run, events)
+    events.end()
+    write_predictions(output, predictions_table(predictions))
+    if submission.path is not None:
+        write_submission(submission.path, predictions.prepared.ids(), predictions.p, form, submission.floor)
+    figures = summary(predictions)
+    write_run_record(record, manifest, figures)
+    return figures
 
 
 def _check_submission_options(submission: SubmissionOptions) -> Form:
@@ -108,6 +132,17 @@ def _check_submission_options(submission: SubmissionOptions) -> Form:
     if not 0 <= submission.floor <= 1 / 3:
         raise JudgeError(f"--floor={submission.floor}: expected a probability between 0 and 1/3")
     return read_form(submission.sample) if submission.sample else Form()
+
+
+def _refuse_same_files(**paths: Path | None) -> None:
+    """Refuse to read from and write to one file, or to write two things to it."""
+    seen: dict[Path, str] = {}
+    for name, path in paths.items():
+        if path is None:
+            continue
+        other = seen.setdefault(path.resolve(), name)
+        if other != name:
+            raise JudgeError(f"{path}: is both the {other} and the {name}; give each a file of its own")
 
 
 def _is_complete(output: Path, record: Path, manifest: Manifest) -> bool:

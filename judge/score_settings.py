@@ -19,6 +19,8 @@ from judge.errors import JudgeError
 from judge.prompt import Budget, PromptBuilder
 
 DEFAULT_MAX_TOKENS = 2048
+# Model types that vLLM 0.32 refuses to run in float16 (vllm/config/model.py).
+NO_FLOAT16 = ("gemma2", "gemma3", "gemma3_text", "glm4")
 
 
 class ScoreSettings(BaseModel):
@@ -100,7 +102,14 @@ def make_pool(
     if settings.readout != "transformers" and find_spec("vllm") is None:
         raise JudgeError("vLLM is not installed (pip install vllm); without it, there is --readout=transformers (slow)")
     gpus = hardware.usable_gpus(settings.device)
+    if not gpus and settings.readout != "transformers" and hardware.is_installed("vllm"):
+        raise JudgeError("the CUDA build of vLLM is installed but no GPU is visible; see nvidia-smi")
     dtype = hardware.choose_dtype(settings.dtype, model.dtype, gpus)
+    if dtype == "float16" and model.model_type in NO_FLOAT16 and settings.readout != "transformers":
+        raise JudgeError(
+            f"{model.path.name}: vLLM does not run {model.model_type} in float16, and these GPUs have no bfloat16; "
+            "use --dtype=float32 (twice the memory) or another model"
+        )
     batch_tokens = settings.batch_tokens or (8192 if gpus else 4096)
     per_token = model.cache_bytes_per_token(4 if dtype == "float32" else 2)
     # room for a whole batch, and for the prefixes that prompts share
@@ -115,12 +124,18 @@ def make_pool(
         gpu_memory_utilization=settings.gpu_memory_utilization,
         cpu_cache_gib=max(-(-cache // hardware.GIB), 1),
         max_batch_tokens=batch_tokens,
+        max_batch_rows=min(128, batch_tokens),  # vLLM wants no more rows than tokens
     )
     if not gpus:
         environments = cpu_environments(settings.workers, hardware.cpu_cores(), config.cpu_cache_gib)
         return WorkerPool(config, environments, log_folder, command)
+    weights = model.loaded_bytes(2 if dtype != "float32" else 4)
     workers, cards = hardware.choose_parallel(
-        settings.parallel, model.weights, gpus, model.heads, settings.gpu_memory_utilization
+        settings.parallel, weights, gpus, model.heads, settings.gpu_memory_utilization
     )
     config = config.model_copy(update={"tensor_parallel": cards})
-    return WorkerPool(config, gpu_environments(gpus, workers, cards), log_folder, command)
+    environments = gpu_environments(gpus, workers, cards)
+    if settings.readout == "vllm-processor":
+        # vLLM's second model runner, its default on CUDA, takes logits processors of another class only
+        environments = [{**environment, "VLLM_USE_V2_MODEL_RUNNER": "0"} for environment in environments]
+    return WorkerPool(config, environments, log_folder, command)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import LABEL_COLUMNS
+from judge.comparison import LABEL_COLUMNS, RowId
 from judge.errors import JudgeError, counted, printable
 from judge.run_folder import whole_file
 from judge.table_files import csv_rows
@@ -80,6 +80,15 @@ def write_submission(
             frame[column] = values
     with whole_file(path) as temporary:
         frame[list(form.columns)].to_csv(temporary, index=False)
+
+
+def check_form(form: Form, ids: Sequence[RowId]) -> None:
+    """Check before a run that a submission of this form can be written for a table with these ids.
+
+    Raises:
+        JudgeError: the sample's ids are not the table's.
+    """
+    _order([str(i) for i in ids], form.ids)
 
 
 def _order(own: list[str], wanted: Sequence[str] | None) -> list[int]:

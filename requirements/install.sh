@@ -9,6 +9,9 @@ pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --progr
 
 command -v "$python" >/dev/null || { echo "install: no $python here; pass PYTHON=…" >&2; exit 2; }
 [ "$(uname -sm)" = "Linux x86_64" ] || { echo "install: needs Linux on x86-64, this is $(uname -sm)" >&2; exit 2; }
+# the two builds of vLLM share a package folder: one .venv holds one of them
+other=$([ "$device" = cpu ] && echo cuda || echo cpu)
+if [ -e ".venv/.ready-$other" ]; then rm -rf .venv; fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 
 echo "installing judge and vLLM ($device) into .venv; this takes a few minutes" >&2

@@ -76,6 +76,7 @@ def test_the_config_is_read_for_what_planning_needs(tmp_path: Path) -> None:
     for config in configs:
         model = open_model(make(tmp_path / str(len(config)), config))
         assert (model.heads, model.max_positions, model.dtype, model.weights) == (32, 8192, "bfloat16", 100)
+        assert model.loaded_bytes(2) == 2 * 3 * 5  # whatever the file's own dtype is
         assert model.cache_bytes_per_token(2) == 131_072  # Llama-3-8B: 128 KiB a token in 16 bits
     capped = open_model(make(tmp_path / "capped", {**text, "final_logit_softcapping": 30.0}))
     assert capped.changes_logits_after_head() == "final_logit_softcapping=30.0"

@@ -21,7 +21,7 @@ BAD_LENGTH = 17  # the prompt that the broken workers below fail on
 
 # A real engine inside a worker that fails on one prompt, as one that does not fit in memory would.
 BROKEN_WORKER = """
-import os, signal, sys
+import os, signal, sys, time
 from multiprocessing.connection import Connection
 from judge.engine.worker import serve
 
@@ -76,11 +76,14 @@ def expected(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> NDAr
     return result
 
 
-def test_two_workers_give_the_same_bytes_as_one(
+def test_two_workers_share_the_jobs_and_give_the_same_bytes_as_one(
     tiny_model: Path, tmp_path: Path, expected: NDArray[np.float64]
 ) -> None:
-    assert run(make_pool(tiny_model, tmp_path, workers=2), job_size=1).tobytes() == expected.tobytes()
-    assert (tmp_path / "worker-1.log").exists()
+    # a second a job, so that the later of the two workers finds some left
+    pool = make_pool(tiny_model, tmp_path, workers=2, failure="pass\n        time.sleep(1)")
+    assert run(pool, job_size=1).tobytes() == expected.tobytes()
+    assert sum(pool.last_jobs_done) == len(PROMPTS)
+    assert min(pool.last_jobs_done) >= 1
 
 
 @pytest.mark.parametrize(
@@ -118,10 +121,23 @@ def test_an_engine_that_cannot_load_is_an_error_that_names_the_log(tmp_path: Pat
 
 
 def test_an_engine_that_keeps_failing_ends_the_run(tiny_model: Path, tmp_path: Path) -> None:
-    pool = make_pool(tiny_model, tmp_path, failure="raise RuntimeError('x')")
-    pool.failures = MAX_FAILURES
-    with pytest.raises(JudgeError, match=f"the engine failed {MAX_FAILURES + 1} times: RuntimeError: x"):
+    pool = make_pool(tiny_model, tmp_path, failure="pass\n        raise RuntimeError('x')")
+    with pytest.raises(JudgeError, match=f"the engine failed {MAX_FAILURES} times in a row: RuntimeError: x"):
         run(pool)
+    assert "RuntimeError: x" in (tmp_path / "worker-0.log").read_text()
+
+
+def test_a_run_that_was_broken_off_leaves_nothing_to_the_next_one(
+    tiny_model: Path, tmp_path: Path, expected: NDArray[np.float64]
+) -> None:
+    pool = make_pool(tiny_model, tmp_path)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.run([Job(k, 3, lambda: PROMPTS[3:]) for k in range(2)], interrupt, lambda *_: None)
+    assert run(pool).tobytes() == expected.tobytes()
 
 
 def test_workers_die_with_their_parent_even_when_it_is_killed(tiny_model: Path, tmp_path: Path) -> None:
@@ -132,20 +148,22 @@ def test_workers_die_with_their_parent_even_when_it_is_killed(tiny_model: Path, 
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
-from tests.test_pool import make_pool
-pool = make_pool(Path({str(tiny_model)!r}), Path({str(tmp_path)!r}), workers=2)
-pool.start()
-print(*[w.process.pid for w in pool._workers], flush=True)
-import time; time.sleep(600)
+import tests.test_pool as t
+t.BROKEN_WORKER = t.BROKEN_WORKER.replace("serve(Conn", "import threading; from judge.engine.worker import *; "
+    "threading.Thread(target=die_with_parent, args=(int(sys.argv[2]),), daemon=True).start(); serve(Conn")
+# both workers sit in a long read when their parent is killed
+pool = t.make_pool(Path({str(tiny_model)!r}), Path({str(tmp_path)!r}), workers=2, failure="pass\\n        "
+    "open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w').close(); time.sleep(600)")
+t.run(pool, job_size=1)
 """
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    pids = [int(pid) for pid in parent.stdout.readline().split()]
-    assert len(pids) == 2
-    time.sleep(1)  # until they have asked the kernel for it
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 60
+    while len(pids := [int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()]) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert all(_alive(pid) for pid in pids)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    parent.stdout.close()
     deadline = time.monotonic() + 20
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)

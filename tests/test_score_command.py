@@ -16,6 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from judge.bundle import open_model
+from judge.run_folder import RunFolder
+from judge.score import Scorer, Silent
+from judge.score_settings import ScoreSettings
+from judge.table import Table
 from judge.verdict import entropy
 
 JUDGE = str(Path(sys.executable).parent / "judge")
@@ -105,6 +110,48 @@ def test_the_terminal_shows_what_a_user_wants_to_see(finished: Path) -> None:
 def test_two_workers_write_the_same_bytes_as_one(finished: Path, tiny_model: Path, tmp_path: Path) -> None:
     judge("score", tiny_model, DEMO_TABLE, "-o", tmp_path / "p.parquet", *SMALL, "--workers", 2, OMP_NUM_THREADS="1")
     assert (tmp_path / "p.parquet").read_bytes() == (finished / "p.parquet").read_bytes()
+
+
+def test_two_engines_that_both_read_shards_give_the_same_bytes_as_one(
+    finished: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the real worker with the real vLLM; each engine's first shard is held back, so that the other gets some
+    program = """
+import sys, time
+from multiprocessing.connection import Connection
+from judge.engine.worker import serve
+
+class Held:
+    def __init__(self, engine):
+        self.engine, self.first = engine, True
+
+    def read(self, prompts, progress):
+        time.sleep(10 if self.first else 0)
+        self.first = False
+        return self.engine.read(prompts, progress)
+
+serve(Connection(int(sys.argv[1])), Held)
+"""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    settings = ScoreSettings(max_tokens=700, shard_tokens=250, workers=2)
+    scorer = Scorer(open_model(tiny_model), settings, tmp_path, (sys.executable, "-c", program))
+    with RunFolder(tmp_path / "run") as run, scorer:
+        predictions = scorer.score(Table.open(DEMO_TABLE), run, Silent())
+    assert min(scorer.pool.last_jobs_done) >= 1
+    expected = pd.read_parquet(finished / "p.parquet")[["logprob_a", "logprob_b", "logprob_tie"]].to_numpy()
+    assert predictions.first.tobytes() == expected.tobytes()
+
+
+def test_a_restarted_run_that_was_interrupted_goes_on_too(tiny_model: Path, tmp_path: Path) -> None:
+    arguments = ("score", tiny_model, DEMO_TABLE, "-o", tmp_path / "p.parquet", *SMALL)
+    judge(*arguments)
+    process = subprocess.Popen(command(*arguments, "--restart"), stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "p.parquet.parts", "shard-first-00002.npy", process)
+    process.send_signal(signal.SIGINT)
+    assert "give the same command without --restart to go on" in process.communicate()[1]
+    again = judge(*arguments)
+    assert "going on with the unfinished run" in again.stderr
+    assert result_of(tmp_path)["tokens"] < pd.read_parquet(tmp_path / "p.parquet")["prompt_tokens"].sum()
 
 
 def test_a_run_killed_at_any_moment_goes_on_without_recomputing_finished_shards(

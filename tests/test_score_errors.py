@@ -46,6 +46,9 @@ def refuse(*arguments: object, folder: Path) -> str:
             "t.csv: unknown kind of submission, columns id, prompt, response_a, response_b",
         ),
         (["MODEL", "t.csv", "-o", "p.csv", "--device", "cuda"], "--device=cuda: "),
+        (["MODEL", "t.csv", "-o", "t.csv"], "t.csv: is both the table and the output; give each a file of its own"),
+        (["MODEL", "t.csv", "-o", "p.csv", "--submission", "t.csv"], "t.csv: is both the table and the submission"),
+        (["MODEL", "t.csv", "-o", "p.csv", "--submission", "p.csv"], "p.csv: is both the output and the submission"),
     ],
 )
 def test_a_mistake_is_one_clear_line_and_nothing_is_written(
@@ -91,6 +94,24 @@ def test_an_output_that_judge_did_not_write_is_not_overwritten(tiny_model: Path,
     shown = refuse("score", tiny_model, "t.csv", "-o", "p.csv", "--max-tokens", 700, folder=tmp_path)
     assert "p.csv exists and is not a finished run of judge; pass --restart to overwrite it" in shown
     assert (tmp_path / "p.csv").read_text() == "precious"
+
+
+def test_a_sample_of_another_table_is_refused_before_anything_is_scored(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(TABLE)
+    (tmp_path / "sample.csv").write_text("id,winner_model_a,winner_model_b,winner_tie\n7,1,0,0\n")
+    arguments = ("-o", "p.csv", "--submission", "s.csv", "--sample", "sample.csv", "--max-tokens", 700)
+    shown = refuse("score", tiny_model, "t.csv", *arguments, folder=tmp_path)
+    assert "the sample submission has 1 ids and the table 1, for example 7 is not in the table" in shown
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["sample.csv", "t.csv"]
+
+
+def test_a_folder_of_somebody_elses_is_not_emptied(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(TABLE)
+    (tmp_path / "p.csv.parts").mkdir()
+    (tmp_path / "p.csv.parts" / "thesis.txt").write_text("precious")
+    shown = refuse("score", tiny_model, "t.csv", "-o", "p.csv", "--max-tokens", 700, folder=tmp_path)
+    assert "p.csv.parts: holds files that are not of a run" in shown
+    assert (tmp_path / "p.csv.parts" / "thesis.txt").read_text() == "precious"
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

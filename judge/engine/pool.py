@@ -34,8 +34,10 @@ Float = NDArray[np.float64]
 Load = Callable[[], Sequence[NDArray[np.int32]]]
 
 WORKER_COMMAND = (sys.executable, "-m", "judge.engine.worker")
-# More engine deaths than this in one run are no accident of single rows.
-MAX_FAILURES = 12
+# As many engine deaths as this without a finished job between them are no accident of single rows.
+MAX_FAILURES = 6
+# After a death, the memory of the dead engine may take a while to be free.
+RETRY_SECONDS = 5.0
 CLOSING_SECONDS = 8.0
 
 _QUIET = {
@@ -44,6 +46,8 @@ _QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONSAFEPATH": "1",  # a numpy.py or vllm/ in the user's folder is not what is meant
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
 }
 
 
@@ -71,6 +75,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     connection: Connection
     ready: bool = False
+    jobs_done: int = 0
     task: _Task | None = None
 
 
@@ -92,7 +97,9 @@ class WorkerPool:
     command: Sequence[str] = WORKER_COMMAND
     say: Callable[[str], None] = print
     failures: int = 0
+    failures_in_a_row: int = 0
     last_failure: str = ""
+    last_jobs_done: list[int] = field(default_factory=list)  # by each worker, up to the last close
     ready_at: float | None = None  # time.monotonic() of the first engine that was ready
     _workers: list[_Worker] = field(default_factory=list)
 
@@ -117,9 +124,22 @@ class WorkerPool:
 
         Raises:
             JudgeError: the engine does not start, or keeps failing.
+
+        Whatever ends it early, the engines are stopped: what they were reading belongs to no later run.
         """
+        try:
+            self._run(deque(_Task(job) for job in jobs), on_done, on_progress)
+        except BaseException:
+            self.close()
+            raise
+
+    def _run(
+        self,
+        queue: deque[_Task],
+        on_done: Callable[[int, Float], None],
+        on_progress: Callable[[int, int], None],
+    ) -> None:
         self.start()
-        queue = deque(_Task(job) for job in jobs)
         parts: dict[int, tuple[Float, int]] = {}
         while queue or any(w.task for w in self._workers):
             for worker in self._workers:
@@ -136,6 +156,8 @@ class WorkerPool:
                     on_progress(worker.task.job.key, message["rows"])
                 elif event == "done" and worker.task:
                     task, worker.task = worker.task, None
+                    worker.jobs_done += 1
+                    self.failures_in_a_row = 0
                     logprobs = np.array(message["logprobs"], dtype=np.float64).reshape(-1, 3)
                     _collect(task, logprobs, parts, on_done)
                 elif event == "failed":
@@ -147,6 +169,8 @@ class WorkerPool:
         They are asked first, so that they can remove what they left in /tmp and /dev/shm, and killed if they
         take too long.
         """
+        if self._workers:
+            self.last_jobs_done = [worker.jobs_done for worker in self._workers]
         for worker in self._workers:
             worker.process.terminate()
         deadline = time.monotonic() + CLOSING_SECONDS
@@ -155,6 +179,7 @@ class WorkerPool:
                 worker.process.wait(max(deadline - time.monotonic(), 0))
             _kill(worker)
         self._workers = []
+        self.failures_in_a_row, self.ready_at = 0, None
 
     def _spawn(self, number: int) -> _Worker:
         ours, theirs = socket.socketpair()
@@ -189,7 +214,9 @@ class WorkerPool:
             message: dict[str, Any] = json.loads(worker.connection.recv_bytes())
         except (EOFError, OSError):
             worker.process.wait()
-            return {"event": "failed", "memory": False, "message": _death(worker.process.returncode)}
+            status = worker.process.returncode
+            # what the kernel kills when memory runs out gets SIGKILL
+            return {"event": "failed", "memory": status == -signal.SIGKILL, "message": _death(status)}
         return message
 
     def _handle_failure(
@@ -201,11 +228,13 @@ class WorkerPool:
         on_done: Callable[[int, Float], None],
     ) -> None:
         self.failures += 1
+        self.failures_in_a_row += 1
         self.last_failure = printable(" ".join(str(message["message"]).split()), 300)
         log = self.log_folder / f"worker-{worker.number}.log"
         _kill(worker)
-        if not worker.ready or self.failures > MAX_FAILURES:
-            when = "while it loaded the model" if not worker.ready else f"{self.failures} times"
+        never = self.ready_at is None
+        if never or self.failures_in_a_row >= MAX_FAILURES:
+            when = "while it loaded the model" if never else f"{self.failures_in_a_row} times in a row"
             advice = "; use a smaller model, a smaller --max-tokens or more cards" if message["memory"] else ""
             raise JudgeError(f"the engine failed {when}: {self.last_failure}{advice} (its log: {log})")
         if message["memory"]:
@@ -223,6 +252,8 @@ class WorkerPool:
             queue.extendleft(_Task(task.job, i) for i in reversed(range(task.job.rows)))
         else:
             plan = "it was idle"
+        if not worker.ready:  # it worked before, so this may pass
+            time.sleep(RETRY_SECONDS)
         self.say(f"an engine failed and is started again; {plan} ({self.last_failure})")
         self._workers[worker.number] = self._spawn(worker.number)
 
@@ -266,10 +297,12 @@ def gpu_environments(gpus: Sequence[Gpu], workers: int, cards_each: int) -> list
     environments = []
     for n in range(workers):
         cards = gpus[n * cards_each : (n + 1) * cards_each]
-        environment = {"CUDA_VISIBLE_DEVICES": ",".join(g.device for g in cards)}
-        if cards_each == 1:
-            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in the worker itself
-        environments.append(environment)
+        environments.append(
+            {
+                "CUDA_VISIBLE_DEVICES": ",".join(g.device for g in cards),
+                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in the worker itself, which dies with us
+            }
+        )
     return environments
 
 

@@ -5,23 +5,24 @@ Messages are JSON (token ids in, log-probabilities out); Python writes and reads
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
 import sys
+import threading
 import time
+import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
 from judge.engine import Engine, EngineConfig
 
-_PR_SET_PDEATHSIG = 1
+_PARENT_SECONDS = 1.0
 
 
 def main() -> int:
     """Run the worker; the socket's file descriptor is the first argument, the parent's pid the second."""
-    _die_with_parent(int(sys.argv[2]))
+    threading.Thread(target=die_with_parent, args=(int(sys.argv[2]),), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends with the usual cleaning up
     connection = Connection(int(sys.argv[1]))
     return serve(connection)
@@ -46,6 +47,7 @@ def serve(connection: Connection, wrap: Any = None) -> int:
     except EOFError:
         return 0
     except Exception as error:  # whatever an engine raises is reported; its state is not to be trusted then
+        traceback.print_exc()  # into the log, before anybody is told to look there
         _send(connection, event="failed", memory=_is_memory(error), message=f"{type(error).__name__}: {error}")
         raise
 
@@ -74,11 +76,14 @@ def _receive(connection: Connection) -> dict[str, Any]:
     return message
 
 
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies, even by kill -9 (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(1)
+def die_with_parent(parent: int) -> None:
+    """Watch the parent and end this process and its children once it is gone, even by kill -9.
+
+    (The kernel's own signal for this comes when the parent's *thread* ends, which may live shorter.)
+    """
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":
