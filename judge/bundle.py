@@ -72,16 +72,10 @@ class ModelFolder:
 
     def loaded_bytes(self, bytes_per_value: int) -> int:
         """Return the memory that the weights take once loaded: floats in the engine's dtype, the rest as stored."""
-        from safetensors import safe_open
-
         if self.config.get("quantization_config"):
             return self.weights
-        total = 0
-        for path in self.shards:
-            with safe_open(path, framework="numpy") as file:
-                slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - not a dict
-                total += sum(math.prod(part.get_shape()) * bytes_per_value for part in slices)
-        return total
+        shapes = [shape for path in self.shards for shape in _tensor_shapes(path).values()]
+        return sum(math.prod(shape) for shape in shapes) * bytes_per_value
 
     @property
     def heads(self) -> int:
@@ -104,7 +98,7 @@ class ModelFolder:
             value = self.text_config.get(key)
             if value is not None and value not in (1, 1.0, 0, False):
                 return f"{key}={value}"
-        names = {name for file in self.shards for name in _tensor_names(file)}
+        names = {name for file in self.shards for name in _tensor_shapes(file)}
         biases = sorted(name for name in names if name.endswith("lm_head.bias"))
         return biases[0] if biases else None
 
@@ -117,13 +111,13 @@ class ModelFolder:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _tensor_names(path: Path) -> list[str]:
-    """Return the names of the tensors in a safetensors file, from its header."""
+def _tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the names and shapes of the tensors in a safetensors file, from its header."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return list(file.keys())
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise JudgeError(f"{path}: is not a safetensors file ({printable(str(error))})") from None
 

@@ -100,7 +100,8 @@ def test_a_prompt_that_kills_the_engine_gets_nan_and_all_others_their_numbers(
     assert np.isnan(result[bad]).all()
     assert result[~bad].tobytes() == expected[~bad].tobytes()
     assert pool.failures == 3  # the job, the job again, the prompt alone
-    assert pool.config.max_batch_tokens == (512 if "Memory" in failure else 2048)
+    # what the kernel kills with SIGKILL has most likely run out of memory
+    assert pool.config.max_batch_tokens == (2048 if "CUDA error" in failure else 512)
 
 
 def test_an_engine_that_dies_once_costs_nothing(
