@@ -39,3 +39,8 @@ def make_table(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that start an engine last: a mistake elsewhere shows within a minute."""
+    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)

@@ -19,6 +19,8 @@ from judge.hardware import Gpu
 PROMPTS = [np.arange(5, 5 + n, dtype=np.int32) for n in (9, 4, 17, 6, 11, 8)]
 BAD_LENGTH = 17  # the prompt that the broken workers below fail on
 
+pytestmark = pytest.mark.engine
+
 # A real engine inside a worker that fails on one prompt, as one that does not fit in memory would.
 BROKEN_WORKER = """
 import os, signal, sys, time
