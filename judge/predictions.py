@@ -14,7 +14,7 @@ from judge.errors import JudgeError
 from judge.metrics import UNIFORM_LOG_LOSS, accuracy, log_loss
 from judge.prepared import Prepared
 from judge.run_folder import whole_file
-from judge.verdict import NAMES, Float, average_orders, verdict_mass
+from judge.verdict import NAMES, Float, average_orders, unread, verdict_mass
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,14 +45,14 @@ class Predictions:
     def p(self) -> Float:
         """Probabilities of A, B and tie, shape (rows, 3): uniform where a row could not be scored."""
         # A row whose first order failed may still have the second.
-        first = np.where(np.isnan(self.first).any(axis=1, keepdims=True), self.second, self.first)
+        first = np.where(unread(self.first)[:, np.newaxis], self.second, self.first)
         p = average_orders(first, self.second)
-        return np.where(np.isnan(p).any(axis=1, keepdims=True), 1 / 3, p)
+        return np.where(unread(p)[:, np.newaxis], 1 / 3, p)
 
     @property
     def flags(self) -> NDArray[np.uint32]:
         """The rows' flags, shape (rows,)."""
-        lost = np.isnan(self.first).any(axis=1) & np.isnan(self.second).any(axis=1)
+        lost = unread(self.first) & unread(self.second)
         flags: NDArray[np.uint32] = self.prepared.rows["flags"] | np.where(
             lost, np.uint32(Flag.NOT_SCORED), np.uint32(0)
         )
@@ -62,12 +62,12 @@ class Predictions:
 def summary(predictions: Predictions) -> dict[str, Any]:
     """Return the figures of a run that its manifest keeps and the terminal shows."""
     rows, p = predictions.prepared.rows, predictions.p
-    read = predictions.first[~np.isnan(predictions.first).any(axis=1)]
+    read = predictions.first[~unread(predictions.first)]
     result: dict[str, Any] = {
         "rows": len(rows),
         "mean_p": [float(v) for v in p.mean(axis=0)],
         "median_verdict_mass": float(np.median(verdict_mass(read))) if predictions.has_mass and len(read) else None,
-        "swapped_rows": int((~np.isnan(predictions.second).any(axis=1)).sum()),
+        "swapped_rows": int((~unread(predictions.second)).sum()),
         "cut_rows": int(((rows["cut"].sum(axis=1) > 0) | (rows["cut_turns"] > 0)).sum()),
         "not_scored_rows": int(((predictions.flags & Flag.NOT_SCORED) != 0).sum()),
         "table": predictions.prepared.counts,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,7 +176,7 @@ class PromptBuilder:
             [piece if isinstance(piece, list) else [piece.turn, piece.part] for piece in self._layout(n)]
             for n in (1, 2, 3)
         ]
-        content = [BUILDER_VERSION, self.template.digest, vars_of(self.budget), layouts, self.verdict_ids]
+        content = [BUILDER_VERSION, self.template.digest, asdict(self.budget), layouts, self.verdict_ids]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def build(self, comparisons: Sequence[Comparison]) -> list[Prompt]:
@@ -235,8 +235,3 @@ class PromptBuilder:
         for piece in self._layout(turn_count):
             joined += ids[piece.part][piece.turn] if isinstance(piece, Slot) else piece
         return np.array(joined, dtype=np.int32)
-
-
-def vars_of(budget: Budget) -> dict[str, object]:
-    """Return a budget's fields as plain values, for manifests."""
-    return {"max_tokens": budget.max_tokens, "policy": budget.policy, "shares": list(budget.shares)}

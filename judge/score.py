@@ -31,7 +31,7 @@ from judge.score_settings import ScoreSettings, choose_budget, make_pool, refuse
 from judge.shards import Shard, make_shards, reading_order
 from judge.table import Table
 from judge.template import load_template
-from judge.verdict import SWAPPED, Float, average_orders, divergence, entropy, probabilities
+from judge.verdict import SWAPPED, Float, average_orders, divergence, entropy, probabilities, unread
 
 # `--swap=auto` goes on while the last tenth of the rows gained at least this much.
 AUTO_SWAP_GAIN = 1e-3
@@ -168,7 +168,7 @@ class Scorer:
         if self.share == 0:
             return
         uncertain = np.argsort(-entropy(probabilities(reading.first)), kind="stable")
-        uncertain = uncertain[~np.isnan(reading.first[uncertain]).any(axis=1)]
+        uncertain = uncertain[~unread(reading.first[uncertain])]
         if self.share is not None:
             reading.read("swap", _in_reading_order(reading, uncertain[: round(self.share * len(uncertain))]), [True])
             return
@@ -209,13 +209,10 @@ class _Reading:
                 open_shards.append(number)
             else:
                 self._take(shard, logprobs)
-                self._prompts += len(shard.rows)
-                self._known_tokens += shard.tokens
         began = time.monotonic()
         inside: dict[int, int] = {}
 
-        def progress(number: int, prompts: int) -> None:
-            inside[number] = min(inside.get(number, 0) + prompts, len(shards[number].rows))
+        def tell() -> None:
             # tokens of an open shard are taken as spread evenly over its prompts
             part = sum(shards[n].tokens * k // len(shards[n].rows) for n, k in inside.items())
             self.events.progress(
@@ -224,6 +221,10 @@ class _Reading:
                 self._known_tokens + part,
                 self._all_tokens,
             )
+
+        def progress(number: int, prompts: int) -> None:
+            inside[number] = min(inside.get(number, 0) + prompts, len(shards[number].rows))
+            tell()
 
         def done(number: int, logprobs: Float) -> None:
             shard = shards[number]
@@ -234,12 +235,9 @@ class _Reading:
                 )
             self.run.write_shard(group, number, shard, logprobs)
             self._take(shard, logprobs)
-            inside.pop(number, None)
-            self._prompts += len(shard.rows)
-            self._known_tokens += shard.tokens
             self.tokens += shard.tokens
-            progress(number, 0)
             inside.pop(number, None)
+            tell()
 
         jobs = [Job(n, len(shards[n].rows), self._loader(shards[n])) for n in open_shards]
         self.pool.run(jobs, done, progress)
@@ -255,6 +253,8 @@ class _Reading:
     def _take(self, shard: Shard, logprobs: Float) -> None:
         self.first[shard.rows[~shard.swapped]] = logprobs[~shard.swapped]
         self.second[shard.rows[shard.swapped]] = logprobs[shard.swapped][:, SWAPPED]
+        self._prompts += len(shard.rows)
+        self._known_tokens += shard.tokens
 
 
 def write_run_record(path: Path, manifest: Manifest, figures: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ class Table:
     path: Path | None = None
     frame: pd.DataFrame | None = None
     counts: Counter[str] = field(default_factory=Counter)
-    _ids: list[RowId] = field(default_factory=list)
+    _rows: dict[RowId, int] = field(default_factory=dict)  # the row of each id, in order
 
     @classmethod
     def open(cls, path: str | Path, cells: Cells = "auto", on_bad_row: OnBadRow = "error") -> Table:
@@ -74,12 +74,11 @@ class Table:
             JudgeError: an unreadable file, a missing column, an empty table, a missing or repeated id,
                 a cell that cannot be read (unless `on_bad_row` is `placeholder`).
         """
-        self.counts, self._ids = Counter(), []
-        seen: dict[RowId, int] = {}
+        self.counts, self._rows = Counter(), {}
         for columns in self._columns():
             rows = len(columns["id"])
-            yield [self._comparison(columns, i, len(seen) + 1, seen) for i in range(rows)]
-        if not seen:
+            yield [self._comparison(columns, i, len(self._rows) + 1) for i in range(rows)]
+        if not self._rows:
             raise JudgeError(f"{self.name}: the table has no rows")
 
     def ids(self) -> pa.Array:
@@ -91,14 +90,14 @@ class Table:
         import pyarrow as pa
 
         if self.path is not None and SUFFIXES[self.path.suffix.lower()] == "csv":
-            texts = [str(i) for i in self._ids]
+            texts = [str(i) for i in self._rows]
             if all(_INTEGER.fullmatch(t) for t in texts):
                 try:
                     return pa.array([int(t) for t in texts], pa.int64())
                 except (OverflowError, pa.ArrowInvalid):
                     pass
             return pa.array(texts, pa.string())
-        return pa.array(self._ids)
+        return pa.array(list(self._rows))
 
     def digest(self) -> str:
         """Return a SHA-256 over the table's content and the way its cells are read."""
@@ -118,8 +117,8 @@ class Table:
         assert self.path is not None
         return file_columns(self.path, self.name)
 
-    def _comparison(self, columns: Columns, i: int, row: int, seen: dict[RowId, int]) -> Comparison:
-        row_id = self._row_id(columns["id"][i], row, seen)
+    def _comparison(self, columns: Columns, i: int, row: int) -> Comparison:
+        row_id = self._row_id(columns["id"][i], row)
         cells: list[Turns] = []
         flags = Flag(0)
         for name in TEXT_COLUMNS:
@@ -143,7 +142,7 @@ class Table:
         self.counts["labelled"] += label >= 0
         return Comparison(row_id, cells[0], cells[1], cells[2], label, flags)
 
-    def _row_id(self, value: Any, row: int, seen: dict[RowId, int]) -> RowId:
+    def _row_id(self, value: Any, row: int) -> RowId:
         place = where(self.name, row, None, "id")
         blank = isinstance(value, str) and not value.strip()
         if value is None or blank or (isinstance(value, float) and math.isnan(value)):
@@ -156,17 +155,18 @@ class Table:
             raise JudgeError(f"{where(self.name, row, value, 'id')} holds a lone surrogate, which no file can store")
         if isinstance(value, str) and ("\n" in value or "\r" in value):
             raise JudgeError(f"{where(self.name, row, value, 'id')} holds a line break; ids must fit in one line")
-        if self._ids and _id_kind(value) != _id_kind(self._ids[0]):
+        first = next(iter(self._rows), value)
+        if _id_kind(value) != _id_kind(first):
             raise JudgeError(
-                f"{where(self.name, row, value, 'id')}: ids mix {_id_kind(self._ids[0])} and {_id_kind(value)}; "
+                f"{where(self.name, row, value, 'id')}: ids mix {_id_kind(first)} and {_id_kind(value)}; "
                 "write all in one type"
             )
-        if value in seen:
+        if value in self._rows:
             raise JudgeError(
-                f"{where(self.name, row, value, 'id')} appears twice (first in row {seen[value]}); ids must be unique"
+                f"{where(self.name, row, value, 'id')} appears twice (first in row {self._rows[value]}); "
+                "ids must be unique"
             )
-        seen[value] = row
-        self._ids.append(value)
+        self._rows[value] = row
         return value
 
 

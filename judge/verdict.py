@@ -98,6 +98,12 @@ def probabilities(logprobs: NDArray[np.floating]) -> Float:
     return result
 
 
+def unread(logprobs: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Return which rows have no numbers (NaN), shape (rows,)."""
+    missing: NDArray[np.bool_] = np.isnan(logprobs).any(axis=1)
+    return missing
+
+
 def verdict_mass(logprobs: NDArray[np.floating]) -> Float:
     """Return the full-vocabulary probability of the three verdicts together, shape (rows,)."""
     mass: Float = np.exp(np.asarray(logprobs, dtype=np.float64)).sum(axis=1)
@@ -113,7 +119,7 @@ def average_orders(first: NDArray[np.floating], second: NDArray[np.floating]) ->
     """
     one, two = probabilities(first), probabilities(second)
     mean: Float = (one + two) / 2
-    return np.where(np.isnan(two).any(axis=1, keepdims=True), one, mean)
+    return np.where(unread(two)[:, np.newaxis], one, mean)
 
 
 def entropy(p: NDArray[np.floating]) -> Float:
