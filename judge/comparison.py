@@ -12,7 +12,7 @@ import enum
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from judge.errors import printable
@@ -20,9 +20,11 @@ from judge.errors import printable
 Cells = Literal["auto", "json", "plain"]
 Turns = tuple[str | None, ...]
 RowId = int | float | str
+Target = tuple[float, float, float]  # probabilities of A, B and tie
 
 TEXT_COLUMNS = ("prompt", "response_a", "response_b")
 LABEL_COLUMNS = ("winner_model_a", "winner_model_b", "winner_tie")
+SOFT_COLUMNS = ("p_a", "p_b", "p_tie")
 WINNER_NAMES = {"model_a": 0, "model_b": 1, "tie": 2, "tie (bothbad)": 2}
 NO_LABEL = -1
 
@@ -43,6 +45,8 @@ class Flag(enum.IntFlag):
     IDENTICAL = 32
     EMPTY_TEXT = 64
     NOT_SCORED = 128
+    TRAINED_ON = 256  # this very row, in either order, trained the judge
+    TRAINED_PROMPT = 512  # another row with the same prompt did
 
     def names(self) -> str:
         """Return the flags as lower-case names joined by commas, an empty string for none."""
@@ -59,6 +63,9 @@ class Comparison:
 
     `None` is a turn that the table records as null; the prompt builder shows a placeholder for it.
     `label` is 0 (A preferred), 1 (B), 2 (tie) or -1 where the table has none.
+
+    `target` is the soft label, `weight` how much the row counts in training, `source` where it comes from; only a
+    table opened with `labels="required"` fills them in.
     """
 
     id: RowId
@@ -67,6 +74,9 @@ class Comparison:
     response_b: Turns
     label: int = NO_LABEL
     flags: Flag = field(default=Flag(0))
+    target: Target | None = None
+    weight: float = 1.0
+    source: str = ""
 
     @property
     def turn_count(self) -> int:
@@ -74,9 +84,10 @@ class Comparison:
         return max(len(self.prompt), len(self.response_a), len(self.response_b), 1)
 
     def swapped(self) -> Comparison:
-        """Return the same comparison with A and B exchanged (the label too)."""
+        """Return the same comparison with A and B exchanged (the label and the target too)."""
         label = {0: 1, 1: 0}.get(self.label, self.label)
-        return Comparison(self.id, self.prompt, self.response_b, self.response_a, label, self.flags)
+        target = None if self.target is None else (self.target[1], self.target[0], self.target[2])
+        return replace(self, response_a=self.response_b, response_b=self.response_a, label=label, target=target)
 
 
 def clean_text(text: str) -> tuple[str, bool]:

@@ -23,6 +23,7 @@ from judge.comparison import (
     Comparison,
     Flag,
     RowId,
+    Target,
     Turns,
     clean_text,
     parse_cell,
@@ -31,13 +32,15 @@ from judge.comparison import (
     where,
 )
 from judge.errors import JudgeError, printable
-from judge.table_files import OPTIONAL, SUFFIXES, Columns, check_file, file_columns, frame_columns
+from judge.labels import LabelError, check_label_columns, read_label, read_source, read_weight
+from judge.table_files import OPTIONAL, SUFFIXES, TRAINING, Columns, check_file, file_columns, frame_columns
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 OnBadRow = Literal["error", "placeholder"]
+Labels = Literal["optional", "required"]
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 
@@ -46,18 +49,28 @@ class Table:
     """A table of comparisons that can be read once or more, chunk by chunk.
 
     `counts` (a Counter over `Flag`s and `rows`) and `ids` are complete after `chunks()` has ended.
+
+    `labels` is `optional` for scoring: a verdict that is not clear counts as none. It is `required` for training:
+    every row must have one, and soft labels, weights and sources are read too (`judge.labels`).
     """
 
     name: str
     cells: Cells = "auto"
     on_bad_row: OnBadRow = "error"
+    labels: Labels = "optional"
     path: Path | None = None
     frame: pd.DataFrame | None = None
     counts: Counter[str] = field(default_factory=Counter)
     _rows: dict[RowId, int] = field(default_factory=dict)  # the row of each id, in order
 
     @classmethod
-    def open(cls, path: str | Path, cells: Cells = "auto", on_bad_row: OnBadRow = "error") -> Table:
+    def open(
+        cls,
+        path: str | Path,
+        cells: Cells = "auto",
+        on_bad_row: OnBadRow = "error",
+        labels: Labels = "optional",
+    ) -> Table:
         """Return the table of a file.
 
         Raises:
@@ -65,17 +78,20 @@ class Table:
         """
         path = Path(path)
         check_file(path)
-        return cls(printable(path.name, 255), cells, on_bad_row, path=path)
+        return cls(printable(path.name, 255), cells, on_bad_row, labels, path=path)
 
     def chunks(self) -> Iterator[list[Comparison]]:
         """Yield the comparisons in the table's order, at most `CHUNK_ROWS` at a time.
 
         Raises:
             JudgeError: an unreadable file, a missing column, an empty table, a missing or repeated id,
-                a cell that cannot be read (unless `on_bad_row` is `placeholder`).
+                a cell that cannot be read (unless `on_bad_row` is `placeholder`); where labels are required, a
+                row without a clear one, or with a weight or source that is none.
         """
         self.counts, self._rows = Counter(), {}
         for columns in self._columns():
+            if self.labels == "required" and not self._rows:
+                self._check_label_columns(columns)
             rows = len(columns["id"])
             yield [self._comparison(columns, i, len(self._rows) + 1) for i in range(rows)]
         if not self._rows:
@@ -100,7 +116,11 @@ class Table:
         return pa.array(list(self._rows))
 
     def digest(self) -> str:
-        """Return a SHA-256 over the table's content and the way its cells are read."""
+        """Return a SHA-256 over the table's content and the way its cells are read.
+
+        It is over a file's bytes, and over those columns of a DataFrame that are read, so whether labels are
+        required tells itself where it makes a difference.
+        """
         sha = hashlib.sha256(f"{self.cells} {self.on_bad_row}".encode())
         if self.path is not None:
             with self.path.open("rb") as file:
@@ -112,10 +132,17 @@ class Table:
         return sha.hexdigest()
 
     def _columns(self) -> Iterator[Columns]:
+        optional = TRAINING if self.labels == "required" else OPTIONAL
         if self.frame is not None:
-            return frame_columns(self.frame, self.name)
+            return frame_columns(self.frame, self.name, optional)
         assert self.path is not None
-        return file_columns(self.path, self.name)
+        return file_columns(self.path, self.name, optional)
+
+    def _check_label_columns(self, columns: Columns) -> None:
+        try:
+            check_label_columns(columns)
+        except LabelError as error:
+            raise JudgeError(f"{self.name}: {error}") from None
 
     def _comparison(self, columns: Columns, i: int, row: int) -> Comparison:
         row_id = self._row_id(columns["id"][i], row)
@@ -126,11 +153,7 @@ class Table:
                 turns, cell_flags = parse_cell(columns[name][i], self.cells)
             except BadCellError as error:
                 if self.on_bad_row == "error":
-                    raise JudgeError(
-                        f"{where(self.name, row, row_id, name)} {error}; mend it, or pass "
-                        "--on-bad-row=placeholder to score the row with a placeholder"
-                        + ("" if self.cells == "json" else ", or --cells=plain if cells are plain text")
-                    ) from None
+                    raise JudgeError(f"{where(self.name, row, row_id, name)} {error}; {self._advice()}") from None
                 turns, cell_flags = (None,), Flag.BAD_CELL
             cells.append(turns)
             flags |= cell_flags
@@ -138,9 +161,28 @@ class Table:
         self.counts["rows"] += 1
         self.counts.update(str(flag.name).lower() for flag in flags)
         self.counts["multi_turn"] += max(map(len, cells)) > 1
-        label = parse_label({name: columns[name][i] for name in OPTIONAL if name in columns})
+        label, target, weight, source = self._verdict(columns, i, row, row_id)
         self.counts["labelled"] += label >= 0
-        return Comparison(row_id, cells[0], cells[1], cells[2], label, flags)
+        return Comparison(row_id, cells[0], cells[1], cells[2], label, flags, target, weight, source)
+
+    def _advice(self) -> str:
+        if self.labels == "required":  # nothing can be learnt from a placeholder
+            ways = ["mend it", "leave the row out", "pass --cells=plain if cells are plain text"]
+        else:
+            ways = ["mend it", "pass --on-bad-row=placeholder to score the row with a placeholder"]
+            ways.append("--cells=plain if cells are plain text")
+        return ", or ".join(ways[:2] if self.cells == "json" else ways)
+
+    def _verdict(self, columns: Columns, i: int, row: int, row_id: RowId) -> tuple[int, Target | None, float, str]:
+        """Return the label, the target, the weight and the source of a row."""
+        if self.labels == "optional":
+            return parse_label({name: columns[name][i] for name in OPTIONAL if name in columns}), None, 1.0, ""
+        found = {name: columns[name][i] for name in TRAINING if name in columns}
+        weight, source = found.pop("weight", None), found.pop("source", None)
+        try:
+            return *read_label(found), read_weight(weight), read_source(source)
+        except LabelError as error:
+            raise JudgeError(f"{where(self.name, row, row_id)}: {error}") from None
 
     def _row_id(self, value: Any, row: int) -> RowId:
         place = where(self.name, row, None, "id")

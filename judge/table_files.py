@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from judge.comparison import LABEL_COLUMNS, TEXT_COLUMNS
+from judge.comparison import LABEL_COLUMNS, SOFT_COLUMNS, TEXT_COLUMNS
 from judge.errors import JudgeError, printable, suggestion
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 Columns = dict[str, list[Any]]
 
 NEEDED = ("id", *TEXT_COLUMNS)
-OPTIONAL = (*LABEL_COLUMNS, "winner")
+OPTIONAL = (*LABEL_COLUMNS, "winner")  # what scoring reads besides
+TRAINING = (*OPTIONAL, *SOFT_COLUMNS, "weight", "source")
 SUFFIXES = {
     ".csv": "csv",
     ".parquet": "parquet",
@@ -80,21 +81,21 @@ def _sniff(head: bytes) -> str:
     return "jsonl" if first in (b"{", b"[") else "text"
 
 
-def _need_columns(found: list[str], name: str) -> list[str]:
+def _need_columns(found: list[str], name: str, optional: tuple[str, ...]) -> list[str]:
     """Return the columns to read, or raise the error that names the missing ones."""
     missing = [c for c in NEEDED if c not in found]
     if missing:
         hint = suggestion(missing[0], found)
         shown = ", ".join(printable(c, 30) for c in found[:12])
         raise JudgeError(f"{name}: no column {', '.join(map(repr, missing))}{hint}; the table has: {shown}")
-    names = [c for c in (*NEEDED, *OPTIONAL) if c in found]
+    names = [c for c in (*NEEDED, *optional) if c in found]
     for column in names:
         if found.count(column) > 1:
             raise JudgeError(f"{name}: {found.count(column)} columns are named {column!r}; keep one of them")
     return names
 
 
-def _lines(path: Path, name: str) -> Iterator[str]:
+def text_lines(path: Path, name: str) -> Iterator[str]:
     """Yield the lines of a UTF-8 file with their ends; a byte order mark is left out."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -126,7 +127,7 @@ def csv_rows(path: Path, name: str) -> Iterator[list[str]]:
         JudgeError: not UTF-8, a quote out of place, or a row that is longer or shorter than the header.
     """
     csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is less than one long conversation
-    reader = csv.reader(_lines(path, name), strict=True)
+    reader = csv.reader(text_lines(path, name), strict=True)
     width = 0
     try:
         for row in reader:
@@ -147,17 +148,17 @@ def csv_rows(path: Path, name: str) -> Iterator[list[str]]:
         ) from None
 
 
-def _csv_columns(path: Path, name: str) -> Iterator[Columns]:
+def _csv_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterator[Columns]:
     rows = csv_rows(path, name)
     header = next(rows, None)
     if header is None:
         raise JudgeError(f"{name}: the file is empty")
-    places = {column: header.index(column) for column in _need_columns(header, name)}
+    places = {column: header.index(column) for column in _need_columns(header, name, optional)}
     while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
         yield {column: [row[i] for row in chunk] for column, i in places.items()}
 
 
-def _parquet_columns(path: Path, name: str) -> Iterator[Columns]:
+def _parquet_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterator[Columns]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -165,7 +166,7 @@ def _parquet_columns(path: Path, name: str) -> Iterator[Columns]:
         # buffer_size reads a column chunk page by page instead of whole, so that one huge row group
         # does not sit in memory at once
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            names = _need_columns(file.schema_arrow.names, name)
+            names = _need_columns(file.schema_arrow.names, name, optional)
             for batch in file.iter_batches(batch_size=CHUNK_ROWS, columns=names):
                 yield {column: batch.column(column).to_pylist() for column in names}
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -173,34 +174,34 @@ def _parquet_columns(path: Path, name: str) -> Iterator[Columns]:
         raise JudgeError(f"{name}: cannot be read as Parquet ({reason})") from None
 
 
-def _jsonl_columns(path: Path, name: str) -> Iterator[Columns]:
+def _jsonl_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterator[Columns]:
     rows: list[dict[str, Any]] = []
     first = True
-    for number, line in enumerate(_lines(path, name), start=1):
+    for number, line in enumerate(text_lines(path, name), start=1):
         if not line.strip():
             continue
-        row = _json_object(line, f"{name}: line {number}")
+        row = json_object(line, f"{name}: line {number}")
         if first:
-            _need_columns(list(row), name)
+            _need_columns(list(row), name, optional)
             first = False
         missing = [c for c in NEEDED if c not in row]
         if missing:
             raise JudgeError(f"{name}: line {number}: no {missing[0]!r} in this row")
         rows.append(row)
         if len(rows) == CHUNK_ROWS:
-            yield _transposed(rows)
+            yield _transposed(rows, optional)
             rows = []
     if rows:
-        yield _transposed(rows)
+        yield _transposed(rows, optional)
 
 
-def _transposed(rows: list[dict[str, Any]]) -> Columns:
+def _transposed(rows: list[dict[str, Any]], optional: tuple[str, ...]) -> Columns:
     # A row may lack the optional columns, so all rows are asked, not only the first.
-    names = (*NEEDED, *(c for c in OPTIONAL if any(c in row for row in rows)))
+    names = (*NEEDED, *(c for c in optional if any(c in row for row in rows)))
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _json_object(line: str, place: str) -> dict[str, Any]:
+def json_object(line: str, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -212,8 +213,8 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
     return row
 
 
-def frame_columns(frame: pd.DataFrame, name: str) -> Iterator[Columns]:
-    names = _need_columns([str(c) for c in frame.columns], name)
+def frame_columns(frame: pd.DataFrame, name: str, optional: tuple[str, ...] = OPTIONAL) -> Iterator[Columns]:
+    names = _need_columns([str(c) for c in frame.columns], name, optional)
     for start in range(0, len(frame), CHUNK_ROWS):
         part = frame.iloc[start : start + CHUNK_ROWS]
         yield {column: [_plain_value(v) for v in part[column].tolist()] for column in names}
@@ -228,11 +229,16 @@ def _plain_value(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.number, np.ndarray)) else value
 
 
-def file_columns(path: Path, name: str) -> Iterator[Columns]:
-    """Yield a table file's columns, `CHUNK_ROWS` rows at a time; `name` is what errors call it.
+def file_columns(path: Path, name: str, optional: tuple[str, ...] = OPTIONAL) -> Iterator[Columns]:
+    """Yield a table file's columns, `CHUNK_ROWS` rows at a time.
+
+    Args:
+        path: a file that `check_file` has seen.
+        name: what errors call it.
+        optional: the columns that are read where they are there; no others are, besides the needed ones.
 
     Raises:
         JudgeError: the file cannot be read, or lacks a needed column.
     """
     reader = {"csv": _csv_columns, "parquet": _parquet_columns, "jsonl": _jsonl_columns}
-    return reader[SUFFIXES[path.suffix.lower()]](path, name)
+    return reader[SUFFIXES[path.suffix.lower()]](path, name, optional)

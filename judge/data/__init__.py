@@ -1,0 +1,1 @@
+"""`judge data`: what is done to labelled tables before training."""

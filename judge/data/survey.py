@@ -1,0 +1,139 @@
+"""A table for training, read once and strictly: the few numbers of each row that splitting and checking need."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from judge.comparison import Cells, Comparison, Flag, RowId
+from judge.errors import JudgeError, printable
+from judge.overlap import Overlap, Prompts, overlap
+from judge.split import in_order, row_key, stratum
+from judge.table import Table
+
+VERDICTS = ("A", "B", "tie")
+_MOST_SOURCES = 8  # compared with each other, every one with every other
+
+_ROW = np.dtype(
+    [
+        ("group", np.uint64),  # `group_key`
+        ("key", np.uint64),  # `row_key`
+        ("verdict", np.int8),  # `stratum`: of a soft label the likeliest
+        ("agreed", np.int8),  # the verdict as a copy with A and B exchanged would have it too
+        ("soft", np.bool_),
+        ("identical", np.bool_),
+        ("weight", np.float64),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is kept of a table: a record, an id and a source for each row, and what `Table` counted.
+
+    A row without a source has its file's name as one.
+    """
+
+    path: Path
+    name: str
+    ids: list[RowId]
+    rows: NDArray[Any]  # of _ROW, shape (rows,)
+    sources: list[str]
+    counts: Counter[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def survey(path: Path, cells: Cells, prompts: Prompts) -> Survey:
+    """Read a table strictly; `prompts` takes in its first prompts.
+
+    Raises:
+        JudgeError: the table cannot be read, or a row has no clear verdict.
+    """
+    table = Table.open(path, cells, labels="required")
+    records, sources = [], []
+    for row in (row for chunk in table.chunks() for row in chunk):
+        records.append(_record(row, prompts.add(row)))
+        sources.append(row.source or path.stem)
+    ids = table.ids().to_pylist()
+    return Survey(path, table.name, ids, np.array(records, _ROW), sources, table.counts)
+
+
+def _record(row: Comparison, group: int) -> tuple[Any, ...]:
+    verdict = stratum(row)
+    agreed = verdict if verdict not in (0, 1) or in_order(row) else 1 - verdict
+    identical = Flag.IDENTICAL in row.flags
+    return group, row_key(row), verdict, agreed, row.target is not None, identical, row.weight
+
+
+def survey_all(paths: Sequence[Path], cells: Cells) -> tuple[list[Survey], Prompts]:
+    """Read several tables.
+
+    Raises:
+        JudgeError: as `survey`; or a file given twice.
+    """
+    for i, path in enumerate(paths):
+        if path.exists() and any(path.samefile(p) for p in paths[:i] if p.exists()):
+            raise JudgeError(f"{printable(str(path), 4096)}: is given twice")
+    prompts = Prompts()
+    return [survey(path, cells, prompts) for path in paths], prompts
+
+
+def rates(verdicts: NDArray[np.integer], weights: ArrayLike = 1.0) -> NDArray[np.float64]:
+    """Return the shares of A, B and tie, shape (3,); zeros where nothing counts."""
+    each = np.broadcast_to(np.asarray(weights, np.float64), verdicts.shape)
+    counts = np.bincount(verdicts, each, 3).astype(np.float64)
+    total = float(counts.sum())
+    return counts / total if total else counts
+
+
+def rates_text(shares: NDArray[np.float64]) -> str:
+    """Return shares of the verdicts as `A 40.0 %, B 35.0 %, tie 25.0 %`."""
+    return ", ".join(f"{name} {share:.1%}" for name, share in zip(VERDICTS, shares, strict=True))
+
+
+def copies(rows: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Find rows that compare the same as an earlier one, in the same order or with A and B exchanged.
+
+    Returns:
+        Whether each row is such a copy, and whether it belongs to copies whose verdicts contradict each other;
+        both of shape (rows,).
+    """
+    _, first, inverse = np.unique(rows["key"], return_index=True, return_inverse=True)
+    return np.arange(len(rows)) != first[inverse], contradicting(inverse, rows["agreed"])
+
+
+def contradicting(sets: NDArray[np.integer], agreed: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Return for each row whether its set (a number from 0) has more than one verdict, shape (rows,)."""
+    lowest, highest = np.full(int(sets.max()) + 1, 127), np.full(int(sets.max()) + 1, -128)
+    np.minimum.at(lowest, sets, agreed)
+    np.maximum.at(highest, sets, agreed)
+    return np.asarray((lowest != highest)[sets], np.bool_)
+
+
+def group_counts(rows: NDArray[Any]) -> Counter[int]:
+    """Return how many rows each group has."""
+    keys, counts = np.unique(rows["group"], return_counts=True)
+    return Counter(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
+
+
+def source_overlaps(tables: Sequence[Survey], prompts: Prompts) -> Iterator[tuple[str, str, Overlap]]:
+    """Yield (one source, a later source, what the later one has in common with it), of the largest sources."""
+    by_source: dict[str, list[Any]] = {}
+    for table in tables:
+        names = np.array(table.sources, dtype=object)
+        for name in dict.fromkeys(table.sources):
+            by_source.setdefault(name, []).append(table.rows[names == name])
+    joined = {name: np.concatenate(parts) for name, parts in by_source.items()}
+    largest = set(sorted(joined, key=lambda name: -len(joined[name]))[:_MOST_SOURCES])
+    chosen = [name for name in joined if name in largest]
+    for i, left in enumerate(chosen):
+        for right in chosen[i + 1 :]:
+            yield left, right, overlap(prompts, group_counts(joined[left]), group_counts(joined[right]))
