@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 UNIFORM_LOG_LOSS = float(np.log(3))
 
 
-def log_loss(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Return the mean negative log-probability of the labels, in nats.
+def log_losses(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return the negative log-probability of each row's label in nats, shape (rows,).
 
     Args:
         p: any float type, shape (rows, 3); rows are normalised in float64 first. A zero counts as the
@@ -23,13 +23,43 @@ def log_loss(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
     values = np.asarray(p, dtype=np.float64)
     values = values / values.sum(axis=1, keepdims=True)
     chosen = values[np.arange(len(labels)), labels]
-    return float(-np.log(np.clip(chosen, np.finfo(np.float64).eps, 1.0)).mean())
+    result: NDArray[np.float64] = -np.log(np.clip(chosen, np.finfo(np.float64).eps, 1.0))
+    return result
+
+
+def log_loss(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Return the mean negative log-probability of the labels, in nats; arguments and errors as `log_losses`'s."""
+    return float(log_losses(p, labels).mean())
+
+
+def hits(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return 1 for each row whose most probable verdict is its label, 0 otherwise, shape (rows,).
+
+    Where k verdicts are equally probable, each counts 1/k, so that A and B are treated alike and the uniform
+    distribution is right in a third of the rows; a row with NaN gives NaN. Arguments and errors as `log_losses`'s.
+    """
+    _check_labels(p, labels)
+    values = np.asarray(p)
+    best = values == values.max(axis=1, keepdims=True)
+    share = best[np.arange(len(labels)), labels] / np.maximum(best.sum(axis=1), 1)
+    result: NDArray[np.float64] = np.where(np.isnan(values).any(axis=1), np.nan, share)
+    return result
 
 
 def accuracy(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Return the share of rows whose most probable verdict is the label; arguments and errors as `log_loss`'s."""
-    _check_labels(p, labels)
-    return float((np.asarray(p).argmax(axis=1) == labels).mean())
+    """Return the share of rows whose most probable verdict is the label (`hits`)."""
+    return float(hits(p, labels).mean())
+
+
+def label_rates(labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return how often each label occurs, shape (3,), summing to 1.
+
+    Raises:
+        ValueError: no rows, or a row without a label (-1).
+    """
+    _check_labels(np.empty((len(labels), 3)), labels)
+    rates: NDArray[np.float64] = np.bincount(labels, minlength=3) / len(labels)
+    return rates
 
 
 def _check_labels(p: NDArray[np.floating], labels: NDArray[np.integer]) -> None:

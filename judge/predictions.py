@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from judge.comparison import Flag
 from judge.errors import JudgeError
 from judge.metrics import UNIFORM_LOG_LOSS, accuracy, log_loss
+from judge.predictions_file import read_predictions
 from judge.prepared import Prepared
 from judge.run_folder import whole_file
 from judge.verdict import NAMES, Float, average_orders, unread, verdict_mass
@@ -75,7 +76,9 @@ def summary(predictions: Predictions) -> dict[str, Any]:
         "tokens": predictions.tokens,
         "seconds": predictions.seconds,
     }
-    labelled = rows["label"] >= 0
+    trained_on = (predictions.flags & Flag.TRAINED_ON) != 0
+    result["trained_on_rows"] = int(trained_on.sum())
+    labelled = (rows["label"] >= 0) & ~trained_on
     if labelled.any():
         labels = rows["label"][labelled].astype(np.int64)
         result |= {
@@ -128,21 +131,15 @@ def predictions_table(predictions: Predictions) -> pa.Table:
 
 
 def read_probabilities(path: Path) -> tuple[pa.Array, NDArray[np.float64]]:
-    """Return the ids and the probabilities, shape (rows, 3), of a predictions file."""
+    """Return the ids, as text, and the probabilities, shape (rows, 3), of a predictions file.
+
+    Raises:
+        JudgeError: see `judge.predictions_file.read_predictions`.
+    """
     import pyarrow as pa
 
-    columns = [f"p_{name}" for name in NAMES]
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(path, columns=["id", *columns])
-        ids = table.column("id").combine_chunks()
-        return ids, np.column_stack([table.column(name).to_numpy() for name in columns])
-    import pandas as pd
-
-    # ids stay the text that they are: 007, NA
-    frame = pd.read_csv(path, dtype={"id": object}, keep_default_na=False, float_precision="round_trip")
-    return pa.array(frame["id"], pa.string()), frame[columns].to_numpy(dtype=np.float64)
+    stored = read_predictions(path)
+    return pa.array(stored.ids, pa.string()), stored.p
 
 
 def write_predictions(path: Path, table: pa.Table) -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn import metrics as sklearn_metrics
 
-from judge.metrics import UNIFORM_LOG_LOSS, accuracy, log_loss
+from judge.metrics import UNIFORM_LOG_LOSS, accuracy, hits, label_rates, log_loss, log_losses
 
 unhurried = settings(deadline=None)  # the cores are shared
 P = np.array([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5], [0.1, 0.6, 0.3]])
@@ -69,6 +70,37 @@ def test_accuracy_is_the_share_of_rows_whose_most_probable_verdict_is_the_label(
         assert accuracy(P.astype(dtype), np.array(labels)) == pytest.approx(share)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_equally_probable_verdicts_share_the_hit_so_that_a_and_b_are_alike(dtype: type[np.floating[Any]]) -> None:
+    p = np.array([[1 / 3, 1 / 3, 1 / 3], [0.4, 0.4, 0.2], [0.4, 0.4, 0.2], [0.25, 0.5, 0.25]], dtype=dtype)
+    assert hits(p, np.array([0, 1, 2, 1])).tolist() == [1 / 3, 0.5, 0.0, 1.0]
+    assert hits(p[:, [1, 0, 2]], np.array([1, 0, 2, 0])).tolist() == [1 / 3, 0.5, 0.0, 1.0]
+
+
+def test_a_row_with_nan_is_neither_hit_nor_miss() -> None:
+    assert np.isnan(hits(np.array([[np.nan, 0.5, 0.5]]), LABELS[:1])).all()
+
+
+@unhurried
+@given(st.lists(st.tuples(WEIGHTS, WEIGHTS, WEIGHTS, st.integers(0, 2)), min_size=1))
+def test_scores_are_scikit_learns(rows: list[tuple[float, float, float, int]]) -> None:
+    p = np.array([r[:3] for r in rows])
+    p /= p.sum(axis=1, keepdims=True)
+    labels = np.array([r[3] for r in rows])
+    expected = sklearn_metrics.log_loss(labels, p, labels=[0, 1, 2])
+    assert log_loss(p, labels) == pytest.approx(expected, rel=1e-12)
+    assert log_losses(p, labels).mean() == pytest.approx(expected, rel=1e-12)
+    if all(np.sort(row)[2] > np.sort(row)[1] for row in p):  # scikit-learn's labels know no shared hits
+        assert accuracy(p, labels) == pytest.approx(sklearn_metrics.accuracy_score(labels, p.argmax(axis=1)))
+
+
+def test_label_rates_are_the_shares_of_the_three_labels() -> None:
+    assert label_rates(np.array([0, 2, 0, 2])).tolist() == [0.5, 0.0, 0.5]
+    assert label_rates(np.array([1])).tolist() == [0.0, 1.0, 0.0]
+    with pytest.raises(ValueError, match="leave out the rows without a label"):
+        label_rates(np.array([0, -1]))
+
+
 @pytest.mark.parametrize(
     ("p", "labels", "error"),
     [
@@ -82,6 +114,6 @@ def test_accuracy_is_the_share_of_rows_whose_most_probable_verdict_is_the_label(
 def test_labels_that_do_not_belong_to_the_probabilities_are_refused(
     p: NDArray[np.float64], labels: NDArray[np.int64], error: str
 ) -> None:
-    for score in (log_loss, accuracy):
+    for score in (log_loss, accuracy, log_losses, hits):
         with pytest.raises(ValueError, match=error):
             score(p, labels)

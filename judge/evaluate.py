@@ -1,0 +1,235 @@
+"""How good predictions are on rows with a label, beside what saying nothing costs, with honest intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from judge.comparison import Flag
+from judge.errors import JudgeError, counted, printable
+from judge.judged_rows import JudgedRows, join
+from judge.metrics import UNIFORM_LOG_LOSS, hits, label_rates, log_losses
+from judge.predictions_file import Kind, StoredPredictions
+from judge.resample import FEW_GROUPS, RESAMPLES, Estimate, group_bootstrap
+from judge.table import Table
+from judge.verdict import Float, entropy
+
+TrainedRows = Literal["refuse", "mark", "drop"]
+Part = Literal["all", "trained", "untrained"]
+
+# A judge that is not better than the class rates by more than this knows nothing worth mentioning.
+MARGIN = 0.005
+_MOST_RESAMPLES = 100_000
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How to evaluate.
+
+    Attributes:
+        trained_rows: what to do when rows trained the judge: refuse, mark (evaluate all, and apart), or drop them.
+        resamples: bootstrap resamples of prompt groups.
+        seed: of the resampling.
+    """
+
+    trained_rows: TrainedRows = "refuse"
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is measured on a set of rows; log losses in nats.
+
+    `over_class_rates` is the log loss minus that of the class rates: below 0 where the judge knows more. The class
+    rates are those of these very labels, so no other constant prediction has a lower log loss on them.
+    """
+
+    rows: int
+    groups: int
+    log_loss: Estimate
+    accuracy: Estimate
+    over_class_rates: Estimate
+    class_rates_log_loss: float
+    class_rates_accuracy: float
+    uniform_log_loss: float
+    uniform_accuracy: float
+    mean_p: tuple[float, float, float]
+    label_rates: tuple[float, float, float]
+    median_verdict_mass: float | None
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """Rows by what became of them; all but the first four count evaluated rows.
+
+    `trained_on` and `trained_prompt` are None where the predictions have no flags.
+    """
+
+    table: int
+    unlabelled: int
+    dropped: int
+    evaluated: int
+    trained_on: int | None
+    trained_prompt: int | None
+    not_scored: int
+    impossible: int
+    bad_cells: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of predictions on a table.
+
+    `figures` has the part `all`, and where trained rows were marked also `trained` and `untrained`. `warnings` are
+    whole lines for the user.
+    """
+
+    predictions: str
+    kind: Kind
+    table: str
+    settings: EvaluateSettings
+    rows: RowCounts
+    figures: dict[Part, Figures]
+    warnings: list[str]
+
+
+def evaluate(stored: StoredPredictions, table: Table, settings: EvaluateSettings | None = None) -> Evaluation:
+    """Compare predictions with the labels of their table.
+
+    Args:
+        stored: `judge.predictions_file.read_predictions` of a file.
+        table: read once, in a stream. Its texts only tell which rows share a prompt, so open it with
+            `on_bad_row="placeholder"`.
+        settings: the defaults if None.
+
+    Raises:
+        JudgeError: the ids of the two are not the same, no row has a label, a labelled row trained the judge
+            (unless the settings allow it), or a setting is out of range.
+    """
+    settings = settings or EvaluateSettings()
+    _check(settings)
+    joined = join(stored, table)
+    rows = _handle_trained(joined, stored, settings)
+    trained = rows.has(Flag.TRAINED_ON)
+    parts: dict[Part, JudgedRows] = {"all": rows}
+    if trained.any() and not trained.all():
+        parts |= {"trained": rows.where(trained), "untrained": rows.where(~trained)}
+    flagged = stored.flags is not None
+    counts = RowCounts(
+        table=table.counts["rows"],
+        unlabelled=table.counts["rows"] - len(joined),
+        dropped=len(joined) - len(rows),
+        evaluated=len(rows),
+        trained_on=int(trained.sum()) if flagged else None,
+        trained_prompt=int((rows.has(Flag.TRAINED_PROMPT) & ~trained).sum()) if flagged else None,
+        not_scored=int(rows.has(Flag.NOT_SCORED).sum()),
+        impossible=int((rows.p[np.arange(len(rows)), rows.labels] == 0).sum()),
+        bad_cells=table.counts["bad_cell"],
+    )
+    figures = {name: figures_of(part, settings) for name, part in parts.items()}
+    warnings = _warnings(counts, figures)
+    return Evaluation(stored.name, stored.kind, table.name, settings, counts, figures, warnings)
+
+
+def _check(settings: EvaluateSettings) -> None:
+    if not 100 <= settings.resamples <= _MOST_RESAMPLES:
+        raise JudgeError(f"--resamples={settings.resamples}: expected 100 to {_MOST_RESAMPLES:,}")
+    if settings.seed < 0:
+        raise JudgeError(f"--seed={settings.seed}: expected a number of 0 or more")
+
+
+def _handle_trained(rows: JudgedRows, stored: StoredPredictions, settings: EvaluateSettings) -> JudgedRows:
+    """Return the rows to evaluate.
+
+    Raises:
+        JudgeError: rows trained the judge, and the settings refuse them or leave nothing without them.
+    """
+    trained = rows.has(Flag.TRAINED_ON)
+    if not trained.any() or settings.trained_rows == "mark":
+        return rows
+    if settings.trained_rows == "refuse":
+        example = printable(rows.ids[trained][0], 40)
+        raise JudgeError(
+            f"{stored.name}: {trained.sum():,} of {counted(len(rows), 'labelled row')} trained this judge (for example "
+            f"id {example}), so its figures would say little about new rows; pass --trained-rows=drop to leave them "
+            "out, or --trained-rows=mark to evaluate all the same"
+        )
+    if trained.all():
+        raise JudgeError(f"{stored.name}: every labelled row trained this judge, so --trained-rows=drop leaves none")
+    return rows.where(~trained)
+
+
+def figures_of(rows: JudgedRows, settings: EvaluateSettings) -> Figures:
+    """Return the figures of some rows; their intervals are on the same resamples of prompt groups."""
+    rates = label_rates(rows.labels)
+    losses = log_losses(rows.p, rows.labels)
+    # The class rates are held fixed in the resamples. Fitting them to each would change the interval in second
+    # order only (they are at the minimum), and would favour them on small tables.
+    beyond = losses + np.log(rates[rows.labels])
+    values = np.column_stack([losses, hits(rows.p, rows.labels), beyond])
+    loss, accuracy, over = group_bootstrap(values, rows.groups, resamples=settings.resamples, seed=settings.seed)
+    mass = rows.mass[np.isfinite(rows.mass)]
+    return Figures(
+        rows=len(rows),
+        groups=len(np.unique(rows.groups)),
+        log_loss=loss,
+        accuracy=accuracy,
+        over_class_rates=over,
+        class_rates_log_loss=float(entropy(rates[np.newaxis])[0]),
+        class_rates_accuracy=float(rates.max()),
+        uniform_log_loss=UNIFORM_LOG_LOSS,
+        uniform_accuracy=1 / 3,
+        mean_p=_three((rows.p / rows.p.sum(axis=1, keepdims=True)).mean(axis=0)),
+        label_rates=_three(rates),
+        median_verdict_mass=float(np.median(mass)) if len(mass) else None,
+    )
+
+
+def _three(values: Float) -> tuple[float, float, float]:
+    a, b, tie = (float(v) for v in values)
+    return a, b, tie
+
+
+def _warnings(counts: RowCounts, figures: dict[Part, Figures]) -> list[str]:
+    """Return what the user must know to read the figures, the gravest first."""
+    judged = figures.get("untrained", figures["all"])
+    found: list[tuple[Any, str]] = [
+        (
+            counts.trained_on,
+            f"TRAINED ROWS: {counts.trained_on} of {counted(counts.evaluated, 'row')} trained this judge; figures "
+            "that include them say little about new rows",
+        ),
+        (
+            counts.trained_on is None,
+            "the predictions have no column flags, so it is not known whether rows trained this judge",
+        ),
+        (
+            counts.trained_prompt,
+            f"{counted(counts.trained_prompt or 0, 'row')} with the prompt of another row that trained this judge: "
+            "the figures may be too good",
+        ),
+        (
+            judged.over_class_rates.value >= -MARGIN,
+            "the judge knows nothing that the class rates don't say: its log loss is "
+            f"{judged.log_loss.value:.4f}, that of always giving the class rates {judged.class_rates_log_loss:.4f}",
+        ),
+        (
+            judged.groups < FEW_GROUPS,
+            f"only {counted(judged.groups, 'prompt group')}: "
+            + ("there is no interval" if judged.groups < 2 else "the intervals are too narrow"),
+        ),
+        (
+            counts.impossible,
+            f"{counted(counts.impossible, 'row')} got a probability of 0 for the true verdict, 36 nats each",
+        ),
+        (counts.not_scored, f"{counted(counts.not_scored, 'row')} could not be scored and count with 1/3 each"),
+        (
+            counts.bad_cells,
+            f"{counted(counts.bad_cells, 'row')} of the table with a cell that cannot be read: rows with such a "
+            "prompt are grouped by their responses",
+        ),
+    ]
+    return [text for holds, text in found if holds]

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+
+from judge.resample import Estimate, Float, group_bootstrap, group_sums
+
+unhurried = settings(deadline=None, max_examples=30)  # the cores are shared
+KEYS = st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=6, unique=True)
+
+
+def clustered(rng: np.random.Generator, groups: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return skewed values of mean 1, alike within a group, in groups of 1 to 8 rows: values (rows, 1), groups."""
+    sizes = rng.geometric(0.4, groups).clip(1, 8)
+    number = np.repeat(np.arange(groups), sizes)
+    values = 0.8 * rng.gamma(2.0, 0.5, groups)[number] + 0.2 * rng.exponential(1.0, len(number))
+    return values[:, np.newaxis], number
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says_and_one_over_rows_does_not() -> None:
+    rng = np.random.default_rng(20)
+    held = {"groups": 0, "rows": 0}
+    trials = 400
+    for _ in range(trials):
+        values, groups = clustered(rng, 120)
+        for kind, keys in (("groups", groups), ("rows", np.arange(len(values)))):
+            (estimate,) = group_bootstrap(values, keys, resamples=300)
+            assert estimate.low is not None
+            assert estimate.high is not None
+            held[kind] += estimate.low <= 1.0 <= estimate.high
+    assert 0.93 <= held["groups"] / trials <= 0.97
+    assert held["rows"] / trials < 0.85
+
+
+def test_it_is_scipys_percentile_bootstrap_of_ratios_of_sums() -> None:
+    rng = np.random.default_rng(3)
+    values, groups = rng.random((300, 2)), rng.integers(0, 70, 300)
+    sums, counts = group_sums(values, groups)
+    expected = stats.bootstrap(
+        (np.arange(len(counts)),),
+        lambda drawn, axis: sums[:, drawn].sum(axis) / counts[drawn].sum(axis),
+        n_resamples=500,
+        batch=50,
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    found = group_bootstrap(values, groups, resamples=500, seed=5)
+    assert [e.value for e in found] == pytest.approx(values.mean(axis=0), rel=1e-13)
+    assert [e.low for e in found] == pytest.approx(expected.low, rel=1e-12)
+    assert [e.high for e in found] == pytest.approx(expected.high, rel=1e-12)
+
+
+@unhurried
+@given(st.data())
+def test_group_sums_add_up_each_groups_rows_whatever_their_keys_and_order(data: st.DataObject) -> None:
+    keys = data.draw(KEYS)
+    rows = data.draw(st.lists(st.tuples(st.sampled_from(keys), st.integers(-9, 9), st.integers(0, 9)), min_size=1))
+    groups = np.array([r[0] for r in rows], dtype=np.uint64)
+    sums, counts = group_sums(np.array([r[1:] for r in rows], dtype=np.float64), groups)
+    there = sorted({r[0] for r in rows})
+    assert sums.T.tolist() == [[sum(r[c] for r in rows if r[0] == key) for c in (1, 2)] for key in there]
+    assert counts.tolist() == [sum(r[0] == key for r in rows) for key in there]
+
+
+@unhurried
+@given(st.data())
+def test_rows_in_another_order_and_groups_of_other_names_give_the_same_interval(data: st.DataObject) -> None:
+    keys = data.draw(KEYS)
+    numbers = data.draw(st.lists(st.integers(0, len(keys) - 1), min_size=2, max_size=30))
+    order = data.draw(st.permutations(range(len(numbers))))
+    values = np.arange(len(numbers), dtype=np.float64)[:, np.newaxis]  # sums of whole numbers are exact
+    groups = np.array(numbers)
+    renamed = np.array(sorted(keys), dtype=np.uint64)[groups]
+    expected = group_bootstrap(values, groups, resamples=100)
+    assert group_bootstrap(values[order], renamed[order], resamples=100) == expected
+
+
+def test_the_seed_and_nothing_else_decides_the_resamples() -> None:
+    values, groups = clustered(np.random.default_rng(0), 60)
+    first = group_bootstrap(values, groups, resamples=200, seed=1)
+    assert group_bootstrap(values, groups, resamples=200, seed=1) == first
+    other = group_bootstrap(values, groups, resamples=200, seed=2)
+    assert other[0].value == first[0].value
+    assert other[0].low != first[0].low
+
+
+def test_a_higher_level_gives_a_wider_interval() -> None:
+    values, groups = clustered(np.random.default_rng(0), 60)
+    narrow, wide = (group_bootstrap(values, groups, resamples=500, level=level)[0] for level in (0.5, 0.99))
+    assert wide.low is not None
+    assert wide.high is not None
+    assert narrow.low is not None
+    assert narrow.high is not None
+    assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+
+
+def test_columns_share_their_resamples() -> None:
+    """The difference of two columns that differ by a constant has no spread."""
+    values, groups = clustered(np.random.default_rng(0), 60)
+
+    def difference(totals: Float, counts: Float) -> Float:
+        result: Float = ((totals[0] - totals[1]) / counts)[np.newaxis]
+        return result
+
+    (estimate,) = group_bootstrap(np.hstack([values, values - 0.25]), groups, difference, resamples=200)
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_a_single_group_has_a_value_and_no_interval() -> None:
+    assert group_bootstrap(np.array([[1.0], [2.0]]), np.array([7, 7])) == [Estimate(1.5, None, None)]
+
+
+def test_memory_does_not_grow_with_groups_times_resamples() -> None:
+    values = np.random.default_rng(0).random((57_000, 3))
+    tracemalloc.start()
+    group_bootstrap(values, np.arange(57_000), resamples=100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20  # the resampled groups together are 57,000 x 100 x 8 bytes = 46 MB for each column
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "error"),
+    [
+        (np.zeros((0, 1)), np.zeros(0, dtype=int), "there are no rows to resample"),
+        (np.zeros((2, 1)), np.zeros(3, dtype=int), r"expected values \(rows, columns\) and groups \(rows,\), found"),
+        (np.zeros(2), np.zeros(2, dtype=int), r"expected values \(rows, columns\) and groups \(rows,\), found"),
+        (np.array([[1.0], [np.nan]]), np.array([0, 1]), "the values hold NaN or infinity"),
+        (np.array([[1.0], [np.inf]]), np.array([0, 1]), "the values hold NaN or infinity"),
+    ],
+)
+def test_values_that_have_no_mean_are_refused(
+    values: NDArray[np.float64], groups: NDArray[np.int64], error: str
+) -> None:
+    with pytest.raises(ValueError, match=error):
+        group_bootstrap(values, groups)
