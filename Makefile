@@ -32,7 +32,7 @@ test: $(READY) $(MODEL)/judge-demo-model.json
 	JUDGE_DEMO_MODEL="$(abspath $(MODEL))" $(BIN)/python -m pytest
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not engine"
+	$(BIN)/python -m pytest -m "not engine and not training"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -25,7 +25,8 @@ class Judge:
     own. Nothing is kept between calls but the engine.
 
     Args:
-        model: folder of the model.
+        model: folder of the model, or judge bundle.
+        base: the base model of an adapter, where it is not in the folder that the adapter names.
         settings: every field of `judge.score_settings.ScoreSettings`, such as `template="rubric"`, `swap="all"`,
             `max_tokens=1024`.
 
@@ -47,8 +48,8 @@ class Judge:
         ...     print(judge.score(frame)[["id", "p_a", "p_b", "p_tie"]])
     """
 
-    def __init__(self, model: str | Path, **settings: Any) -> None:
-        self._model = open_model(model)
+    def __init__(self, model: str | Path, *, base: str | Path | None = None, **settings: Any) -> None:
+        self._model = open_model(model, base)
         self._settings = parse_settings(settings)
         self._scorer: Scorer | None = None
         self._logs: Path | None = None

@@ -1,4 +1,7 @@
-"""Model folders: what must be in one before it is scored with, and the hash that names its content."""
+"""Model folders and judge bundles: what must be in one before it is used, and the hash that names its content.
+
+A judge bundle is a model folder, or the folder of a LoRA adapter, with a `judge.json` (`judge.judge_file`).
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,19 @@ import hashlib
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from judge.errors import JudgeError, printable
+from judge.judge_file import JudgeFile, read_judge_file
 
 # Files whose content changes what a model computes or how its prompts are built.
 _CONTENT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 _IGNORED = ("trainer_state.json", "training_args.json", "README.txt", "LICENSE.txt")
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Settings by which models scale or cap their logits behind the output head (Gemma 2, Cohere, Granite, Falcon-H1,
 # MiniCPM, Grok), read from vLLM's `compute_logits` of each.
 _LOGIT_CHANGES = (
@@ -29,18 +36,46 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
-class ModelFolder:
-    """A checked model folder.
+class Adapter:
+    """A LoRA adapter on disk.
 
     Attributes:
-        path: the folder, absolute.
+        path: its folder, absolute.
+        config: its adapter_config.json.
+    """
+
+    path: Path
+    config: dict[str, Any]
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of its layers."""
+        pattern = self.config.get("rank_pattern") or {}
+        return max([int(self.config.get("r", 0)), *map(int, pattern.values())])
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A checked model folder, with the adapter on top of it where what was opened is one.
+
+    Attributes:
+        path: the folder with the model's weights, absolute.
         config: its config.json.
         shards: the safetensors files with its weights.
+        adapter: the adapter, or None.
+        judge: what `judge.json` says, or None for a model that judge did not train.
     """
 
     path: Path
     config: dict[str, Any]
     shards: tuple[Path, ...]
+    adapter: Adapter | None = None
+    judge: JudgeFile | None = field(default=None, compare=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that was opened: the adapter's where there is one."""
+        return self.adapter.path if self.adapter else self.path
 
     @property
     def weights(self) -> int:
@@ -102,13 +137,33 @@ class ModelFolder:
         biases = sorted(name for name in names if name.endswith("lm_head.bias"))
         return biases[0] if biases else None
 
+    @cached_property
+    def base_digest(self) -> str:
+        """SHA-256 over the files in `path`."""
+        return _folder_digest(self.path)
+
     def digest(self) -> str:
-        """SHA-256 over the names and contents of the files that decide what the model computes."""
-        files = sorted({f for pattern in _CONTENT for f in self.path.glob(pattern) if f.name not in _IGNORED})
-        with ThreadPoolExecutor(4) as pool:
-            digests = list(pool.map(_file_digest, files))
-        lines = [f"{f.name} {digest}" for f, digest in zip(files, digests, strict=True)]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        """SHA-256 over the names and contents of the files that decide what the model computes.
+
+        Raises:
+            JudgeError: the base model is not the one that the adapter was trained on.
+        """
+        if self.adapter is None:
+            return self.base_digest
+        if self.judge is not None and self.judge.base.digest != self.base_digest:
+            raise JudgeError(
+                f"{self.path}: is not the base model that {self.adapter.path.name} was trained on (the hash of its "
+                "files differs); give the right folder with --base"
+            )
+        return hashlib.sha256(f"{self.base_digest} {_folder_digest(self.adapter.path)}".encode()).hexdigest()
+
+
+def _folder_digest(path: Path) -> str:
+    files = sorted({f for pattern in _CONTENT for f in path.glob(pattern) if f.name not in _IGNORED})
+    with ThreadPoolExecutor(4) as pool:
+        digests = list(pool.map(_file_digest, files))
+    lines = [f"{f.name} {digest}" for f, digest in zip(files, digests, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _tensor_shapes(path: Path) -> dict[str, list[int]]:
@@ -127,12 +182,16 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_model(folder: str | Path) -> ModelFolder:
-    """Check a model folder before anything heavy is started.
+def open_model(folder: str | Path, base: str | Path | None = None) -> ModelFolder:
+    """Check a model folder or judge bundle before anything heavy is started.
+
+    Args:
+        folder: a model folder, a judge bundle, or the folder of a PEFT LoRA adapter.
+        base: the base model of an adapter, where it is not in the folder that the adapter names.
 
     Raises:
-        JudgeError: not a folder, no config, an adapter without its base, weights that are missing, are
-            Git LFS pointers or exist only as pickle files.
+        JudgeError: not a folder, no config, an adapter whose base is not found or that was never trained, weights
+            that are missing, are Git LFS pointers or exist only as pickle files.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
@@ -140,15 +199,60 @@ def open_model(folder: str | Path) -> ModelFolder:
             f"{printable(str(folder))}: no such model folder; judge reads models from disk only "
             "(fetch one with: hf download ORG/NAME --local-dir FOLDER)"
         )
-    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
-        raise JudgeError(f"{path}: holds an adapter without its base model; merge it into the base first")
+    judge = read_judge_file(path)
+    if (path / ADAPTER_CONFIG).exists() and not (path / "config.json").exists():
+        adapter = _open_adapter(path)
+        return replace(_open_base(adapter, judge, base), adapter=adapter, judge=judge)
+    if base is not None:
+        raise JudgeError(f"{path}: is a whole model, so --base has no effect")
     config = _read_config(path / "config.json")
     shards = sorted(path.glob("*.safetensors"))
     if not shards:
         pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
         reason = "only pickle files, which judge does not load" if pickles else "no weights"
         raise JudgeError(f"{path}: {reason}; expected *.safetensors")
-    return ModelFolder(path.resolve(), config, _check_shards(path, shards))
+    return ModelFolder(path.resolve(), config, _check_shards(path, shards), judge=judge)
+
+
+def _open_adapter(path: Path) -> Adapter:
+    config = _read_config(path / ADAPTER_CONFIG)
+    if config.get("peft_type") != "LORA":
+        raise JudgeError(f"{path}: holds a {printable(config.get('peft_type'))} adapter; judge reads LoRA adapters")
+    if not (path / ADAPTER_WEIGHTS).exists():
+        raise JudgeError(f"{path}: no {ADAPTER_WEIGHTS}; the adapter's weights are missing")
+    _check_shards(path, [path / ADAPTER_WEIGHTS])
+    if adapter_is_untrained(path):
+        raise JudgeError(
+            f"{path}: all B matrices of the adapter are zero: it was never trained and would change nothing"
+        )
+    return Adapter(path.resolve(), config)
+
+
+def _open_base(adapter: Adapter, judge: JudgeFile | None, base: str | Path | None) -> ModelFolder:
+    named = base or (judge.base.path if judge else adapter.config.get("base_model_name_or_path"))
+    path = Path(str(named)).expanduser()
+    if not path.is_dir():
+        raise JudgeError(
+            f"{adapter.path}: holds an adapter, and its base model is not at {printable(str(path))}; "
+            "give the base model's folder with --base"
+        )
+    if (path / ADAPTER_CONFIG).exists() and not (path / "config.json").exists():
+        raise JudgeError(f"{path}: is itself an adapter, not the base model that {adapter.path.name} needs")
+    return open_model(path)
+
+
+def adapter_is_untrained(path: Path) -> bool:
+    """Whether every B matrix of a saved LoRA adapter is zero, as before the first training step."""
+    import numpy as np
+    from safetensors import safe_open
+
+    # torch, where it is there: numpy knows no bfloat16
+    framework = "pt" if find_spec("torch") else "numpy"
+    _tensor_shapes(path / ADAPTER_WEIGHTS)  # a damaged file is refused by name
+    with safe_open(path / ADAPTER_WEIGHTS, framework=framework) as file:
+        names = [name for name in file.keys() if "lora_B" in name or "lora_embedding_B" in name]  # noqa: SIM118
+        tensors = (file.get_tensor(name) for name in names)
+        return bool(names) and not any(bool(np.any(np.asarray((t != 0).any()))) for t in tensors)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from judge.data.cli import data_app
 from judge.errors import JudgeError, RunInterrupted, counted, printable
 
 app = typer.Typer(
@@ -20,8 +21,9 @@ app = typer.Typer(
 )
 prompt_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the prompt templates.")
 app.add_typer(prompt_app, name="prompt")
+app.add_typer(data_app, name="data")
 
-Model = Annotated[Path, typer.Argument(help="Folder of a Hugging Face model (safetensors).")]
+Model = Annotated[Path, typer.Argument(help="Judge bundle, or folder of a Hugging Face model (safetensors).")]
 TableFile = Annotated[Path, typer.Argument(help="Table of comparisons: .csv, .parquet or .jsonl.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -37,13 +39,20 @@ def score(
         typer.Option(help="The contest's sample submission: its columns, order and ids are used."),
     ] = None,
     floor: Annotated[float, typer.Option(help="Smallest probability in the submission.")] = 1e-4,
-    template: Annotated[str, typer.Option(help="Prompt template: a shipped name or a .yaml file.")] = "side-by-side",
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompt template: a shipped name or a .yaml file. [default: the bundle's, otherwise side-by-side]"
+        ),
+    ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Longest prompt in tokens. [default: 2048, or what the model takes]")
+        int | None, typer.Option(help="Longest prompt in tokens. [default: the bundle's, otherwise 2048 or less]")
     ] = None,
     truncation: Annotated[
-        Literal["middle", "start", "end", "oldest-turns"], typer.Option(help="Where over-long texts are cut.")
-    ] = "middle",
+        Literal["middle", "start", "end", "oldest-turns"] | None,
+        typer.Option(help="Where over-long texts are cut. [default: the bundle's, otherwise middle]"),
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="The base model of an adapter, if it has moved.")] = None,
     swap: Annotated[
         str,
         typer.Option(help="Read rows with A and B exchanged too: off, all, auto, or the least certain N%."),
@@ -102,7 +111,7 @@ def score(
         }
     )
     wanted = SubmissionOptions(submission, sample, floor)
-    run_score(model, table, output, settings, wanted, cells=cells, on_bad_row=on_bad_row, restart=restart)
+    run_score(model, table, output, settings, wanted, cells=cells, on_bad_row=on_bad_row, restart=restart, base=base)
 
 
 @app.command()
@@ -125,6 +134,42 @@ def check(
         typer.echo(f"{submission}: not valid ({counted(len(findings.problems), 'problem')})")
         raise typer.Exit(1)
     typer.echo(f"{submission}: valid, {counted(findings.rows, 'row')}")
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="What judge score wrote (.parquet, .csv), or a submission.")],
+    table: Annotated[Path, typer.Argument(help="The labelled table of the same ids: .csv, .parquet or .jsonl.")],
+    trained_rows: Annotated[
+        Literal["refuse", "mark", "drop"],
+        typer.Option(help="If rows trained this judge: refuse, show their figures apart, or leave them out."),
+    ] = "refuse",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of prompt groups for the intervals.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Say how good predictions are on labelled rows, with intervals, beside what saying nothing costs."""
+    del debug
+    from judge.evaluate import EvaluateSettings
+    from judge.evaluate_command import evaluation_output
+
+    settings = EvaluateSettings(trained_rows, resamples, seed)
+    for line in evaluation_output(predictions, table, settings, as_json):
+        typer.echo(line)
+
+
+@app.command(
+    "train",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def train(arguments: Annotated[list[str] | None, typer.Argument(hidden=True)] = None) -> None:
+    """Train a judge on labelled comparisons."""
+    # The flags are the fields of the settings model, which is imported only when they are wanted.
+    from judge.train_command import train_app
+
+    train_app()(args=arguments or [], prog_name="judge train")
 
 
 @prompt_app.command("list")

@@ -45,8 +45,8 @@ _CHAT_ARGUMENTS: dict[str, Any] = {
 _SENTINEL = "\ue000judge\ue001"
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """Load a model folder's tokenizer, from disk only and without running any code of the folder's.
+def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+    """Load a model folder's tokenizer, from disk only and without running any code of the folder's unless told to.
 
     Raises:
         JudgeError: no tokenizer there, or one without the fast Rust implementation.
@@ -54,7 +54,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # besides OSError and ValueError, the Rust library raises plain Exception
         reason = printable(" ".join(str(error).split()), 200)
         raise JudgeError(f"{folder}: no usable tokenizer ({reason}); copy the model's tokenizer files there") from None

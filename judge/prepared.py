@@ -20,6 +20,7 @@ from judge.comparison import Comparison
 from judge.prompt import Prompt, PromptBuilder
 from judge.run_folder import whole_file
 from judge.table import Table
+from judge.trained_rows import TrainedRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,12 +82,14 @@ def prepare(
     folder: Path,
     both_orders: bool,
     on_progress: Callable[[int], None],
+    trained_rows: TrainedRows | None = None,
 ) -> Prepared:
     """Read a table, build its prompts and write them to `folder`; the last file says that all is there.
 
     Args:
         both_orders: also write each prompt with A and B exchanged.
         on_progress: called with the number of rows read so far.
+        trained_rows: what the judge was trained on; such rows are flagged.
 
     Raises:
         JudgeError: the table cannot be read (see `Table.chunks`).
@@ -105,6 +108,8 @@ def prepare(
                 pairs = [(prompt, prompt) for prompt in builder.build(chunk)]
             for record, row, (prompt, swapped) in zip(records, chunk, pairs, strict=True):
                 _fill(record, row, prompt)
+                if trained_rows is not None:
+                    record["flags"] |= trained_rows.flags(row)
                 file.write(prompt.ids.astype(_TOKEN).tobytes())
                 if both_orders:
                     file.write(swapped.ids.astype(_TOKEN).tobytes())

@@ -127,6 +127,8 @@ def _lines(figures: dict[str, Any], config: EngineConfig) -> list[tuple[str, str
                 f"(saying nothing: {figures['uniform_log_loss']:.4f}), accuracy {figures['accuracy']:.1%}",
             )
         )
+    if figures["trained_on_rows"]:
+        lines.append(("trained on", f"{figures['trained_on_rows']:,} rows; they do not count in the log loss"))
     if figures["not_scored_rows"]:
         lines.append(("not scored", f"{figures['not_scored_rows']:,} rows (they got 1/3 each and a flag)"))
     if figures["seconds"] > 0:

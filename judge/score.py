@@ -27,10 +27,18 @@ from judge.predictions import Predictions
 from judge.prepared import Prepared, is_prepared, open_prepared, prepare
 from judge.prompt import PromptBuilder
 from judge.run_folder import Manifest, RunFolder, whole_file
-from judge.score_settings import ScoreSettings, choose_budget, make_pool, refuse_inexact, swap_share
+from judge.score_settings import (
+    ScoreSettings,
+    choose_budget,
+    choose_template,
+    differs_from_training,
+    make_pool,
+    refuse_inexact,
+    swap_share,
+)
 from judge.shards import Shard, make_shards, reading_order
 from judge.table import Table
-from judge.template import load_template
+from judge.trained_rows import read_trained_rows
 from judge.verdict import SWAPPED, Float, average_orders, divergence, entropy, probabilities, unread
 
 # `--swap=auto` goes on while the last tenth of the rows gained at least this much.
@@ -93,10 +101,12 @@ class Scorer:
     ) -> None:
         self.model, self.settings = model, settings
         self.share = swap_share(settings.swap)
-        self.template = load_template(settings.template)
+        self.template = choose_template(model, settings)
         refuse_inexact(model, settings.readout)
         self.budget = choose_budget(model, settings)
         self.builder = PromptBuilder(TextEncoder(load_tokenizer(model.path)), self.template, self.budget)
+        self.warning = differs_from_training(model, settings, self.builder)
+        self.trained_rows = read_trained_rows(model.folder)
         self.pool = make_pool(model, settings, self.builder, log_folder, worker_command)
 
     def __enter__(self) -> Scorer:
@@ -144,7 +154,7 @@ class Scorer:
         if is_prepared(run.path):
             prepared = open_prepared(run.path)
         else:
-            prepared = prepare(table, self.builder, run.path, self.share != 0, events.prepared)
+            prepared = prepare(table, self.builder, run.path, self.share != 0, events.prepared, self.trained_rows)
         if self.pool.ready_at is None:
             events.loading()
         reading = _Reading(self.pool, prepared, run, self.shard_tokens, events)

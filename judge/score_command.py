@@ -42,6 +42,7 @@ def run_score(
     cells: Cells,
     on_bad_row: OnBadRow,
     restart: bool,
+    base: Path | None = None,
 ) -> None:
     """Score a table file into a predictions file, and a submission if wanted.
 
@@ -56,12 +57,14 @@ def run_score(
     _refuse_same_files(
         table=table_path, output=output, record=record, submission=submission.path, sample=submission.sample
     )
-    folder = open_model(model)
+    folder = open_model(model, base)
     if form.ids is not None:
         check_form(form, read_ids(table_path))
     events = TerminalEvents()
     parts = output.with_name(output.name + ".parts")
     with Scorer(folder, settings, parts) as scorer:
+        if scorer.warning:
+            events.warn(scorer.warning)
         if output.exists() and not restart and _is_complete(output, record, scorer.manifest(table)):
             events.note(f"{output} is complete already; pass --restart to score again")
             _submit_existing(output, submission, form, events)

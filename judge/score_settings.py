@@ -17,8 +17,10 @@ from judge.engine import EngineConfig, Readout
 from judge.engine.pool import WorkerPool, cpu_environments, gpu_environments
 from judge.errors import JudgeError
 from judge.prompt import Budget, PromptBuilder
+from judge.template import Template, load_template
 
 DEFAULT_MAX_TOKENS = 2048
+DEFAULT_TEMPLATE = "side-by-side"
 # Model types that vLLM 0.32 refuses to run in float16 (vllm/config/model.py).
 NO_FLOAT16 = ("gemma2", "gemma3", "gemma3_text", "glm4")
 
@@ -28,9 +30,11 @@ class ScoreSettings(BaseModel):
 
     Attributes:
         template: name of a shipped template or path of a YAML file.
-        max_tokens: longest prompt, in tokens; by default 2,048 or what the model takes, if less.
+        max_tokens: longest prompt, in tokens.
         truncation: where over-long texts are cut (see `judge.budget.plan_cuts`).
         shares: weights of the prompt and of each response in the budget.
+            These four are by default what a judge was trained with; for any other model, `side-by-side`, 2,048 or
+            what the model takes, `middle`, and 0.2 and 0.4.
         swap: `off`, `all`, `auto` or a percentage such as `25%` (see `swap_share`).
         readout: how the three log-probabilities are read (see `judge.engine`).
         dtype: arithmetic of the engine; `auto` is what the hardware does well.
@@ -44,10 +48,10 @@ class ScoreSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    template: str = "side-by-side"
+    template: str | None = None
     max_tokens: int | None = Field(default=None, gt=0)
-    truncation: Policy = "middle"
-    shares: tuple[float, float] = (0.2, 0.4)
+    truncation: Policy | None = None
+    shares: tuple[float, float] | None = None
     swap: str = "off"
     readout: Readout = "vllm"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -82,14 +86,54 @@ def refuse_inexact(model: ModelFolder, readout: Readout) -> None:
         )
 
 
-def choose_budget(model: ModelFolder, settings: ScoreSettings) -> Budget:
+def largest_budget(model: ModelFolder, wanted: int | None) -> int:
+    """Return the longest prompt in tokens: what is wanted, or 2,048, or what the model takes, if less.
+
+    Raises:
+        JudgeError: more is wanted than the model takes.
+    """
     most = model.max_positions - 1 if model.max_positions else None  # one position is the verdict's
-    wanted = settings.max_tokens or min(DEFAULT_MAX_TOKENS, most or DEFAULT_MAX_TOKENS)
-    if most is not None and wanted > most:
-        raise JudgeError(f"--max-tokens={wanted} is more than the model takes ({most} and the verdict)")
-    if min(settings.shares) <= 0:
-        raise JudgeError(f"--shares={settings.shares}: both must be positive")
-    return Budget(wanted, settings.truncation, settings.shares)
+    chosen = wanted or min(DEFAULT_MAX_TOKENS, most or DEFAULT_MAX_TOKENS)
+    if most is not None and chosen > most:
+        raise JudgeError(f"--max-tokens={chosen} is more than the model takes ({most} and the verdict)")
+    return chosen
+
+
+def choose_budget(model: ModelFolder, settings: ScoreSettings) -> Budget:
+    """Return the settings' budget; what they leave open is as the judge was trained, or the default."""
+    judge, default = model.judge, Budget()
+    max_tokens = settings.max_tokens or (judge.max_tokens if judge else None)
+    truncation = settings.truncation or (judge.truncation if judge else default.policy)
+    shares = settings.shares or (judge.shares if judge else default.shares)
+    if min(shares) <= 0:
+        raise JudgeError(f"--shares={shares}: both must be positive")
+    return Budget(largest_budget(model, max_tokens), truncation, shares)
+
+
+def choose_template(model: ModelFolder, settings: ScoreSettings) -> Template:
+    """Return the settings' template, else the one that the judge was trained with, else `side-by-side`."""
+    if settings.template is not None:
+        return load_template(settings.template)
+    return model.judge.stored_template() if model.judge else load_template(DEFAULT_TEMPLATE)
+
+
+def differs_from_training(model: ModelFolder, settings: ScoreSettings, builder: PromptBuilder) -> str | None:
+    """Return how prompts differ from those that the judge was trained with, or None.
+
+    Raises:
+        JudgeError: they differ although nothing else was asked for: the tokenizer or judge itself has changed.
+    """
+    judge = model.judge
+    if judge is None or builder.fingerprint() == judge.prompt_fingerprint:
+        return None
+    names = ("template", "max_tokens", "truncation", "shares")
+    given = [name.replace("_", "-") for name in names if getattr(settings, name) is not None]
+    if not given:
+        raise JudgeError(
+            f"{model.folder}: its tokenizer, or this version of judge, builds other prompts than those that the judge "
+            "was trained with; use the versions that its judge.json names"
+        )
+    return f"prompts are not built as in training (--{', --'.join(given)}); the judge was not taught these"
 
 
 def make_pool(
@@ -116,6 +160,8 @@ def make_pool(
     cache = per_token * 2 * (batch_tokens + builder.budget.max_tokens)
     config = EngineConfig(
         model=str(model.path),
+        adapter=str(model.adapter.path) if model.adapter else None,
+        adapter_rank=model.adapter.rank if model.adapter else 0,
         readout=settings.readout,
         verdict_ids=builder.verdict_ids,
         max_prompt_tokens=builder.budget.max_tokens,

@@ -1,0 +1,157 @@
+"""Training speed and memory: `judge train`'s trainer beside a bare PyTorch loop over the same batches.
+
+    python bench/training.py --model MODEL
+
+Both take the same rows in the same order through the same LoRA model: TRL's loop with its callbacks, logging and
+checks, and twenty lines of PyTorch that pad, run forward and backward, clip, and step. Evaluations and checkpoints
+are outside the measured part. The two run in turn, three rounds, and the ratio of each round is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench.results import write
+from judge.encoding import TextEncoder, load_tokenizer
+from judge.prompt import Budget, PromptBuilder
+from judge.template import load_template
+from judge.training.make_trainer import make_trainer
+from judge.training.model import choose_machine, load_model, open_base
+from judge.training.plan import Plan, make_plan
+from judge.training.progress import TrainingTerminal
+from judge.training.settings import parse_train_settings
+
+SAMPLE = Path(__file__).parent.parent / "judge" / "demo" / "training.csv"
+
+
+def plan_of(model: str, table: str, steps: int, batch_size: int, folder: Path) -> Plan:
+    """Return a plan with LoRA on all linear layers for a number of steps."""
+    settings = parse_train_settings(
+        {"model": model, "data": table, "template": "minimal", "holdout": 0.1, "max_steps": steps, "warmup": 0.0}
+        | {"batch_size": batch_size, "schedule": "constant", "swap": "off", "log_every": 5, "evaluations": 1}
+    )
+    base, _ = open_base(settings)
+    builder = PromptBuilder(TextEncoder(load_tokenizer(base.path)), load_template("minimal"), Budget(512))
+    return make_plan(settings, base, None, builder, choose_machine(settings), folder, TrainingTerminal(quiet=True))
+
+
+class Clock:
+    """Seconds and tokens between the first step's end and the last one's: what starts and ends a run is left out."""
+
+    def __init__(self) -> None:
+        self.began, self.seconds = 0.0, 0.0
+
+    def tick(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.began = self.began or time.perf_counter()
+        self.seconds = time.perf_counter() - self.began
+
+
+def trained_by_trl(plan: Plan, folder: Path) -> tuple[float, int]:
+    """Return seconds and tokens of TRL's loop, after its first step."""
+    from transformers import TrainerCallback
+
+    from judge.training.callbacks import Schedule
+
+    clock, tokens = Clock(), [0]
+
+    class Timer(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock.tick()
+
+    model = load_model(plan.settings, plan.base, None, plan.machine)
+    trainer, _ = make_trainer(plan, model, folder, TrainingTerminal(quiet=True))
+    trainer.remove_callback(Schedule)
+    trainer.args.eval_on_start = trainer.args.load_best_model_at_end = False
+    trainer.args.save_strategy = "no"
+    trainer.add_callback(Timer)
+    compute_loss = trainer.compute_loss
+
+    def counted(model: Any, inputs: dict[str, torch.Tensor], **rest: Any) -> Any:
+        if clock.began:
+            tokens[0] += inputs["input_ids"].numel()
+        return compute_loss(model, inputs, **rest)
+
+    trainer.compute_loss = counted  # type: ignore[method-assign, assignment]
+    trainer.train()
+    return clock.seconds, tokens[0]
+
+
+def trained_bare(plan: Plan, folder: Path) -> tuple[float, int]:
+    """Return seconds and tokens of a bare loop over the same batches, after its first step."""
+    model = load_model(plan.settings, plan.base, None, plan.machine)
+    trainer, _ = make_trainer(plan, model, folder, TrainingTerminal(quiet=True))  # for its batches alone
+    ids = torch.tensor(plan.builder.verdict_ids)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=plan.settings.rate, weight_decay=0.0)
+    model.train()
+    clock, tokens, steps = Clock(), 0, 0
+    while steps < plan.steps:
+        for batch in trainer.get_train_dataloader():
+            tokens += batch["input_ids"].numel() if clock.began else 0
+            mask = batch["attention_mask"][:, :-1]
+            logits = model(
+                input_ids=batch["input_ids"][:, :-1],
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                logits_to_keep=1,
+                use_cache=False,
+            ).logits[:, -1]
+            labels = (batch["labels"][:, -1:] == ids).int().argmax(dim=1)
+            torch.nn.functional.cross_entropy(logits[:, ids], labels).backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            clock.tick()
+            steps += 1
+            if steps == plan.steps:
+                break
+    return clock.seconds, tokens
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--table", default=str(SAMPLE))
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    ratios, speeds = [], []
+    for _ in range(arguments.rounds):
+        speed = {}
+        for name, loop in (("bare", trained_bare), ("judge", trained_by_trl)):
+            with tempfile.TemporaryDirectory() as folder:
+                plan = plan_of(arguments.model, arguments.table, arguments.steps, arguments.batch_size, Path(folder))
+                seconds, tokens = loop(plan, Path(folder))
+            speed[name] = tokens / seconds
+        ratios.append(speed["judge"] / speed["bare"])
+        speeds.append(speed)
+        print(f"bare {speed['bare']:,.0f} tokens/s, judge {speed['judge']:,.0f}: {ratios[-1]:.3f}")
+    write(
+        "training",
+        {
+            "ratios": ratios,
+            "median_ratio": statistics.median(ratios),
+            "tokens_per_second": speeds,
+            "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "steps": arguments.steps,
+            "batch_size": arguments.batch_size,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

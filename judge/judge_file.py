@@ -1,0 +1,100 @@
+"""`judge.json`: what makes a model folder a judge. Template, verdicts, budget, base model, and how it was trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from judge.budget import Policy
+from judge.errors import JudgeError, printable
+from judge.template import Template
+
+FILE = "judge.json"
+
+
+class Base(BaseModel):
+    """The model that an adapter belongs to, or that full fine-tuning began with.
+
+    Attributes:
+        path: its folder when the judge was trained.
+        digest: `judge.bundle.ModelFolder.digest` of it.
+        revision: the commit of the model hub that the folder's path names, where it does.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    digest: str
+    revision: str | None = None
+
+
+class JudgeFile(BaseModel):
+    """The content of `judge.json`.
+
+    Attributes:
+        format: version of this layout.
+        template: the whole prompt template, so that the bundle needs no other file.
+        template_digest: `judge.template.Template.digest` of it.
+        verdict_ids: token ids of A, B and tie after the cue.
+        max_tokens, truncation, shares: the budget that prompts were built with.
+        prompt_fingerprint: `judge.prompt.PromptBuilder.fingerprint` at training.
+        training: settings, data, seed, steps and versions of the run.
+        metrics: held-out figures before and after, and the baselines.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = 1
+    template: dict[str, Any]
+    template_digest: str
+    verdict_ids: tuple[int, int, int]
+    max_tokens: int
+    truncation: Policy
+    shares: tuple[float, float]
+    prompt_fingerprint: str
+    method: str
+    base: Base
+    training: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+
+    def stored_template(self) -> Template:
+        """Return the prompt template that the judge was trained with."""
+        values = {**self.template, "verdicts": tuple(self.template["verdicts"])}
+        return Template(**values)
+
+
+def template_fields(template: Template) -> dict[str, Any]:
+    """Return a template as plain values."""
+    return {**asdict(template), "verdicts": list(template.verdicts)}
+
+
+def write_judge_file(folder: Path, content: JudgeFile) -> None:
+    """Write `judge.json` into a folder that is not yet under its final name."""
+    (folder / FILE).write_text(json.dumps(content.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+
+
+def read_judge_file(folder: Path) -> JudgeFile | None:
+    """Return the folder's `judge.json`, or None where there is none.
+
+    Raises:
+        JudgeError: not JSON, not of this layout, or a template that is not the one that its hash names.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        content = JudgeFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        digest = content.stored_template().digest
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise JudgeError(f"{path}: is not a judge's file ({printable(place)}: {first['msg']})") from None
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise JudgeError(f"{path}: cannot be read ({printable(str(error), 160)})") from None
+    if digest != content.template_digest:
+        raise JudgeError(f"{path}: its template is not the one that the judge was trained with (the hash differs)")
+    return content

@@ -1,0 +1,144 @@
+"""Writing a judge bundle: adapter or model, tokenizer, `judge.json`, and what the run leaves to look at."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge import __version__
+from judge.bundle import ADAPTER_CONFIG, ModelFolder, adapter_is_untrained
+from judge.errors import JudgeError
+from judge.judge_file import Base, JudgeFile, template_fields, write_judge_file
+from judge.trained_rows import write_trained_rows
+from judge.training.callbacks import read_metrics
+from judge.training.heldout import Figures, draw_curve
+from judge.verdict import NAMES, probabilities, verdict_mass
+
+if TYPE_CHECKING:
+    from judge.training.plan import Plan
+    from judge.training.trainer import VerdictTrainer
+
+METRICS, CURVE, HELD_OUT = "metrics.jsonl", "loss.png", "held_out.parquet"
+# What a tokenizer is made of, in any of its file formats; copied byte for byte, so that it is the base's own.
+_TOKENIZER = (
+    "tokenizer*.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "chat_template*",
+)
+_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "tokenizers", "numpy")
+
+
+def write_bundle(
+    plan: Plan,
+    trainer: VerdictTrainer,
+    output: Path,
+    folder: Path,
+    figures: dict[str, Figures],
+    logprobs: NDArray[np.float64],
+) -> None:
+    """Write the bundle of a finished run; it appears under its name once it is whole.
+
+    Args:
+        folder: the run's folder, with its metrics file; the bundle is put together in it.
+        figures: the held-out figures, for `judge.json`.
+        logprobs: of the held-out rows, shape (rows, 3), for the out-of-fold predictions.
+
+    Raises:
+        JudgeError: the adapter came out untrained.
+    """
+    ready = folder / "bundle"
+    shutil.rmtree(ready, ignore_errors=True)
+    ready.mkdir()
+    trainer.model.save_pretrained(ready, safe_serialization=True)
+    (ready / "README.md").unlink(missing_ok=True)  # PEFT's form for a model card, not filled in
+    if (ready / ADAPTER_CONFIG).exists() and adapter_is_untrained(ready):
+        raise JudgeError(
+            f"the best checkpoint is the adapter as it began (step {trainer.state.best_global_step}; all B matrices "
+            "are zero): nothing was learnt, nothing is written; train longer or with another learning rate"
+        )
+    for pattern in _TOKENIZER:
+        for path in plan.base.path.glob(pattern):
+            shutil.copyfile(path, ready / path.name)
+    rows = plan.train_rows.records[plan.split.train]
+    write_trained_rows(ready, rows["row_key"], rows["group"])
+    _write_held_out(ready / HELD_OUT, plan, logprobs)
+    shutil.copyfile(folder / METRICS, ready / METRICS)
+    draw_curve(ready / CURVE, read_metrics(ready / METRICS), figures)
+    write_judge_file(ready, judge_file(plan, trainer, figures))
+    ready.rename(output)
+
+
+def judge_file(plan: Plan, trainer: VerdictTrainer, figures: dict[str, Figures]) -> JudgeFile:
+    """Return the content of `judge.json` for a finished run."""
+    finite = {name: {k: v for k, v in values.items() if np.isfinite(v)} for name, values in figures.items()}
+    return JudgeFile(
+        template=template_fields(plan.builder.template),
+        template_digest=plan.builder.template.digest,
+        verdict_ids=plan.builder.verdict_ids,
+        max_tokens=plan.budget.max_tokens,
+        truncation=plan.budget.policy,
+        shares=plan.budget.shares,
+        prompt_fingerprint=plan.builder.fingerprint(),
+        method=plan.settings.method,
+        base=Base(path=str(plan.base.path), digest=plan.base.base_digest, revision=revision(plan.base)),
+        training={
+            "settings": plan.settings.model_dump(mode="json"),
+            "data": [
+                {"file": Path(path).name, "digest": digest}
+                for path, digest in zip(plan.settings.data, plan.data_digests, strict=True)
+            ],
+            "continued_from": plan.settings.continue_from,
+            "train_rows": len(plan.split.train),
+            "held_out_rows": len(plan.split.held_out),
+            "steps": trainer.state.global_step,
+            "best_step": trainer.state.best_global_step,
+            "seed": plan.settings.seed,
+            "dtype": plan.machine.dtype,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+        },
+        metrics=finite,
+    )
+
+
+def revision(base: ModelFolder) -> str | None:
+    """Return the commit of the model hub that a folder's path names (`…/snapshots/COMMIT`), or None."""
+    return base.path.name if base.path.parent.name == "snapshots" else None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of judge, Python and the libraries that training runs on."""
+    found = {"judge": __version__, "python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _write_held_out(path: Path, plan: Plan, logprobs: NDArray[np.float64]) -> None:
+    """Write the held-out rows' predictions in the columns of `judge score`, for out-of-fold use."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    p = probabilities(logprobs)
+    columns: dict[str, Any] = {"id": plan.eval_rows.id_column(plan.split.held_out)}
+    columns |= {f"p_{name}": pa.array(p[:, i]) for i, name in enumerate(NAMES)}
+    columns |= {f"logprob_{name}": pa.array(logprobs[:, i]) for i, name in enumerate(NAMES)}
+    columns["verdict_mass"] = pa.array(verdict_mass(logprobs))
+    columns["prompt_tokens"] = pa.array(plan.eval_rows.lengths[plan.split.held_out])
+    columns["flags"] = pa.array([""] * len(logprobs), pa.string())
+    pq.write_table(pa.table(columns), path)

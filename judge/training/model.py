@@ -1,0 +1,225 @@
+"""The model that is trained: loaded for its device and number format, with a new adapter or one to go on with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+from judge.bundle import ModelFolder, open_model
+from judge.errors import JudgeError, printable
+from judge.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run trains.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        dtype: arithmetic of the forward pass; adapters and the optimizer's state are float32 in any case.
+        processes: devices that train together (`accelerate launch`).
+        index: this process among them.
+        local_index: this process's card.
+    """
+
+    device: Literal["cpu", "cuda"]
+    dtype: Dtype
+    processes: int = 1
+    index: int = 0
+    local_index: int = 0
+
+
+def require_libraries(settings: TrainSettings) -> None:
+    """Check that what the run needs is installed.
+
+    Raises:
+        JudgeError: a library is missing; the text says how to install it.
+    """
+    needed = {"trl": "trl", "accelerate": "accelerate", "datasets": "datasets", "matplotlib": "matplotlib"}
+    if settings.method != "full":
+        needed["peft"] = "peft"
+    if settings.method == "qlora" or "8bit" in settings.optimizer:
+        needed["bitsandbytes"] = "bitsandbytes"
+    missing = [package for module, package in needed.items() if find_spec(module) is None]
+    if missing:
+        raise JudgeError(f"training needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}")
+    for name in settings.report_to:
+        _require_reporter(name)
+
+
+def _require_reporter(name: str) -> None:
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    from judge.errors import suggestion
+
+    if name not in INTEGRATION_TO_CALLBACK:
+        hint = suggestion(name, INTEGRATION_TO_CALLBACK)
+        raise JudgeError(f"report_to={printable(name)}: unknown{hint}; known: {', '.join(INTEGRATION_TO_CALLBACK)}")
+    if name not in get_available_reporting_integrations():
+        raise JudgeError(f"report_to={name}: the package is not installed: pip install {name}")
+
+
+def choose_machine(settings: TrainSettings) -> Machine:
+    """Return where and in which number format to train.
+
+    A GPU without bfloat16 of its own (before compute capability 8.0, such as the T4) gets float16, although
+    PyTorch can emulate bfloat16 there, slowly.
+
+    Raises:
+        JudgeError: no such device, a format that the device has not, or a method that needs a GPU.
+    """
+    import torch
+    from accelerate import PartialState
+
+    found = torch.cuda.is_available()
+    if settings.device == "cuda" and not found:
+        raise JudgeError("--device=cuda, but no GPU is visible to PyTorch (or this is its CPU build); see nvidia-smi")
+    device: Literal["cpu", "cuda"] = "cuda" if found and settings.device != "cpu" else "cpu"
+    if device == "cpu" and settings.optimizer == "paged_adamw_8bit":
+        raise JudgeError("optimizer=paged_adamw_8bit needs a GPU; on a CPU use adamw_torch")
+    state = PartialState(cpu=device == "cpu")
+    native = device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+    dtype = choose_training_dtype(settings.dtype, device, native)
+    return Machine(device, dtype, state.num_processes, state.process_index, state.local_process_index)
+
+
+def choose_training_dtype(wanted: str, device: str, native_bfloat16: bool) -> Dtype:
+    """Return the arithmetic of the forward pass (see `choose_machine`)."""
+    if device == "cpu":
+        if wanted == "float16":
+            raise JudgeError("dtype=float16 trains on a GPU only; on a CPU use float32")
+        return "bfloat16" if wanted == "bfloat16" else "float32"
+    if wanted == "bfloat16" and not native_bfloat16:
+        raise JudgeError("dtype=bfloat16, but this GPU (before compute capability 8.0) has none; use float16")
+    if wanted == "auto":
+        return "bfloat16" if native_bfloat16 else "float16"
+    return {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}[wanted]  # type: ignore[return-value]
+
+
+def open_base(settings: TrainSettings) -> tuple[ModelFolder, ModelFolder | None]:
+    """Return the base model and, with `continue_from`, the bundle to go on from.
+
+    Raises:
+        JudgeError: one of them cannot be used, or they do not belong together.
+    """
+    base = open_model(settings.model)
+    if base.adapter is not None:
+        raise JudgeError(
+            f"{settings.model}: is an adapter, not a base model; give the base as model, and the adapter as "
+            "continue_from to train it further"
+        )
+    if settings.continue_from is None:
+        return base, None
+    if settings.method == "full":
+        bundle = open_model(settings.continue_from)
+        if bundle.adapter is not None:
+            raise JudgeError(f"{settings.continue_from}: is an adapter; method=full goes on from a whole model")
+        return base, bundle
+    bundle = open_model(settings.continue_from, base=base.path)
+    if bundle.adapter is None:
+        raise JudgeError(f"{settings.continue_from}: holds no adapter; give it as model to train a new one on it")
+    bundle.digest()  # refuses another base
+    return base, bundle
+
+
+def load_model(settings: TrainSettings, base: ModelFolder, bundle: ModelFolder | None, machine: Machine) -> Any:
+    """Load the model with what is trained on it: a `PeftModel`, or the model itself with method `full`.
+
+    Adapters are float32 in every number format: in float16 the gradient scaler needs them so, in bfloat16 small
+    updates would be lost. With method `full` the weights are float32 and the arithmetic is autocast.
+
+    Raises:
+        JudgeError: no layer has a name in `target_modules`.
+    """
+    import torch
+    from transformers import set_seed
+
+    set_seed(settings.seed)  # the first values of a new adapter
+    stored = torch.float32 if settings.method == "full" else getattr(torch, machine.dtype)
+    folder = bundle if bundle is not None and settings.method == "full" else base
+    model = _load_weights(settings, folder, stored, machine)
+    if settings.method == "full":
+        return model
+    from peft import PeftModel, get_peft_model
+
+    # Not peft's prepare_model_for_kbit_training: it casts embeddings and head to float32, 4 GB for Llama-3-8B.
+    if bundle is not None and bundle.adapter is not None:
+        return PeftModel.from_pretrained(model, bundle.adapter.path, is_trainable=True)
+    try:
+        return get_peft_model(model, adapter_config(settings))
+    except ValueError as error:
+        if "target" not in str(error).lower():
+            raise
+        raise JudgeError(
+            f"target_modules={settings.target_modules}: no layer of the model has such a name; "
+            f"it has {', '.join(_linear_names(model))}"
+        ) from None
+
+
+def _load_weights(
+    settings: TrainSettings, folder: ModelFolder, stored: torch.dtype, machine: Machine
+) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    extra: dict[str, Any] = {}
+    if settings.method == "qlora":
+        extra = {
+            # NF4 with quantised constants, as in the QLoRA paper (Dettmers et al. 2023)
+            "quantization_config": BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=stored,
+            ),
+            "device_map": {"": machine.local_index if machine.device == "cuda" else "cpu"},
+        }
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder.path),
+        dtype=stored,
+        local_files_only=True,
+        trust_remote_code=settings.trust_remote_code,
+        use_safetensors=True,
+        **extra,
+    )
+    model.config.use_cache = False
+    return model
+
+
+def adapter_config(settings: TrainSettings) -> Any:
+    """Return PEFT's description of the adapter."""
+    from peft import LoraConfig
+
+    names = [name.strip() for name in settings.target_modules.split(",")]
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules="all-linear" if names == ["all-linear"] else names,
+        use_rslora=settings.rslora,
+        use_dora=settings.dora,
+        bias="none",
+    )
+
+
+def _linear_names(model: Any) -> list[str]:
+    import torch
+
+    return sorted({name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+
+
+def float32_adapters(model: Any) -> None:
+    """Cast what is trained to float32; TRL casts adapters on a 4-bit base to bfloat16, which float16 cannot scale."""
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()

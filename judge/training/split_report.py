@@ -1,0 +1,73 @@
+"""What a split is like: sizes, class rates, and prompts that its two sides share or nearly share."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.errors import JudgeError, counted, printable
+from judge.training.rows import CLASSES, Split, TrainingRows
+
+
+def describe_split(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> tuple[list[str], Split]:
+    """Check a split and return lines that describe it, and the split without held-out rows that have no hard label.
+
+    Raises:
+        JudgeError: a row is on both sides, or no held-out row has a hard label.
+    """
+    shared = np.isin(eval_rows.records["row_key"][split.held_out], rows.records["row_key"][split.train])
+    if shared.any():
+        first = eval_rows.ids[split.held_out[np.flatnonzero(shared)[0]]]
+        raise JudgeError(
+            f"{counted(int(shared.sum()), 'row')} of eval_data (first: id {first}) also in the training data; take "
+            "them out (judge data dedupe), or leave eval_data out and let part of the data be held out by prompt"
+        )
+    notes = []
+    hard = eval_rows.records["label"][split.held_out] >= 0
+    if not hard.all():
+        notes.append(f"{counted(int((~hard).sum()), 'held-out row')} without a hard label left out of the evaluation")
+        split = Split(split.train, split.held_out[hard])
+    if not len(split.held_out):
+        raise JudgeError("no held-out row has a hard label; evaluation needs some")
+    notes = [*_sides(rows, eval_rows, split), *notes, *_overlap(rows, eval_rows, split)]
+    return notes, split
+
+
+def _sides(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> list[str]:
+    lines = []
+    for name, side, chosen in (("train", rows, split.train), ("held out", eval_rows, split.held_out)):
+        groups = len(np.unique(side.records["group"][chosen]))
+        lines.append(
+            f"{name}: {counted(len(chosen), 'row')} of {counted(groups, 'prompt')}, {_rates(side.strata[chosen])}"
+        )
+    if len(rows.sources) > 1:
+        source = rows.records["source"][split.train]
+        lines += [
+            f"  source {printable(name, 60)}: {counted(int((source == i).sum()), 'row')}, "
+            f"{_rates(rows.strata[split.train][source == i])}"
+            for i, name in enumerate(rows.sources)
+            if (source == i).any()
+        ]
+    return lines
+
+
+def _rates(labels: NDArray[np.int64]) -> str:
+    rates = np.bincount(labels, minlength=3) / max(len(labels), 1)
+    return ", ".join(f"{name} {rate:.1%}" for name, rate in zip(CLASSES, rates, strict=True))
+
+
+def _overlap(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> list[str]:
+    """Say how many held-out prompts are in the training data, exactly or nearly."""
+    from judge.overlap import near_duplicates
+
+    train_groups = rows.records["group"][split.train]
+    exact = np.isin(eval_rows.records["group"][split.held_out], train_groups)
+    lines = []
+    if exact.any():
+        lines.append(f"warning: {counted(int(exact.sum()), 'held-out row')} share a prompt with a training row")
+    left = sorted({rows.prompts[i] for i in split.train.tolist()})
+    right = sorted({eval_rows.prompts[i] for i in split.held_out[~exact].tolist()})
+    pairs = near_duplicates(left, right)
+    near = {number for _, number, _ in pairs}
+    lines.append(f"held-out prompts that nearly equal a training prompt: {len(near)} of {len(right)}")
+    return lines
