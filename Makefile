@@ -23,8 +23,12 @@ $(MODEL)/judge-demo-model.json: | $(READY)
 
 demo: $(READY) $(MODEL)/judge-demo-model.json
 	rm -rf demo-out && mkdir demo-out
-	$(BIN)/judge score $(MODEL) judge/demo/comparisons.csv -o demo-out/predictions.parquet \
+	$(BIN)/judge data validate judge/demo/training.csv
+	$(BIN)/judge train --config configs/smollm2-135m-cpu.yaml --model $(MODEL) --data judge/demo/training.csv \
+	    -o demo-out/judge --device $(DEVICE)
+	$(BIN)/judge score demo-out/judge judge/demo/comparisons.csv -o demo-out/predictions.parquet \
 	    --submission demo-out/submission.csv --swap all --device $(DEVICE)
+	$(BIN)/judge evaluate demo-out/predictions.parquet judge/demo/comparisons.csv
 	$(BIN)/judge check demo-out/submission.csv judge/demo/comparisons.csv
 	head -n 4 demo-out/submission.csv
 
@@ -43,6 +47,7 @@ bench: $(READY) $(MODEL)/judge-demo-model.json
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/prepare.py
 	$(BIN)/python bench/throughput.py --model $(MODEL)
+	$(BIN)/python bench/training.py --model $(MODEL)
 
 clean:
 	rm -rf .venv demo-out bench/out

@@ -10,7 +10,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("", "score", "check", "prompt", "prompt list", "prompt show", "demo-model")
+COMMANDS = (
+    "",
+    "data",
+    "data validate",
+    "data split",
+    "data dedupe",
+    "data mix",
+    "data describe",
+    "train",
+    "score",
+    "evaluate",
+    "check",
+    "prompt",
+    "prompt list",
+    "prompt show",
+    "demo-model",
+)
 
 
 def page() -> str:

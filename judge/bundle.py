@@ -109,7 +109,7 @@ class ModelFolder:
         """Return the memory that the weights take once loaded: floats in the engine's dtype, the rest as stored."""
         if self.config.get("quantization_config"):
             return self.weights
-        shapes = [shape for path in self.shards for shape in _tensor_shapes(path).values()]
+        shapes = [shape for path in self.shards for shape in tensor_shapes(path).values()]
         return sum(math.prod(shape) for shape in shapes) * bytes_per_value
 
     @property
@@ -133,7 +133,7 @@ class ModelFolder:
             value = self.text_config.get(key)
             if value is not None and value not in (1, 1.0, 0, False):
                 return f"{key}={value}"
-        names = {name for file in self.shards for name in _tensor_shapes(file)}
+        names = {name for file in self.shards for name in tensor_shapes(file)}
         biases = sorted(name for name in names if name.endswith("lm_head.bias"))
         return biases[0] if biases else None
 
@@ -166,7 +166,7 @@ def _folder_digest(path: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _tensor_shapes(path: Path) -> dict[str, list[int]]:
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
     """Return the names and shapes of the tensors in a safetensors file, from its header."""
     from safetensors import SafetensorError, safe_open
 
@@ -248,7 +248,7 @@ def adapter_is_untrained(path: Path) -> bool:
 
     # torch, where it is there: numpy knows no bfloat16
     framework = "pt" if find_spec("torch") else "numpy"
-    _tensor_shapes(path / ADAPTER_WEIGHTS)  # a damaged file is refused by name
+    tensor_shapes(path / ADAPTER_WEIGHTS)  # a damaged file is refused by name
     with safe_open(path / ADAPTER_WEIGHTS, framework=framework) as file:
         names = [name for name in file.keys() if "lora_B" in name or "lora_embedding_B" in name]  # noqa: SIM118
         tensors = (file.get_tensor(name) for name in names)

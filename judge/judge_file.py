@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from judge.budget import Policy
 from judge.errors import JudgeError, printable
-from judge.template import Template
+from judge.template import Template, make_template
 
 FILE = "judge.json"
 
@@ -62,14 +61,12 @@ class JudgeFile(BaseModel):
     metrics: dict[str, Any] = {}
 
     def stored_template(self) -> Template:
-        """Return the prompt template that the judge was trained with."""
-        values = {**self.template, "verdicts": tuple(self.template["verdicts"])}
-        return Template(**values)
+        """Return the prompt template that the judge was trained with.
 
-
-def template_fields(template: Template) -> dict[str, Any]:
-    """Return a template as plain values."""
-    return {**asdict(template), "verdicts": list(template.verdicts)}
+        Raises:
+            JudgeError: it is not a valid template.
+        """
+        return make_template(self.template, FILE)
 
 
 def write_judge_file(folder: Path, content: JudgeFile) -> None:
@@ -93,7 +90,9 @@ def read_judge_file(folder: Path) -> JudgeFile | None:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise JudgeError(f"{path}: is not a judge's file ({printable(place)}: {first['msg']})") from None
-    except (ValueError, OSError, TypeError, KeyError) as error:
+    except JudgeError as error:
+        raise JudgeError(f"{path.parent / str(error)}") from None
+    except (ValueError, OSError) as error:
         raise JudgeError(f"{path}: cannot be read ({printable(str(error), 160)})") from None
     if digest != content.template_digest:
         raise JudgeError(f"{path}: its template is not the one that the judge was trained with (the hash differs)")

@@ -14,6 +14,7 @@ from judge import hardware
 from judge.budget import Policy
 from judge.bundle import ModelFolder
 from judge.engine import EngineConfig, Readout
+from judge.engine.adapter import refuse_adapter
 from judge.engine.pool import WorkerPool, cpu_environments, gpu_environments
 from judge.errors import JudgeError
 from judge.prompt import Budget, PromptBuilder
@@ -154,6 +155,7 @@ def make_pool(
             f"{model.path.name}: vLLM does not run {model.model_type} in float16, and these GPUs have no bfloat16; "
             "use --dtype=float32 (twice the memory) or another model"
         )
+    refuse_adapter(model, settings.readout, dtype, "cuda" if gpus else "cpu")
     batch_tokens = settings.batch_tokens or (8192 if gpus else 4096)
     per_token = model.cache_bytes_per_token(4 if dtype == "float32" else 2)
     # room for a whole batch, and for the prefixes that prompts share

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -210,7 +211,19 @@ def parse_template(text: str, source: str) -> Template:
         raise JudgeError(f"{source}: is not valid YAML ({printable(' '.join(str(error).split()), 160)})") from None
     if not isinstance(data, dict):
         raise JudgeError(f"{source}: expected a mapping with {', '.join(_REQUIRED)}")
-    problems = [f"{key!r} is given twice" for key in _repeated_keys(node)] + _problems(data)
+    return make_template(data, source, [f"{key!r} is given twice" for key in _repeated_keys(node)])
+
+
+def make_template(data: dict[str, Any], source: str, problems: Sequence[str] = ()) -> Template:
+    """Check the keys and values of a template and return it.
+
+    Args:
+        problems: mistakes that are known already, told with the others.
+
+    Raises:
+        JudgeError: every mistake found, in one line, with the source named.
+    """
+    problems = [*problems, *_problems(data)]
     if problems:
         raise JudgeError(f"{source}: " + "; ".join(problems))
     data = {**_DEFAULTS, **data}
@@ -232,6 +245,21 @@ def parse_template(text: str, source: str) -> Template:
     )
     copies(template)
     return template
+
+
+def template_data(template: Template) -> dict[str, Any]:
+    """Return a template as the mapping that `make_template` makes the same template of."""
+    return {
+        "name": template.name,
+        "description": template.description,
+        "body": template.body,
+        "cue": template.cue,
+        "verdicts": dict(zip(("a", "b", "tie"), template.verdicts, strict=True)),
+        "chat": {"system": template.system, "cue": template.cue_role} if template.chat else False,
+        "cut_mark": template.cut_mark,
+        "null_text": template.null_text,
+        "missing_text": template.missing_text,
+    }
 
 
 def _repeated_keys(node: Any, inside: str = "") -> list[str]:

@@ -37,7 +37,7 @@ def test_a_folder_that_is_not_a_model_is_one_clear_line(tmp_path: Path) -> None:
     sharded = make(case("sharded", "1 of 2 weight files are missing, first b.safetensors"))
     index = {"weight_map": {"x": "model.safetensors", "y": "b.safetensors"}}
     (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
-    adapter = case("adapter", "holds an adapter without its base model; merge it into the base first")
+    adapter = case("adapter", "holds a None adapter; judge reads LoRA adapters")
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
     assert len(cases) == 9

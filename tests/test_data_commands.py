@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from judge.cli import app, main
 from judge.comparison import Comparison
+from judge.data.copy import write_records
 from judge.errors import JudgeError
 from judge.split import group_key
 from judge.table import Labels, Table
-from judge.data.copy import write_records
 
 Row = dict[str, Any]
 VERDICTS = ["model_a", "model_b", "tie"]

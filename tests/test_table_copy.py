@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judge.comparison import Comparison
+from judge.data.copy import Record, check_output, copy_rows, csv_line, write_records
 from judge.errors import JudgeError
 from judge.table import Table
-from judge.data.copy import Record, check_output, copy_rows, csv_line, write_records
 from judge.table_files import SUFFIXES, csv_rows
 
 FORMATS = ["csv", "parquet", "jsonl"]

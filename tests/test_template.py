@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -333,3 +334,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         with pytest.raises(JudgeError) as error:
             load_template(str(path))
         assert reason is None or str(error.value) == f"{path}: the template cannot be read ({reason})"
+
+
+def test_a_template_survives_being_written_as_plain_values() -> None:
+    from judge.template import make_template, template_data
+
+    names = builtin_names()
+    assert len(names) == 4
+    for name in names:
+        template = load_template(name)
+        assert make_template(json.loads(json.dumps(template_data(template))), "x") == template

@@ -190,4 +190,4 @@ def test_a_split_is_described_with_its_near_duplicates(read: Read) -> None:
 
     notes, _ = describe_split(rows, rows, Split(np.arange(11), np.array([11])))
     assert notes[0] == "train: 11 rows of 11 prompts, A 36.4%, B 36.4%, tie 27.3%"
-    assert notes[-1] == "held-out prompts that nearly equal a training prompt: 1 of 1"
+    assert "held-out prompts that nearly equal a training prompt: 1 of 1" in notes

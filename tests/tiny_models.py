@@ -38,3 +38,25 @@ def save(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast) -> Path:
     model.float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_adapter(folder: Path, base: Path, seed: int = 1, size: float = 0.1, **lora: Any) -> Path:
+    """Save a LoRA adapter with random matrices for a model folder.
+
+    Args:
+        size: standard deviation of the B matrices, which are zero before training; 0.1 changes verdicts.
+        lora: settings of `peft.LoraConfig`, over rank 8, alpha 16, all linear layers.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    settings = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **lora}
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(**settings))
+    for name, matrix in model.named_parameters():
+        if "lora_B" in name or "lora_embedding" in name:
+            torch.nn.init.normal_(matrix, std=size)
+    # the vocabulary was not resized: an adapted embedding need not be stored whole
+    model.save_pretrained(folder, save_embedding_layers=False)
+    return folder

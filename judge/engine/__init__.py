@@ -25,7 +25,7 @@ class EngineConfig(BaseModel):
     """Everything an engine needs to start.
 
     Attributes:
-        model: folder of the model.
+        model: folder of the model, for an adapter its base.
         verdict_ids: token ids of A, B and tie.
         max_prompt_tokens: longest prompt that will be asked for.
         dtype: float32, float16 or bfloat16.
@@ -36,6 +36,8 @@ class EngineConfig(BaseModel):
         max_batch_tokens: most tokens in one step of the engine.
         max_batch_rows: most prompts in one step.
         prefix_caching: reuse the cache of a shared prompt prefix.
+        adapter: folder of a PEFT LoRA adapter that every prompt is read with, or None.
+        adapter_rank: the largest rank of its layers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +54,8 @@ class EngineConfig(BaseModel):
     max_batch_tokens: int = 8192
     max_batch_rows: int = 128
     prefix_caching: bool = True
+    adapter: str | None = None
+    adapter_rank: int = 0
 
     def halved(self) -> EngineConfig:
         """Return a config with half the batch and less of the card: what is tried after memory ran out."""

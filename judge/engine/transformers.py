@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
+from judge.bundle import open_model
 from judge.engine import EngineConfig, Progress
+from judge.engine.adapter import refuse_adapter
+from judge.errors import JudgeError, printable
 
 
 class TransformersEngine:
@@ -24,6 +28,8 @@ class TransformersEngine:
             trust_remote_code=False,
             use_safetensors=True,
         )
+        if config.adapter is not None:
+            self._model = _with_adapter(self._model, config, config.adapter)
         self._model.to(config.device).eval()
 
     def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
@@ -44,3 +50,33 @@ class TransformersEngine:
     def close(self) -> None:
         """Free the model."""
         del self._model
+
+
+def _with_adapter(model: Any, config: EngineConfig, folder: str) -> Any:
+    """Put a LoRA adapter on a model, unmerged.
+
+    PEFT keeps the adapter's weights and products in float32 whatever the model's dtype is, as in training.
+
+    Raises:
+        JudgeError: PEFT would leave out a part of it, which it only warns of.
+    """
+    from peft import LoraConfig, PeftModel
+
+    opened = open_model(folder, base=config.model)
+    refuse_adapter(opened, config.readout, config.dtype, config.device)
+    settings = opened.adapter.config if opened.adapter else {}
+    unknown = sorted(key for key, value in settings.items() if value and key not in LoraConfig.__dataclass_fields__)
+    if unknown:
+        raise JudgeError(
+            f"{folder}: its {printable(unknown[0])} is unknown to this version of PEFT, which would skip it; "
+            f"the adapter was written by PEFT {printable(settings.get('peft_version'))}"
+        )
+    adapted = PeftModel.from_pretrained(model, folder, is_trainable=False)
+    result = adapted.load_adapter(folder, adapted.active_adapter)  # once more, for what from_pretrained does not tell
+    for names, what in (
+        (result.missing_keys, "of its tensors are missing, for the model"),
+        (result.unexpected_keys, "of its tensors belong to no layer of the model"),
+    ):
+        if names:
+            raise JudgeError(f"{folder}: {len(names)} {what} {config.model}, first {printable(names[0], 120)}")
+    return adapted

@@ -6,11 +6,14 @@
 * `vllm-processor`: the classic way, a logits processor that leaves only the three tokens; their
   log-probabilities after masking come back.
 * `vllm-classify`: a pooling model that keeps three rows of the output head and drops the rest.
+
+An adapter is read with its base, unmerged (`adapter_arguments` and what follows).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +22,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from vllm import LLM, PoolingParams, SamplingParams
 from vllm.config import VllmConfig
+from vllm.lora.peft_helper import PEFTHelper
+from vllm.lora.request import LoRARequest
+from vllm.model_executor.layers.linear import LinearBase
+from vllm.platforms import current_platform
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
+from judge.bundle import ADAPTER_WEIGHTS, open_model, tensor_shapes
 from judge.engine import EngineConfig, Progress
+from judge.engine.adapter import refuse_adapter, target_names, vllm_rank
+from judge.errors import JudgeError, printable
+
+ADAPTER_ID = 1
 
 
 class _Meter(tqdm):  # type: ignore[misc]  # tqdm has no types
@@ -67,7 +79,74 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         "load_format": "safetensors",
         "disable_log_stats": True,
         "seed": 0,
+        **(adapter_arguments(config, Path(config.adapter)) if config.adapter is not None else {}),
     }
+
+
+def adapter_arguments(config: EngineConfig, folder: Path) -> dict[str, Any]:
+    """Return what vLLM needs to make room for an adapter; refuses one that it would read wrongly."""
+    opened = open_model(folder, base=config.model)
+    refuse_adapter(opened, config.readout, config.dtype, config.device)
+    settings = opened.adapter.config if opened.adapter else {}
+    if (settings.get("rank_pattern") or settings.get("alpha_pattern")) and not hasattr(PEFTHelper, "_match_pattern"):
+        raise JudgeError(f"{folder}: this version of vLLM skips rank_pattern and alpha_pattern; upgrade it")
+    if config.device == "cpu":
+        type(current_platform).get_punica_wrapper = classmethod(lambda _: "judge.engine.one_adapter.OneAdapter")
+    return {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": vllm_rank(config.adapter_rank),
+        # the default wraps all layers: the output head's products alone cost more than the adapter
+        "lora_target_modules": target_names(tensor_shapes(folder / ADAPTER_WEIGHTS)),
+        "worker_extension_cls": "judge.engine.vllm.AdapterProbe",
+    }
+
+
+def load_adapter(llm: LLM, config: EngineConfig) -> LoRARequest | None:
+    """Load the adapter into a started engine; every prompt is to be read with the request that comes back.
+
+    Raises:
+        JudgeError: vLLM has left out a part of it.
+    """
+    if config.adapter is None:
+        return None
+    request = LoRARequest("adapter", ADAPTER_ID, str(Path(config.adapter).resolve()))
+    llm.llm_engine.add_lora(request)  # else it is read with the first prompt
+    for unread in llm.collective_rpc("unread_layers"):  # of each card
+        if unread:
+            raise JudgeError(
+                f"{config.adapter}: vLLM found no place in {config.model} for {len(unread)} layers of this adapter, "
+                f"first {printable(unread[0], 120)}; use --readout=transformers, or merge the adapter into its base"
+            )
+    return request
+
+
+class AdapterProbe:
+    """Added to vLLM's workers: tells what became of an adapter, for vLLM drops what it cannot place in silence."""
+
+    model_runner: Any
+
+    def unread_layers(self) -> list[str]:
+        """Return the adapter's layers that the model has not, or has in another size."""
+        manager = self.model_runner.lora_manager._adapter_manager
+        adapter = manager.get_adapter(ADAPTER_ID)
+        placed = {name: manager._get_lora_layer_weights(adapter, name) for name in manager.modules}
+        read = {id(lora) for name, lora in placed.items() if lora is not None and _fits(manager.modules[name], lora)}
+        return sorted(name for name, lora in adapter.loras.items() if id(lora) not in read and _acts(lora))
+
+
+def _matrices(matrices: torch.Tensor | list[torch.Tensor | None]) -> list[torch.Tensor]:
+    """Return the A or B matrices of a layer: several where vLLM has joined layers, such as q, k and v."""
+    return [m for m in (matrices if isinstance(matrices, list) else [matrices]) if m is not None]
+
+
+def _fits(module: Any, lora: Any) -> bool:
+    layer = module.base_layer
+    return not isinstance(layer, LinearBase) or all(a.shape[-1] == layer.input_size for a in _matrices(lora.lora_a))
+
+
+def _acts(lora: Any) -> bool:
+    return any(bool(b.any()) for b in _matrices(lora.lora_b))
 
 
 class VerdictsOnly(LogitsProcessor):  # type: ignore[misc]  # vLLM is not analysed
@@ -116,13 +195,14 @@ class VllmEngine:
                 detokenize=False,
             )
         self._llm = LLM(**arguments)
+        self._adapter = load_adapter(self._llm, config)
 
     def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
         """See `Engine.read`."""
         if self.config.prefix_caching:
             self._llm.reset_prefix_cache()  # what a prompt gets must not depend on earlier calls
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self._llm.generate(requests, self._params, use_tqdm=_meter(progress))
+        outputs = self._llm.generate(requests, self._params, use_tqdm=_meter(progress), lora_request=self._adapter)
         result = np.empty((len(prompts), 3))
         for row, output in enumerate(outputs):
             read = output.outputs[0].logprobs[0]
@@ -138,7 +218,6 @@ class VllmClassifyEngine:
     """Reads verdicts with a classification head made of three rows of the output head."""
 
     def __init__(self, config: EngineConfig) -> None:
-        from judge.bundle import open_model
         from judge.encoding import load_tokenizer
 
         self.config = config
@@ -155,13 +234,16 @@ class VllmClassifyEngine:
             hf_overrides={"text_config": head} if nested else head,
             **engine_arguments(config),
         )
+        self._adapter = load_adapter(self._llm, config)
 
     def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
         """See `Engine.read`; normalised over the three verdicts."""
         if self.config.prefix_caching:
             self._llm.reset_prefix_cache()
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self._llm.classify(requests, pooling_params=self._params, use_tqdm=_meter(progress))
+        outputs = self._llm.classify(
+            requests, pooling_params=self._params, use_tqdm=_meter(progress), lora_request=self._adapter
+        )
         logits = np.array([output.outputs.probs for output in outputs], dtype=np.float64)
         peak = logits.max(axis=1, keepdims=True)
         result: NDArray[np.float64] = logits - peak - np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from datetime import UTC, datetime
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from judge import __version__
 from judge.bundle import ADAPTER_CONFIG, ModelFolder, adapter_is_untrained
 from judge.errors import JudgeError
-from judge.judge_file import Base, JudgeFile, template_fields, write_judge_file
+from judge.judge_file import Base, JudgeFile, write_judge_file
+from judge.template import template_data
 from judge.trained_rows import write_trained_rows
 from judge.training.callbacks import read_metrics
 from judge.training.heldout import Figures, draw_curve
@@ -61,7 +63,7 @@ def write_bundle(
     ready = folder / "bundle"
     shutil.rmtree(ready, ignore_errors=True)
     ready.mkdir()
-    trainer.model.save_pretrained(ready, safe_serialization=True)
+    _save_weights(trainer.model, ready)
     (ready / "README.md").unlink(missing_ok=True)  # PEFT's form for a model card, not filled in
     if (ready / ADAPTER_CONFIG).exists() and adapter_is_untrained(ready):
         raise JudgeError(
@@ -80,11 +82,25 @@ def write_bundle(
     ready.rename(output)
 
 
+def _save_weights(model: Any, folder: Path) -> None:
+    """Save the adapter, or the whole model, as safetensors."""
+    config = folder / ADAPTER_CONFIG
+    if not hasattr(model, "peft_config"):
+        model.save_pretrained(folder, safe_serialization=True)
+        return
+    # without whole copies of embeddings, which vLLM would refuse
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    values = json.loads(config.read_text(encoding="utf-8"))
+    if isinstance(values["target_modules"], list):  # a set to PEFT: equal runs would differ in its order
+        values["target_modules"] = sorted(values["target_modules"])
+    config.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def judge_file(plan: Plan, trainer: VerdictTrainer, figures: dict[str, Figures]) -> JudgeFile:
     """Return the content of `judge.json` for a finished run."""
     finite = {name: {k: v for k, v in values.items() if np.isfinite(v)} for name, values in figures.items()}
     return JudgeFile(
-        template=template_fields(plan.builder.template),
+        template=template_data(plan.builder.template),
         template_digest=plan.builder.template.digest,
         verdict_ids=plan.builder.verdict_ids,
         max_tokens=plan.budget.max_tokens,

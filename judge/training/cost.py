@@ -15,9 +15,10 @@ from judge.training.settings import TrainSettings
 if TYPE_CHECKING:
     from judge.training.trainer import VerdictTrainer
 
-# Activations of one transformer layer in bytes per token and hidden unit, at 2 bytes a value and without the
-# attention matrix, which fused kernels do not store: Korthikanti et al. 2022 (arXiv 2205.05198), equation 1.
-_ACTIVATION_BYTES = 34
+# Activations of one transformer layer in bytes per token and hidden unit, at 2 bytes a value: 34 without the attention
+# matrix (Korthikanti et al. 2022, arXiv 2205.05198, equation 1); 35 to 43 counted for Llama layers with and without
+# LoRA, padded and not, by torch's saved-tensor hooks.
+_ACTIVATION_BYTES = 40
 # A forward pass is about a third of a forward and backward pass.
 _FORWARD_SHARE = 1 / 3
 

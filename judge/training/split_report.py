@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
+from judge.training.heldout import prior_figures
 from judge.training.rows import CLASSES, Split, TrainingRows
 
 
@@ -30,7 +31,9 @@ def describe_split(rows: TrainingRows, eval_rows: TrainingRows, split: Split) ->
     if not len(split.held_out):
         raise JudgeError("no held-out row has a hard label; evaluation needs some")
     notes = [*_sides(rows, eval_rows, split), *notes, *_overlap(rows, eval_rows, split)]
-    return notes, split
+    prior = prior_figures(eval_rows.strata[split.held_out], rows.strata[split.train])
+    losses = ", ".join(f"{name} {figures['log_loss']:.4f}" for name, figures in prior.items())
+    return [*notes, f"held-out log loss to beat: {losses}"], split
 
 
 def _sides(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> list[str]:
@@ -41,6 +44,9 @@ def _sides(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> list[st
             f"{name}: {counted(len(chosen), 'row')} of {counted(groups, 'prompt')}, {_rates(side.strata[chosen])}"
         )
     if len(rows.sources) > 1:
+        pairs = np.unique(rows.records[["group", "source"]][split.train])
+        shared = int((np.unique(pairs["group"], return_counts=True)[1] > 1).sum())
+        lines.append(f"  prompts that several sources share: {shared}")
         source = rows.records["source"][split.train]
         lines += [
             f"  source {printable(name, 60)}: {counted(int((source == i).sum()), 'row')}, "
