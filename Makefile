@@ -33,7 +33,7 @@ demo: $(READY) $(MODEL)/judge-demo-model.json
 	head -n 4 demo-out/submission.csv
 
 test: $(READY) $(MODEL)/judge-demo-model.json
-	JUDGE_DEMO_MODEL="$(abspath $(MODEL))" $(BIN)/python -m pytest
+	JUDGE_DEMO_MODEL="$(abspath $(MODEL))" $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not engine and not training"

@@ -161,7 +161,7 @@ class ModelFolder:
 def _folder_digest(path: Path) -> str:
     files = sorted({f for pattern in _CONTENT for f in path.glob(pattern) if f.name not in _IGNORED})
     with ThreadPoolExecutor(4) as pool:
-        digests = list(pool.map(_file_digest, files))
+        digests = list(pool.map(file_digest, files))
     lines = [f"{f.name} {digest}" for f, digest in zip(files, digests, strict=True)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -177,7 +177,8 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
         raise JudgeError(f"{path}: is not a safetensors file ({printable(str(error))})") from None
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -27,8 +27,8 @@ class TerminalEvents:
     """Shows the events of a run on standard error, and the figures at its end on standard output."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._err = Console(stderr=True, highlight=False, markup=False)
-        self._out = Console(highlight=False, markup=False)
+        self._err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._out = Console(highlight=False, markup=False, emoji=False)
         self._clock = clock
         self._bar: Progress | None = None
         self._task: Any = None

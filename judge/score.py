@@ -38,7 +38,7 @@ from judge.score_settings import (
 )
 from judge.shards import Shard, make_shards, reading_order
 from judge.table import Table
-from judge.trained_rows import read_trained_rows
+from judge.trained_rows import joined, trained_rows_of
 from judge.verdict import SWAPPED, Float, average_orders, divergence, entropy, probabilities, unread
 
 # `--swap=auto` goes on while the last tenth of the rows gained at least this much.
@@ -106,7 +106,7 @@ class Scorer:
         self.budget = choose_budget(model, settings)
         self.builder = PromptBuilder(TextEncoder(load_tokenizer(model.path)), self.template, self.budget)
         self.warning = differs_from_training(model, settings, self.builder)
-        self.trained_rows = read_trained_rows(model.folder)
+        self.trained_rows = joined(trained_rows_of(model))
         self.pool = make_pool(model, settings, self.builder, log_folder, worker_command)
 
     def __enter__(self) -> Scorer:

@@ -8,6 +8,7 @@ unfinished run lies in `OUT.parts`; the bundle appears whole under its name.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,7 +33,10 @@ from judge.training.plan import Plan, make_plan, run_manifest
 from judge.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from judge.training.callbacks import StopOnInterrupt
     from judge.training.trainer import VerdictTrainer
+
+TRAINED = "trained"  # the file that says that all steps are done
 
 
 def train(settings: TrainSettings, output: Path, resume: bool, restart: bool, events: TrainingEvents) -> dict[str, Any]:
@@ -58,16 +62,17 @@ def train(settings: TrainSettings, output: Path, resume: bool, restart: bool, ev
     tokenizer = load_tokenizer(base.path, settings.trust_remote_code)
     builder = PromptBuilder(TextEncoder(tokenizer), template, budget)
     parts = output.with_name(output.name + ".parts")
-    manifest = run_manifest(settings, base, builder, machine)
+    manifest = run_manifest(settings, base, bundle, builder, machine)
     with _run_folder(parts, manifest, restart, machine) as (own, going_on):
         planned = False
         try:
             plan = make_plan(settings, base, bundle, builder, machine, own, events)
             planned = True
+            figures = _train_in(plan, output, parts, going_on, events)
         finally:
-            if not planned and not going_on and machine.index == 0:
-                shutil.rmtree(parts)  # a mistake in the data: nothing is left behind
-        figures = _train_in(plan, output, parts, going_on, events)
+            worthless = not planned or not (parts / "checkpoints").exists()
+            if worthless and not going_on and machine.index == 0:
+                shutil.rmtree(parts)  # a mistake in the data or the settings: nothing is left behind
     if machine.index == 0:
         shutil.rmtree(parts, ignore_errors=True)
     return figures
@@ -118,19 +123,17 @@ def _train_in(plan: Plan, output: Path, parts: Path, going_on: bool, events: Tra
     from judge.training.callbacks import last_checkpoint
     from judge.training.make_trainer import BEFORE, make_trainer
 
+    if "tensorboard" in plan.settings.report_to:  # else it writes into the folder that is removed at the end
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{output}.runs")
     checkpoint = last_checkpoint(parts / "checkpoints") if going_on else None
     announce(plan, going_on, checkpoint, events)
     model = load_model(plan.settings, plan.base, plan.bundle, plan.machine)
     trainer, interrupt = make_trainer(plan, model, parts, events)
     announce_cost(plan, trainer, events)
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt:
-        interrupt.interrupted = True
-    finally:
-        interrupt.restore()
-    if interrupt.interrupted:
-        raise RunInterrupted(f"stopped; the run is kept in {parts}: give the same command with --resume to go on")
+    if checkpoint is not None and (parts / TRAINED).exists():
+        _load_finished(trainer, checkpoint)
+    else:
+        _run(trainer, interrupt, checkpoint, parts)
     after, logprobs = _evaluate(plan, trainer)
     before = json.loads((parts / BEFORE).read_text(encoding="utf-8"))
     figures = {**prior_figures(_labels(plan), _train_labels(plan)), "before": before, "after": after}
@@ -146,6 +149,28 @@ def _evaluate(plan: Plan, trainer: VerdictTrainer) -> tuple[dict[str, float], ND
     logprobs = np.asarray(output.predictions, dtype=np.float64)
     assert np.array_equal(output.label_ids, plan.split.held_out), "the held-out rows came back in another order"
     return heldout_figures(logprobs, _labels(plan)), logprobs
+
+
+def _run(trainer: VerdictTrainer, interrupt: StopOnInterrupt, checkpoint: Path | None, parts: Path) -> None:
+    """Train to the end, with the best checkpoint's weights in the model afterwards."""
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except KeyboardInterrupt:
+        interrupt.interrupted = True
+    finally:
+        interrupt.restore()
+    if interrupt.interrupted:
+        raise RunInterrupted(f"stopped; the run is kept in {parts}: give the same command with --resume to go on")
+    if trainer.is_world_process_zero():
+        (parts / TRAINED).touch()
+
+
+def _load_finished(trainer: VerdictTrainer, checkpoint: Path) -> None:
+    """Take up a run that was killed after its last step: no step is done again."""
+    from transformers import TrainerState
+
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    trainer._load_best_model()
 
 
 def _labels(plan: Plan) -> NDArray[np.int64]:

@@ -42,7 +42,8 @@ def run_train(
     if output is None:
         raise JudgeError("no output: give the bundle's folder with -o")
     values = {**(read_config(config) if config else {}), **(given or {})}
-    settings = parse_train_settings(values, str(config) if config and not given else "judge train")
+    source = str(config) if config and not given else "judge train"
+    settings = parse_train_settings(values, source, set(given) if config and given else None)
     train_judge(settings, output, resume, restart)
 
 

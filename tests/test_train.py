@@ -513,3 +513,79 @@ def test_settings_of_a_gpu_without_bfloat16_reach_trl(base: Path, table: Path, t
     arguments = trainer_arguments(plan, tmp_path)
     assert (arguments["fp16"], arguments["bf16"], arguments["gradient_checkpointing"]) == (True, False, True)
     assert (arguments["max_length"], arguments["packing"]) == (None, False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradient_checkpointing_and_autocast_train_the_same_judge(run: Run, dtype: str) -> None:
+    options = {"swap": "off", "max_steps": 3, "evaluations": 1, "schedule": "constant"}
+    plain, _ = run("plain", **options)
+    other, events = run("other", gradient_checkpointing=True, dtype=dtype, **options)
+    assert any(note.startswith("time: about") for note in events.notes)
+    assert {str(value.dtype) for value in adapter_of(other).values()} == {"float32"}
+    if dtype == "float32":
+        assert_same_adapter(plain, other, atol=1e-5)
+    else:
+        one, two = (read_judge_file(bundle).metrics["after"]["log_loss"] for bundle in (plain, other))  # type: ignore[union-attr]
+        assert one == pytest.approx(two, abs=0.05)
+        assert one != two
+
+
+def test_a_run_killed_after_its_last_step_is_only_written_up(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import judge.training.bundle
+
+    whole, _ = run("whole", max_steps=5)
+    with monkeypatch.context() as patched:
+        patched.setattr(judge.training.bundle, "write_bundle", no_weights)
+        with pytest.raises(AssertionError):
+            run("late", max_steps=5)
+    assert (tmp_path / "late.parts" / "trained").exists()
+    late, events = run("late", resume=True, max_steps=5)
+    assert events.steps == []
+    assert_same_adapter(whole, late, atol=1e-7)
+    assert read_judge_file(whole).metrics == read_judge_file(late).metrics  # type: ignore[union-attr]
+
+
+def test_what_trained_an_earlier_judge_is_known_of_the_one_that_goes_on_from_it(
+    run: Run, table: Path, tmp_path: Path
+) -> None:
+    from judge.comparison import Flag
+
+    options = {"max_steps": 1, "evaluations": 1}
+    first, _ = run("first", **options)
+    more = write_table(tmp_path / "more.csv", [{**row, "prompt": f"Now: {row['prompt']}"} for row in labelled_rows(30)])
+    second, _ = run("second", continue_from=str(first), data=[str(more)], **options)
+    trained = read_trained_rows(second)
+    assert trained is not None
+    held_out = held_out_rows(first)
+    for i, row in enumerate(row for chunk in Table.open(table).chunks() for row in chunk):
+        assert (Flag.TRAINED_ON in trained.flags(row)) == (i not in held_out)
+    # other rows held out of the same table would have trained the first judge: they are not evaluated on
+    third, events = run("third", continue_from=str(first), seed=1, **options)
+    assert any("held-out rows left out: they trained the judge" in note for note in events.notes)
+    assert set(held_out_rows(third)) <= set(held_out)
+
+
+def test_a_list_of_training_rows_that_was_taken_away_is_missed(run: Run) -> None:
+    from judge.trained_rows import trained_rows_of
+
+    bundle, _ = run(max_steps=1, evaluations=1)
+    assert len(trained_rows_of(open_model(bundle))) == 1
+    (bundle / "trained_rows.npy").unlink()
+    with pytest.raises(JudgeError, match="is missing or not the file that this judge was written with"):
+        trained_rows_of(open_model(bundle))
+
+
+def test_a_base_whose_files_lack_tensors_is_refused(run: Run, base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    tensors = load_file(broken / "model.safetensors")
+    lost = next(name for name in tensors if name.endswith("up_proj.weight"))
+    del tensors[lost]
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(JudgeError, match="1 tensors of the model are not in its files"):
+        run(model=str(broken))
+    assert not (tmp_path / "bundle.parts").exists()

@@ -28,7 +28,11 @@ CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
         ({"method": "full", "lora_rank": 8}, "lora_rank has no effect: method is full, which has no adapter"),
         ({"continue_from": "b", "dora": True}, "dora has no effect: continue_from takes the adapter as it is"),
         ({"soft_loss": "kl"}, "soft_loss has no effect: soft_weight is 0"),
-        ({"soft_weight": 1, "label_smoothing": 0.1}, "label_smoothing has no effect: soft_weight is 1"),
+        ({"max_steps": 5, "epochs": 2.0}, "epochs has no effect: max_steps is given"),
+        ({"patience": 4}, "patience has no effect: there are no more evaluations than that"),
+        ({"source_weights": {"a": -1.0}}, "weights must not be negative"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf: input should be a finite number"),
+        ({"shares": (0.0, 0.4)}, "both must be positive"),
     ],
 )
 def test_a_mistake_in_the_settings_is_named(values: dict[str, object], message: str) -> None:
@@ -44,6 +48,16 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert text.startswith("run.yaml: ")
     for part in ("no 'model'", "no 'data'", "epochs=-1", "unknown setting 'sed' (did you mean 'seed'?)"):
         assert part in text
+
+
+def test_a_flag_wins_over_what_it_makes_pointless_in_a_config() -> None:
+    config = {**NEEDED, "holdout": 0.2, "lora_rank": 8, "epochs": 3.0}
+    settings = parse_train_settings({**config, "fold": "1/5"}, given={"fold"})
+    assert (settings.fold, settings.lora_rank) == ("1/5", 8)
+    assert "holdout" not in settings.model_fields_set
+    assert parse_train_settings({**config, "method": "full"}, given={"method"}).method == "full"
+    with pytest.raises(JudgeError, match="holdout has no effect: fold is given"):
+        parse_train_settings({**config, "fold": "1/5"}, given={"fold", "holdout"})
 
 
 def test_one_table_may_stand_for_a_list_of_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,4 +83,7 @@ def announce_cost(plan: Plan, trainer: VerdictTrainer, events: TrainingEvents) -
     rows = plan.steps * plan.rows_per_step / plan.machine.processes
     held_out = plan.eval_rows.lengths[plan.split.held_out].sum() / plan.machine.processes
     seconds = estimate_seconds(per_token, rows * float(lengths.mean()), float(held_out), settings.evaluations + 1)
+    if math.isnan(per_token):
+        events.warn("the first batch does not fit into memory; lower batch_size or max_tokens, raise accumulation")
+        return
     events.note(f"time: about {duration(seconds)} ({1 / per_token:,.0f} tokens/s a device on the first batch)")

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge import __version__
-from judge.bundle import ADAPTER_CONFIG, ModelFolder, adapter_is_untrained
+from judge.bundle import ADAPTER_CONFIG, ModelFolder, adapter_is_untrained, file_digest
+from judge.comparison import Flag
 from judge.errors import JudgeError
 from judge.judge_file import Base, JudgeFile, write_judge_file
 from judge.template import template_data
+from judge.trained_rows import FILE as TRAINED_ROWS
 from judge.trained_rows import write_trained_rows
 from judge.training.callbacks import read_metrics
 from judge.training.heldout import Figures, draw_curve
@@ -74,11 +76,15 @@ def write_bundle(
         for path in plan.base.path.glob(pattern):
             shutil.copyfile(path, ready / path.name)
     rows = plan.train_rows.records[plan.split.train]
-    write_trained_rows(ready, rows["row_key"], rows["group"])
+    keys, groups = [rows["row_key"]], [rows["group"]]
+    for earlier in plan.trained_before:  # what trained the judge that this run goes on from trained this one too
+        keys.append(earlier.rows)
+        groups.append(earlier.groups)
+    write_trained_rows(ready, keys, groups)
     _write_held_out(ready / HELD_OUT, plan, logprobs)
     shutil.copyfile(folder / METRICS, ready / METRICS)
     draw_curve(ready / CURVE, read_metrics(ready / METRICS), figures)
-    write_judge_file(ready, judge_file(plan, trainer, figures))
+    write_judge_file(ready, judge_file(plan, trainer, figures, ready))
     ready.rename(output)
 
 
@@ -86,6 +92,7 @@ def _save_weights(model: Any, folder: Path) -> None:
     """Save the adapter, or the whole model, as safetensors."""
     config = folder / ADAPTER_CONFIG
     if not hasattr(model, "peft_config"):
+        model.config.use_cache = True  # off while training
         model.save_pretrained(folder, safe_serialization=True)
         return
     # without whole copies of embeddings, which vLLM would refuse
@@ -96,8 +103,8 @@ def _save_weights(model: Any, folder: Path) -> None:
     config.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def judge_file(plan: Plan, trainer: VerdictTrainer, figures: dict[str, Figures]) -> JudgeFile:
-    """Return the content of `judge.json` for a finished run."""
+def judge_file(plan: Plan, trainer: VerdictTrainer, figures: dict[str, Figures], folder: Path) -> JudgeFile:
+    """Return the content of `judge.json` for a finished run whose other files are in `folder`."""
     finite = {name: {k: v for k, v in values.items() if np.isfinite(v)} for name, values in figures.items()}
     return JudgeFile(
         template=template_data(plan.builder.template),
@@ -116,6 +123,7 @@ def judge_file(plan: Plan, trainer: VerdictTrainer, figures: dict[str, Figures])
                 for path, digest in zip(plan.settings.data, plan.data_digests, strict=True)
             ],
             "continued_from": plan.settings.continue_from,
+            "trained_rows_sha256": file_digest(folder / TRAINED_ROWS),
             "train_rows": len(plan.split.train),
             "held_out_rows": len(plan.split.held_out),
             "steps": trainer.state.global_step,
@@ -156,5 +164,8 @@ def _write_held_out(path: Path, plan: Plan, logprobs: NDArray[np.float64]) -> No
     columns |= {f"logprob_{name}": pa.array(logprobs[:, i]) for i, name in enumerate(NAMES)}
     columns["verdict_mass"] = pa.array(verdict_mass(logprobs))
     columns["prompt_tokens"] = pa.array(plan.eval_rows.lengths[plan.split.held_out])
-    columns["flags"] = pa.array([""] * len(logprobs), pa.string())
+    trained = plan.train_rows.records["group"][plan.split.train]
+    known = np.concatenate([trained, *(earlier.groups for earlier in plan.trained_before)])
+    same_prompt = np.isin(plan.eval_rows.records["group"][plan.split.held_out], known)
+    columns["flags"] = pa.array([Flag.TRAINED_PROMPT.names() if same else "" for same in same_prompt], pa.string())
     pq.write_table(pa.table(columns), path)

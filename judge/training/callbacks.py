@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from judge.errors import JudgeError
@@ -52,26 +53,40 @@ class Schedule(TrainerCallback):  # type: ignore[misc]  # transformers is not an
 
 
 class WholeCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Marks each checkpoint once it is written, so that a run killed while writing one goes on from the one before."""
+    """Marks each checkpoint once it is written, so that a run killed while writing one goes on from the one before.
+
+    The mark holds the names and sizes of the files: a checkpoint that was half deleted when the run was killed does not
+    count either.
+    """
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the mark, after everything else has reached the disk."""
+        """Write the mark, after everything else has reached the disk, on all devices."""
         del control
+        PartialState().wait_for_everyone()
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        for path in [*folder.rglob("*"), folder]:
-            if path.is_file() or path == folder:
-                handle = os.open(path, os.O_RDONLY)
-                os.fsync(handle)
-                os.close(handle)
-        (folder / WHOLE).touch()
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        for path in [*files, folder]:
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+        with whole_file(folder / WHOLE) as temporary:
+            temporary.write_text(json.dumps({str(p.relative_to(folder)): p.stat().st_size for p in files}))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the latest whole checkpoint below `folder`, or None."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}") if _is_whole(path)]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(mark: Path) -> bool:
+    try:
+        sizes: dict[str, int] = json.loads(mark.read_text(encoding="utf-8"))
+        return all((mark.parent / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
 
 
 class MetricsFile(TrainerCallback):  # type: ignore[misc]
@@ -150,35 +165,93 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class WeightsMove(TrainerCallback):  # type: ignore[misc]
-    """Stops a run whose trained weights do not change: a frozen adapter looks like a judge and is none."""
+    """Stops a run whose trained weights do not change: a frozen adapter looks like a judge and is none.
+
+    Steps that cannot change anything do not count: those with a learning rate of 0 (the first of a warm-up), and those
+    that the gradient scaler of float16 leaves out.
+    """
 
     def __init__(self) -> None:
         self._before: list[torch.Tensor] | None = None
-        self._check_at = 0
+        self._steps = 0
+        self._rate = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Keep a sum over each trained tensor."""
-        del args, control
+        del args, state, control
         self._before = _sums(model)
         if not self._before:
             raise JudgeError("no weight of the model is trainable: nothing can be learnt")
-        self._check_at = min(state.global_step + MOVED_AFTER, state.max_steps)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
+    ) -> None:
+        """Keep the learning rate that the step will have."""
+        del args, state, control
+        self._rate = max(group["lr"] for group in optimizer.param_groups)
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
     ) -> None:
-        """Compare, once."""
+        """Compare, once, after some steps that should have changed something."""
         del args, control
-        if self._before is None or state.global_step < self._check_at:
+        if self._before is None:
+            return
+        self._steps += self._rate > 0 and not getattr(optimizer, "step_was_skipped", False)
+        if self._steps < MOVED_AFTER:
             return
         if all(torch.equal(a, b) for a, b in zip(self._before, _sums(model), strict=True)):
             raise JudgeError(
-                f"after {state.global_step} steps no trained weight has changed: the learning rate or the gradients "
-                "are zero, and the result would be the untrained model"
+                f"after {state.global_step} steps no trained weight has changed: the gradients are zero or the "
+                "learning rate is too small, and the result would be the untrained model"
             )
         self._before = None
+
+
+class EpochOrder(TrainerCallback):  # type: ignore[misc]
+    """Tells the order of the rows which epoch it is, and checks that a whole epoch shows every row once.
+
+    accelerate does it too, but does not reach the order on several devices when a run is resumed inside an epoch.
+
+    Args:
+        set_epoch: of the order.
+        rows_seen: returns how many rows have gone through the model in training.
+        rows: prompts of an epoch, or None where devices may repeat some to come out even.
+    """
+
+    def __init__(self, set_epoch: Callable[[int], None], rows_seen: Callable[[], int], rows: int | None) -> None:
+        self.set_epoch, self.rows_seen, self.rows = set_epoch, rows_seen, rows
+        self._began: tuple[int, int] | None = None
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        """Choose the order."""
+        del control
+        steps = max(math.ceil(len(train_dataloader) / args.gradient_accumulation_steps), 1)
+        self.set_epoch(state.global_step // steps)
+        self._began = (self.rows_seen(), state.global_step + steps) if state.global_step % steps == 0 else None
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Compare the rows that were shown with those there are."""
+        del args, control
+        if self.rows is None or self._began is None or state.global_step != self._began[1]:
+            return
+        shown = self.rows_seen() - self._began[0]
+        assert shown == self.rows, f"an epoch showed {shown} rows of {self.rows}"
 
 
 def _sums(model: Any) -> list[torch.Tensor]:

@@ -67,8 +67,19 @@ def estimate_memory(
 def seconds_per_token(trainer: VerdictTrainer) -> float:
     """Return how long a forward and backward pass takes for one token, by doing the first batch twice.
 
-    Nothing is kept: gradients are dropped, and the random state is as before.
+    Nothing is kept: gradients are dropped, and the random state is as before. NaN if memory runs out.
     """
+    import torch
+
+    try:
+        return _probe(trainer)
+    except torch.OutOfMemoryError:
+        trainer.model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        return float("nan")
+
+
+def _probe(trainer: VerdictTrainer) -> float:
     import torch
 
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
@@ -78,7 +89,7 @@ def seconds_per_token(trainer: VerdictTrainer) -> float:
         trainer.model.train()
         for _ in range(2):  # the first one also allocates
             began = time.perf_counter()
-            with trainer.compute_loss_context_manager():
+            with trainer.accelerator.autocast():
                 loss = trainer.compute_loss(trainer.model, dict(batch))
             loss.backward()
             if cards:

@@ -10,10 +10,10 @@ from transformers import EarlyStoppingCallback, PrinterCallback
 from trl import SFTConfig
 
 from judge.encoding import load_tokenizer
-from judge.training.callbacks import MetricsFile, Schedule, StopOnInterrupt, WeightsMove, WholeCheckpoints
+from judge.training.callbacks import EpochOrder, MetricsFile, Schedule, StopOnInterrupt, WeightsMove, WholeCheckpoints
 from judge.training.events import TrainingEvents
 from judge.training.heldout import heldout_figures
-from judge.training.model import float32_adapters
+from judge.training.model import restore_trained, trained_values
 from judge.training.plan import BOTH_ORDERS, Plan
 from judge.training.rows import token_dataset
 from judge.training.trainer import RowSampler, VerdictCollator, VerdictTrainer
@@ -32,9 +32,12 @@ def make_trainer(plan: Plan, model: Any, folder: Path, events: TrainingEvents) -
         callbacks.append(interrupt)
     if settings.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+    arguments = SFTConfig(**trainer_arguments(plan, folder))
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one card a process: DataParallel would multiply the batch in silence
+    trained = trained_values(model)
     trainer = VerdictTrainer(
         model=model,
-        args=SFTConfig(**trainer_arguments(plan, folder)),
+        args=arguments,
         processing_class=load_tokenizer(plan.base.path, settings.trust_remote_code),
         train_dataset=token_dataset(plan.train_rows, plan.split.train, settings, verdict_ids, both, training=True),
         eval_dataset=token_dataset(plan.eval_rows, plan.split.held_out, settings, verdict_ids, False, training=False),
@@ -46,10 +49,18 @@ def make_trainer(plan: Plan, model: Any, folder: Path, events: TrainingEvents) -
         verdict_ids=verdict_ids,
         over=settings.loss,
         row_ids=plan.train_rows.ids,
+        eval_row_ids=plan.eval_rows.ids,
+        check_targets=settings.soft_weight == 0,
         sampler=RowSampler(plan.train_rows.lengths[plan.split.train], settings.swap, plan.group, settings.seed),
     )
     trainer.remove_callback(PrinterCallback)
-    float32_adapters(trainer.model)
+    restore_trained(model, trained)
+    even = plan.machine.processes == 1  # several devices repeat a few rows to come out even
+    trainer.add_callback(
+        EpochOrder(trainer.sampler.set_epoch, lambda: trainer.rows_seen, plan.rows_per_epoch if even else None)
+    )
+    if plan.checkpointing:  # now, and not only when training starts: the trial batch needs it
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return trainer, interrupt
 
 
@@ -73,7 +84,7 @@ def trainer_arguments(plan: Plan, folder: Path) -> dict[str, Any]:
         "gradient_accumulation_steps": settings.accumulation,
         "learning_rate": settings.rate,
         "lr_scheduler_type": settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
-        "warmup_steps": math.ceil(settings.warmup * plan.steps),
+        "warmup_steps": math.floor(settings.warmup * plan.steps),
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "optim": settings.optimizer,

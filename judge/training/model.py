@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,6 +80,9 @@ def choose_machine(settings: TrainSettings) -> Machine:
     import torch
     from accelerate import PartialState
 
+    for name in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise JudgeError(f"judge train does not shard weights ({name}); use a launcher config without it, or qlora")
     found = torch.cuda.is_available()
     if settings.device == "cuda" and not found:
         raise JudgeError("--device=cuda, but no GPU is visible to PyTorch (or this is its CPU build); see nvidia-smi")
@@ -181,14 +185,21 @@ def _load_weights(
             ),
             "device_map": {"": machine.local_index if machine.device == "cuda" else "cpu"},
         }
-    model = AutoModelForCausalLM.from_pretrained(
+    model, info = AutoModelForCausalLM.from_pretrained(
         str(folder.path),
+        output_loading_info=True,
         dtype=stored,
         local_files_only=True,
         trust_remote_code=settings.trust_remote_code,
         use_safetensors=True,
         **extra,
     )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise JudgeError(
+            f"{folder.path}: {len(missing)} tensors of the model are not in its files, first {printable(missing[0])}; "
+            "they would be random"
+        )
     model.config.use_cache = False
     return model
 
@@ -216,10 +227,15 @@ def _linear_names(model: Any) -> list[str]:
     return sorted({name.split(".")[-1] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
 
 
-def float32_adapters(model: Any) -> None:
-    """Cast what is trained to float32; TRL casts adapters on a 4-bit base to bfloat16, which float16 cannot scale."""
-    import torch
+def trained_values(model: Any) -> dict[str, torch.Tensor]:
+    """Return a float32 copy of what is trained where it could be rounded: of the adapter on a 4-bit base."""
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return {}
+    return {name: p.detach().float().clone() for name, p in model.named_parameters() if p.requires_grad}
 
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
-            parameter.data = parameter.data.float()
+
+def restore_trained(model: Any, values: dict[str, torch.Tensor]) -> None:
+    """Put the float32 values back: TRL rounds adapters on a 4-bit base to bfloat16, which float16 cannot scale."""
+    for name, parameter in model.named_parameters():
+        if name in values:
+            parameter.data = values[name]

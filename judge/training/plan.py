@@ -13,6 +13,7 @@ from judge.bundle import ModelFolder
 from judge.prompt import Budget, PromptBuilder
 from judge.run_folder import Manifest
 from judge.table import Table
+from judge.trained_rows import TrainedRows, joined, trained_rows_of
 from judge.training.events import TrainingEvents
 from judge.training.model import Machine
 from judge.training.rows import Split, TrainingRows, check_rows, read_rows, split_rows
@@ -45,6 +46,7 @@ class Plan:
     eval_rows: TrainingRows
     split: Split
     data_digests: tuple[str, ...]
+    trained_before: tuple[TrainedRows, ...]
     notes: tuple[str, ...]
 
     @property
@@ -81,14 +83,20 @@ class Plan:
         return chosen if chosen is not None else self.machine.device == "cuda"
 
 
-def run_manifest(settings: TrainSettings, base: ModelFolder, builder: PromptBuilder, machine: Machine) -> Manifest:
+def run_manifest(
+    settings: TrainSettings,
+    base: ModelFolder,
+    bundle: ModelFolder | None,
+    builder: PromptBuilder,
+    machine: Machine,
+) -> Manifest:
     """Return the hashes and settings that decide what a run writes."""
     paths = [*settings.data, *([settings.eval_data] if settings.eval_data else [])]
     values = settings.model_dump(mode="json", exclude={"report_to", "model", "data", "eval_data", "template"})
     return {
         "version": __version__,
         "table": [_table_digest(path, settings) for path in paths],
-        "model": base.digest(),
+        "model": [base.digest(), *([bundle.digest()] if bundle is not None else [])],
         "template": builder.template.digest,
         "prompt": builder.fingerprint(),
         "settings": {**values, "dtype": machine.dtype, "devices": machine.processes},
@@ -120,8 +128,9 @@ def make_plan(
     else:
         eval_rows = read_rows([settings.eval_data], settings, builder, folder / "eval", False, events.reading)
         split = Split(np.arange(len(rows.records)), np.arange(len(eval_rows.records)))
-    notes, split = describe_split(rows, eval_rows, split)
+    before = tuple(trained_rows_of(base) + (trained_rows_of(bundle) if bundle is not None else []))
+    notes, split = describe_split(rows, eval_rows, split, joined(before))
     digests = tuple(_table_digest(path, settings) for path in settings.data)
-    plan = Plan(settings, base, bundle, builder, machine, rows, eval_rows, split, digests, tuple(notes))
+    plan = Plan(settings, base, bundle, builder, machine, rows, eval_rows, split, digests, before, tuple(notes))
     check_rows(rows, split.train, settings, plan.rows_per_step)
     return plan

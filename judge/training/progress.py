@@ -18,8 +18,8 @@ class TrainingTerminal:
     """Shows the events of a training run on standard error, and its figures on standard output."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, quiet: bool = False) -> None:
-        self._err = Console(stderr=True, highlight=False, markup=False, quiet=quiet)
-        self._out = Console(highlight=False, markup=False, quiet=quiet)
+        self._err = Console(stderr=True, highlight=False, markup=False, emoji=False, quiet=quiet)
+        self._out = Console(highlight=False, markup=False, emoji=False, quiet=quiet)
         self._clock = clock
         self._bar: Progress | None = None
         self._task: Any = None

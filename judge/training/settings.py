@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from judge.budget import Policy
 from judge.comparison import Cells
@@ -26,7 +27,7 @@ def _field(default: Any, text: str, **limits: Any) -> Any:
 class TrainSettings(BaseModel):
     """How a judge is trained; every field is a key of the config file and a flag of `judge train`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # what is trained
     model: str = _field(..., "Folder of the base model (safetensors).")
@@ -83,6 +84,20 @@ class TrainSettings(BaseModel):
     log_every: int = _field(10, "Steps between two lines of the metrics file.", ge=1)
     report_to: tuple[str, ...] = _field((), "Also log to tensorboard, wandb, mlflow, …; may be given more than once.")
 
+    @field_validator("shares")
+    @classmethod
+    def _positive(cls, shares: tuple[float, float]) -> tuple[float, float]:
+        if min(shares) <= 0:
+            raise ValueError("both must be positive")
+        return shares
+
+    @field_validator("source_weights")
+    @classmethod
+    def _not_negative(cls, weights: dict[str, float]) -> dict[str, float]:
+        if any(weight < 0 for weight in weights.values()):
+            raise ValueError("weights must not be negative")
+        return weights
+
     @property
     def rate(self) -> float:
         """The peak learning rate."""
@@ -116,8 +131,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def parse_train_settings(values: dict[str, Any], source: str = "judge train") -> TrainSettings:
+def parse_train_settings(
+    values: dict[str, Any], source: str = "judge train", given: Collection[str] | None = None
+) -> TrainSettings:
     """Return the settings from plain values; a single table or name may stand for a list of one.
+
+    Args:
+        given: the names of those that flags gave; they win over what the others, of a config file, say.
 
     Raises:
         JudgeError: every unknown key, impossible value and setting that would have no effect, in one line.
@@ -131,8 +151,12 @@ def parse_train_settings(values: dict[str, Any], source: str = "judge train") ->
     except ValidationError as error:
         raise JudgeError(f"{source}: " + "; ".join(map(_problem, error.errors()))) from None
     unused = unused_settings(settings)
+    # what a flag makes pointless in a config file is left out; what was asked for in one place is a mistake
+    pointless = [name for name in unused if given is not None and name not in given]
+    if pointless:
+        return parse_train_settings({k: v for k, v in values.items() if k not in pointless}, source, given)
     if unused:
-        raise JudgeError(f"{source}: " + "; ".join(unused))
+        raise JudgeError(f"{source}: " + "; ".join(f"{name} has no effect: {why}" for name, why in unused.items()))
     return settings
 
 
@@ -142,11 +166,12 @@ def _problem(problem: Any) -> str:
         return f"unknown setting {printable(name)!r}{suggestion(name, TrainSettings.model_fields)}"
     if problem["type"] == "missing":
         return f"no {name!r}"
-    return f"{name}={printable(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}={printable(problem['input'])}: {message[0].lower()}{message[1:]}"
 
 
-def unused_settings(settings: TrainSettings) -> list[str]:
-    """Return what is set and would have no effect: a setting that nobody reads is a mistake."""
+def unused_settings(settings: TrainSettings) -> dict[str, str]:
+    """Return what is set and would have no effect, with the reason: a setting that nobody reads is a mistake."""
     given = settings.model_fields_set
     full = settings.method == "full"
     names = ("lora_rank", "lora_alpha", "lora_dropout", "target_modules", "rslora", "dora")
@@ -161,10 +186,7 @@ def unused_settings(settings: TrainSettings) -> list[str]:
         (settings.eval_data is not None, [n for n in ("holdout", "fold") if n in given], "eval_data is given"),
         (settings.fold is not None, ["holdout"] if "holdout" in given else [], "fold is given"),
         (settings.soft_weight == 0, ["soft_loss"] if "soft_loss" in given else [], "soft_weight is 0"),
-        (
-            settings.soft_weight == 1,
-            ["label_smoothing"] if settings.label_smoothing else [],
-            "soft_weight is 1, and only hard labels are smoothed",
-        ),
+        (settings.max_steps is not None, ["epochs"] if "epochs" in given else [], "max_steps is given"),
+        ((settings.patience or 0) >= settings.evaluations, ["patience"], "there are no more evaluations than that"),
     ]
-    return [f"{name} has no effect: {why}" for active, names, why in rules if active for name in names]
+    return {name: why for active, names, why in rules if active for name in names}

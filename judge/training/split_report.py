@@ -6,12 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
+from judge.trained_rows import TrainedRows
 from judge.training.heldout import prior_figures
 from judge.training.rows import CLASSES, Split, TrainingRows
 
 
-def describe_split(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> tuple[list[str], Split]:
-    """Check a split and return lines that describe it, and the split without held-out rows that have no hard label.
+def describe_split(
+    rows: TrainingRows, eval_rows: TrainingRows, split: Split, before: TrainedRows | None = None
+) -> tuple[list[str], Split]:
+    """Check a split and return lines that describe it, and the split without held-out rows that cannot be evaluated.
+
+    These are rows without a hard label, and rows that trained the judge that the run goes on from (`before`).
 
     Raises:
         JudgeError: a row is on both sides, or no held-out row has a hard label.
@@ -28,8 +33,18 @@ def describe_split(rows: TrainingRows, eval_rows: TrainingRows, split: Split) ->
     if not hard.all():
         notes.append(f"{counted(int((~hard).sum()), 'held-out row')} without a hard label left out of the evaluation")
         split = Split(split.train, split.held_out[hard])
+    if before is not None:
+        seen = np.isin(eval_rows.records["row_key"][split.held_out], before.rows)
+        if seen.any():
+            notes.append(
+                f"{counted(int(seen.sum()), 'held-out row')} left out: they trained the judge that this run starts from"
+            )
+            split = Split(split.train, split.held_out[~seen])
     if not len(split.held_out):
-        raise JudgeError("no held-out row has a hard label; evaluation needs some")
+        raise JudgeError(
+            "no held-out row is left to evaluate on: none has a hard label"
+            + (", or all trained the judge that this run goes on from; give eval_data" if before is not None else "")
+        )
     notes = [*_sides(rows, eval_rows, split), *notes, *_overlap(rows, eval_rows, split)]
     prior = prior_figures(eval_rows.strata[split.held_out], rows.strata[split.train])
     losses = ", ".join(f"{name} {figures['log_loss']:.4f}" for name, figures in prior.items())

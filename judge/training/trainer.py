@@ -101,7 +101,8 @@ class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
     Args:
         verdict_ids: token ids of A, B and tie.
         over: see `judge.training.loss.row_losses`.
-        row_ids: the ids of the rows, to name them in errors.
+        row_ids, eval_row_ids: the ids of the rows, to name them in errors.
+        check_targets: whether the target's most probable verdict must be the label (not with soft labels).
         sampler: the order of the training rows.
     """
 
@@ -111,11 +112,14 @@ class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
         verdict_ids: tuple[int, int, int],
         over: Literal["verdicts", "vocabulary"],
         row_ids: Sequence[str],
+        eval_row_ids: Sequence[str],
+        check_targets: bool,
         sampler: RowSampler,
         **arguments: Any,
     ) -> None:
         self.over: Literal["verdicts", "vocabulary"] = over
-        self.row_ids, self._sampler = row_ids, sampler
+        self.row_ids, self.eval_row_ids, self.sampler = row_ids, eval_row_ids, sampler
+        self.check_targets = check_targets
         self._verdict_ids = torch.tensor(verdict_ids)
         self.rows_seen = 0
         super().__init__(**arguments)
@@ -125,7 +129,7 @@ class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         del train_dataset
-        return self._sampler
+        return self.sampler
 
     def _verdict_logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the logits of the position before each verdict, shape (rows, vocabulary)."""
@@ -151,7 +155,7 @@ class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
         logits = self._verdict_logits(model, inputs)
         losses = row_losses(logits, self._verdict_ids, inputs["target"], self.over) - inputs["offset"]
         if not torch.isfinite(losses).all():
-            self._stop_at_bad_rows(losses, inputs["row"])
+            self._stop_at_bad_rows(losses, inputs["row"], self.row_ids if model.training else self.eval_row_ids)
         rows = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = (losses * inputs["weight"]).sum() / rows
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
@@ -160,8 +164,8 @@ class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
             self._check_batch(inputs)
         return (loss, logits) if return_outputs else loss
 
-    def _stop_at_bad_rows(self, losses: torch.Tensor, rows: torch.Tensor) -> None:
-        bad = [self.row_ids[int(row)] for row in rows[~torch.isfinite(losses)].tolist()]
+    def _stop_at_bad_rows(self, losses: torch.Tensor, rows: torch.Tensor, ids: Sequence[str]) -> None:
+        bad = [ids[int(row)] for row in rows[~torch.isfinite(losses)].tolist()]
         raise JudgeError(
             f"step {self.state.global_step + 1}: the loss of {counted(len(bad), 'row')} is not a number "
             f"(id {', '.join(bad[:8])}); try a lower learning_rate or another dtype"
@@ -173,6 +177,9 @@ class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
         assert ((labels != IGNORED).sum(dim=1) == 1).all(), "a row has more or fewer than one supervised token"
         assert torch.equal(labels[:, -1], inputs["input_ids"][:, -1]), "the label is not the row's last token"
         assert torch.isin(labels[:, -1], self._verdict_ids).all(), "the supervised token is not a verdict"
+        if self.check_targets:  # the loss reads the target, not the label: they must say the same
+            named = self._verdict_ids[inputs["target"].argmax(dim=1)]
+            assert torch.equal(named, labels[:, -1]), "the target is not the verdict of the label"
         self.rows_seen += len(labels)
 
     def prediction_step(
