@@ -3,15 +3,18 @@
     python bench/training.py --model MODEL
 
 Both take the same rows in the same order through the same LoRA model: TRL's loop with its callbacks, logging and
-checks, and twenty lines of PyTorch that pad, run forward and backward, clip, and step. Evaluations and checkpoints
-are outside the measured part. The two run in turn, three rounds, and the ratio of each round is reported.
+checks, and twenty lines of PyTorch that run forward and backward, clip, and step (with the same autocast and
+checkpointing on a GPU). Evaluations, checkpoints and the first step are outside the measured part. Each loop has a
+process of its own; the two run in turn, and the ratio of each round is reported with both peaks of memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -102,13 +105,14 @@ def trained_bare(plan: Plan, folder: Path) -> tuple[float, int]:
         for batch in trainer.get_train_dataloader():
             tokens += batch["input_ids"].numel() if clock.began else 0
             mask = batch["attention_mask"][:, :-1]
-            logits = model(
-                input_ids=batch["input_ids"][:, :-1],
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                logits_to_keep=1,
-                use_cache=False,
-            ).logits[:, -1]
+            with trainer.accelerator.autocast():
+                logits = model(
+                    input_ids=batch["input_ids"][:, :-1],
+                    attention_mask=mask,
+                    position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                    logits_to_keep=1,
+                    use_cache=False,
+                ).logits[:, -1]
             labels = (batch["labels"][:, -1:] == ids).int().argmax(dim=1)
             torch.nn.functional.cross_entropy(logits[:, ids], labels).backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -121,6 +125,27 @@ def trained_bare(plan: Plan, folder: Path) -> tuple[float, int]:
     return clock.seconds, tokens
 
 
+def measured(loop: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Run one loop in a process of its own; return tokens/s and peak memory in GiB."""
+    command = [sys.executable, __file__, "--loop", loop, "--model", arguments.model, "--table", arguments.table]
+    command += ["--steps", str(arguments.steps), "--batch-size", str(arguments.batch_size)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def run_loop(arguments: argparse.Namespace) -> None:
+    """Run one loop in this process and print its figures as JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = plan_of(arguments.model, arguments.table, arguments.steps, arguments.batch_size, Path(folder))
+        seconds, tokens = (trained_bare if arguments.loop == "bare" else trained_by_trl)(plan, Path(folder))
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / 2**30
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"tokens_per_second": tokens / seconds, "peak_gib": peak}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -128,25 +153,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--loop", choices=("bare", "judge"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    ratios, speeds = [], []
+    if arguments.loop:
+        run_loop(arguments)
+        return
+    rounds: list[dict[str, Any]] = []
     for _ in range(arguments.rounds):
-        speed = {}
-        for name, loop in (("bare", trained_bare), ("judge", trained_by_trl)):
-            with tempfile.TemporaryDirectory() as folder:
-                plan = plan_of(arguments.model, arguments.table, arguments.steps, arguments.batch_size, Path(folder))
-                seconds, tokens = loop(plan, Path(folder))
-            speed[name] = tokens / seconds
-        ratios.append(speed["judge"] / speed["bare"])
-        speeds.append(speed)
-        print(f"bare {speed['bare']:,.0f} tokens/s, judge {speed['judge']:,.0f}: {ratios[-1]:.3f}")
+        bare, judge = measured("bare", arguments), measured("judge", arguments)
+        rounds.append({"bare": bare, "judge": judge, "ratio": judge["tokens_per_second"] / bare["tokens_per_second"]})
+        print(rounds[-1], flush=True)
     write(
         "training",
         {
-            "ratios": ratios,
-            "median_ratio": statistics.median(ratios),
-            "tokens_per_second": speeds,
-            "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "median_ratio": statistics.median(float(r["ratio"]) for r in rounds),
+            "rounds": rounds,
             "steps": arguments.steps,
             "batch_size": arguments.batch_size,
         },

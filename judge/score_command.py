@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from judge.bundle import open_model
+from judge.bundle import ModelFolder, open_model
 from judge.comparison import Cells
 from judge.errors import JudgeError, RunInterrupted
 from judge.predictions import check_output, predictions_table, read_probabilities, summary, write_predictions
@@ -89,11 +89,17 @@ def run_score(
         run.remove()
     events.report(figures, scorer.pool.config, output, submission.path)
     mass = figures["median_verdict_mass"]
-    if mass is not None and mass < LOW_MASS:
+    if mass is not None and mass < LOW_MASS and not _was_taught_without_mass(folder):
         events.warn(
             f"the model puts only {mass:.1%} of its probability on the three verdicts "
             "(median): it was probably not taught this template, and its probabilities mean little"
         )
+
+
+def _was_taught_without_mass(model: ModelFolder) -> bool:
+    """Whether the judge was trained on the three logits alone, which says nothing about all other tokens."""
+    settings = model.judge.training.get("settings", {}) if model.judge else {}
+    return isinstance(settings, dict) and settings.get("loss") == "verdicts"
 
 
 def _score_and_write(

@@ -86,13 +86,12 @@ class TrainingRows:
         return strata
 
     def id_column(self, rows: NDArray[np.int64]) -> pa.Array:
-        """Return the ids of some rows, in their table's type; as text where there are several tables."""
+        """Return the ids of some rows, in their table's type; `TABLE:ID` as text where there are several tables."""
         import pyarrow as pa
 
-        columns = [p.ids() for p in self.prepared]
-        if len(columns) > 1:
-            columns = [column.cast(pa.string()) for column in columns]
-        return pa.concat_arrays(columns).take(pa.array(rows))
+        if len(self.prepared) > 1:
+            return pa.array([self.ids[row] for row in rows.tolist()], pa.string())
+        return self.prepared[0].ids().take(pa.array(rows))
 
     def tokens(self, rows: NDArray[np.int64], swapped: bool) -> list[NDArray[np.int32]]:
         """Return the token ids of some rows' prompts."""
@@ -138,7 +137,7 @@ def read_rows(
         part["source"] = renamed[part["source"]]
         records.append(part)
         done += len(part)
-        before = f"{table.name}: " if len(paths) > 1 else ""
+        before = f"{table.name}:" if len(paths) > 1 else ""
         ids += [f"{before}{printable(i, 80)}" for i in prepared[-1].ids().to_pylist()]
         prompts += table.prompts
     return TrainingRows(tuple(prepared), np.concatenate(records), ids, list(sources), prompts)
