@@ -234,7 +234,10 @@ def test_ragged_and_identical_rows_are_flagged(prompt: Any, a: Any, b: Any, flag
         (Flag(0), ""),
         (Flag.RAGGED, "ragged"),
         (Flag.NULL_TURN | Flag.BAD_CELL, "null_turn,bad_cell"),
-        (~Flag(0), "null_turn,empty_list,ragged,surrogate,bad_cell,identical,empty_text,not_scored"),
+        (
+            ~Flag(0),
+            "null_turn,empty_list,ragged,surrogate,bad_cell,identical,empty_text,not_scored,trained_on,trained_prompt",
+        ),
     ],
 )
 def test_flags_are_written_as_names(flag: Flag, names: str) -> None:
