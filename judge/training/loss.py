@@ -31,7 +31,7 @@ def row_losses(
         target: probabilities of A, B and tie, float32, shape (rows, 3).
         over: `vocabulary` is the usual loss of a language model on the verdict token, which also teaches to give
             nothing else; `verdicts` normalises over the three first, which is what the read-out does (as the
-            winners of the LMSYS and WSDM contests trained: see docs/training.md).
+            third and fourth of the WSDM contest trained: see docs/training.md).
     """
     logprobs = verdict_logprobs(logits, verdict_ids)
     if over == "verdicts":

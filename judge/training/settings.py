@@ -57,7 +57,7 @@ class TrainSettings(BaseModel):
     shares: tuple[float, float] = _field((0.2, 0.4), "Weights of the prompt and of each response in the budget.")
     swap: Swap = _field("random", "Show A and B exchanged: never, at random each epoch, or both orders.")
     # loss
-    loss: Loss = _field("verdicts", "Cross-entropy over the three verdicts, or over the whole vocabulary.")
+    loss: Loss = _field("vocabulary", "Cross-entropy over the whole vocabulary, or over the three verdicts.")
     label_smoothing: float = _field(0.0, "Share of each hard label spread evenly over the three.", ge=0, lt=1)
     # optimisation
     epochs: float = _field(1.0, "How often each row is shown.", gt=0)
