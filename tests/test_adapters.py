@@ -324,8 +324,9 @@ CASES: dict[Readout, dict[str, Any]] = {
 @pytest.mark.engine
 @pytest.mark.parametrize("readout", CASES)
 def test_vllm_reads_an_adapter_as_peft_does_and_as_if_it_were_merged(
-    base: Path, tmp_path: Path, readout: Readout
+    base: Path, tmp_path: Path, readout: Readout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")  # importing TRL sets it to ERROR
     adapter = save_adapter(tmp_path / "adapter", base, **CASES[readout])
     results = read_with_worker(engine_config(base, adapter, readout), tmp_path, times=2)
     without = read_with_transformers(base)

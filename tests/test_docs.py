@@ -66,7 +66,7 @@ def test_the_commands_of_the_readme_run_as_they_stand(demo_model: Path, tmp_path
     assert len(commands) >= 7
     for command in commands:
         if command.startswith("judge train "):  # as it stands it takes minutes; make demo runs it whole
-            command += " --max-steps 2 --evaluations 1"
+            command += " --max-steps 2 --evaluations 1 --holdout 0.04"
         done = subprocess.run(
             shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
