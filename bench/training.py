@@ -83,7 +83,7 @@ def trained_by_trl(plan: Plan, folder: Path) -> tuple[float, int]:
     compute_loss = trainer.compute_loss
 
     def counted(model: Any, inputs: dict[str, torch.Tensor], **rest: Any) -> Any:
-        if clock.began:
+        if clock.began and model.training:  # the trainer evaluates once more at its end
             tokens[0] += inputs["input_ids"].numel()
         return compute_loss(model, inputs, **rest)
 
