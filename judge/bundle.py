@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,6 +32,17 @@ _LOGIT_CHANGES = (
     "lm_head_multiplier",
     "dim_model_base",
     "output_multiplier_scale",
+)
+# What a tokenizer is made of, in any of its file formats.
+_TOKENIZER = (
+    "tokenizer*.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.tiktoken",
+    "chat_template*",
 )
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -175,6 +187,13 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise JudgeError(f"{path}: is not a safetensors file ({printable(str(error))})") from None
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer's files, chat template included, byte for byte: loading and saving one can change it."""
+    for pattern in _TOKENIZER:
+        for path in source.glob(pattern):
+            shutil.copyfile(path, target / path.name)
 
 
 def file_digest(path: Path) -> str:

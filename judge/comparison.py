@@ -27,6 +27,7 @@ LABEL_COLUMNS = ("winner_model_a", "winner_model_b", "winner_tie")
 SOFT_COLUMNS = ("p_a", "p_b", "p_tie")
 WINNER_NAMES = {"model_a": 0, "model_b": 1, "tie": 2, "tie (bothbad)": 2}
 NO_LABEL = -1
+VERDICTS = ("A", "B", "tie")  # what the labels 0, 1 and 2 are called in print
 
 # What a JSON list of texts can start with. Python's own notation (['…'], [None]) is included, so that
 # a table saved with str(list) is refused with a reason instead of being scored with its brackets.

@@ -10,7 +10,7 @@ import numpy as np
 from judge.comparison import Flag
 from judge.errors import JudgeError, counted, printable
 from judge.judged_rows import JudgedRows, join
-from judge.metrics import UNIFORM_LOG_LOSS, hits, label_rates, log_losses
+from judge.metrics import MARGIN, UNIFORM_LOG_LOSS, hits, label_rates, log_losses
 from judge.predictions_file import Kind, StoredPredictions
 from judge.resample import FEW_GROUPS, RESAMPLES, Estimate, group_bootstrap
 from judge.table import Table
@@ -19,8 +19,6 @@ from judge.verdict import Float, entropy
 TrainedRows = Literal["refuse", "mark", "drop"]
 Part = Literal["all", "trained", "untrained"]
 
-# A judge that is not better than the class rates by more than this knows nothing worth mentioning.
-MARGIN = 0.005
 _MOST_RESAMPLES = 100_000
 
 

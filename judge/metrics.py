@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from judge.comparison import VERDICTS
+
 UNIFORM_LOG_LOSS = float(np.log(3))
+# A judge whose log loss is not lower than the class rates' by this much, in nats, knows nothing worth mentioning.
+MARGIN = 0.005
 
 
 def log_losses(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -60,6 +64,11 @@ def label_rates(labels: NDArray[np.integer]) -> NDArray[np.float64]:
     _check_labels(np.empty((len(labels), 3)), labels)
     rates: NDArray[np.float64] = np.bincount(labels, minlength=3) / len(labels)
     return rates
+
+
+def rates_text(rates: NDArray[np.floating]) -> str:
+    """Return rates of the three verdicts as `A 40.0%, B 35.0%, tie 25.0%`."""
+    return ", ".join(f"{name} {rate:.1%}" for name, rate in zip(VERDICTS, rates, strict=True))
 
 
 def _check_labels(p: NDArray[np.floating], labels: NDArray[np.integer]) -> None:

@@ -1,9 +1,9 @@
-"""What a person sees while a table is scored: a progress bar on a terminal, a line now and then in a log."""
+"""What a person sees during a long run: a progress bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
-class TerminalEvents:
-    """Shows the events of a run on standard error, and the figures at its end on standard output."""
+class Terminal:
+    """Standard error with a bar or lines of progress, and standard output for the figures at the end.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._err = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self._out = Console(highlight=False, markup=False, emoji=False)
+    Attributes:
+        first_task: what the bar says before anything else is shown.
+    """
+
+    first_task = "checking"
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, quiet: bool = False) -> None:
+        self._err = Console(stderr=True, highlight=False, markup=False, emoji=False, quiet=quiet)
+        self._out = Console(highlight=False, markup=False, emoji=False, quiet=quiet)
         self._clock = clock
         self._bar: Progress | None = None
         self._task: Any = None
@@ -54,7 +60,7 @@ class TerminalEvents:
                 console=self._err,
                 transient=True,
             )
-            self._task = self._bar.add_task("hashing the model", total=None, text="")
+            self._task = self._bar.add_task(self.first_task, total=None, text="")
             self._bar.start()
 
     def end(self) -> None:
@@ -62,6 +68,24 @@ class TerminalEvents:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def print_lines(self, lines: Iterable[str]) -> None:
+        """Print lines on standard output."""
+        for line in lines:
+            self._out.print(line, soft_wrap=True)
+
+    def _show(self, what: str, done: int | None, total: int | None, text: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description=what, completed=done or 0, total=total, text=text)
+        elif self._clock() - self._last_line >= _LINE_EVERY:
+            self._last_line = self._clock()
+            self._err.print(f"{what}: {text}" if text else what, soft_wrap=True)
+
+
+class ScoringTerminal(Terminal):
+    """Shows the events of scoring a table, and its figures."""
+
+    first_task = "hashing the model"
 
     def prepared(self, rows: int) -> None:
         """Show how many rows have been read and tokenised."""
@@ -83,18 +107,10 @@ class TerminalEvents:
             text += f", {speed:,.0f} tokens/s, {duration((all_tokens - tokens) / speed)} left"
         self._show("scoring", tokens, all_tokens, text)
 
-    def _show(self, what: str, done: int | None, total: int | None, text: str) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, description=what, completed=done or 0, total=total, text=text)
-        elif self._clock() - self._last_line >= _LINE_EVERY:
-            self._last_line = self._clock()
-            self._err.print(f"{what}: {text}" if text else what, soft_wrap=True)
-
     def report(self, figures: dict[str, Any], config: EngineConfig, output: Path, submission: Path | None) -> None:
         """Print the figures of a finished run."""
-        for name, value in _lines(figures, config):
-            self._out.print(f"{name:14}{value}", soft_wrap=True)
-        self._out.print(f"wrote {output}" + (f" and {submission}" if submission else ""), soft_wrap=True)
+        self.print_lines(f"{name:14}{value}" for name, value in _lines(figures, config))
+        self.print_lines([f"wrote {output}" + (f" and {submission}" if submission else "")])
 
 
 def _lines(figures: dict[str, Any], config: EngineConfig) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from judge.bundle import ModelFolder, open_model
 from judge.comparison import Cells
 from judge.errors import JudgeError, RunInterrupted
 from judge.predictions import check_output, predictions_table, read_probabilities, summary, write_predictions
-from judge.progress import TerminalEvents
+from judge.progress import ScoringTerminal
 from judge.run_folder import Manifest, RunFolder, differences
 from judge.score import Scorer, write_run_record
 from judge.score_settings import ScoreSettings
@@ -60,7 +60,7 @@ def run_score(
     folder = open_model(model, base)
     if form.ids is not None:
         check_form(form, read_ids(table_path))
-    events = TerminalEvents()
+    events = ScoringTerminal()
     parts = output.with_name(output.name + ".parts")
     with Scorer(folder, settings, parts) as scorer:
         if scorer.warning:
@@ -110,7 +110,7 @@ def _score_and_write(
     record: Path,
     submission: SubmissionOptions,
     form: Form,
-    events: TerminalEvents,
+    events: ScoringTerminal,
     restart: bool,
 ) -> dict[str, Any]:
     """Score in the run's folder, write output, submission and record, and return the run's figures."""
@@ -175,7 +175,7 @@ def _is_complete(output: Path, record: Path, manifest: Manifest) -> bool:
     return True
 
 
-def _submit_existing(output: Path, submission: SubmissionOptions, form: Form, events: TerminalEvents) -> None:
+def _submit_existing(output: Path, submission: SubmissionOptions, form: Form, events: ScoringTerminal) -> None:
     if submission.path is None:
         return
     ids, p = read_probabilities(output)

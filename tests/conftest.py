@@ -29,6 +29,22 @@ def demo_model() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that has something to learn with: its weights are large enough to tell texts apart."""
+    from tests.tiny_models import save_llama
+
+    return save_llama(tmp_path_factory.mktemp("base") / "tiny", initializer_range=0.1)
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty labelled comparisons."""
+    from tests.labelled_tables import labelled_rows, write_table
+
+    return write_table(tmp_path_factory.mktemp("data") / "table.csv", labelled_rows(40))
+
+
 @pytest.fixture
 def make_table(tmp_path: Path) -> Callable[[str], Path]:
     """Write a CSV table into the test's folder."""

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,8 +17,7 @@ from judge.comparison import Comparison, Flag
 from judge.errors import JudgeError
 from judge.labels import LabelError, check_label_columns, read_label, read_source, read_weight
 from judge.table import Labels, Table
-
-Row = dict[str, Any]
+from tests.table_writers import ALL_FORMATS, WRITERS, Row
 
 
 def hot(a: Any, b: Any, tie: Any) -> Row:
@@ -216,36 +210,13 @@ def row(row_id: Any = 1, **more: Any) -> Row:
     return {"id": row_id, "prompt": "p", "response_a": "a", "response_b": "b", **more}
 
 
-def write_csv(path: Path, rows: list[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_parquet(path: Path, rows: list[Row]) -> None:
-    pq.write_table(pa.table({name: pa.array([r.get(name) for r in rows]) for name in rows[0]}), path)
-
-
-def write_jsonl(path: Path, rows: list[Row]) -> None:
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-
-
-WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
-    ".csv": write_csv,
-    ".parquet": write_parquet,
-    ".jsonl": write_jsonl,
-}
-ALL = pytest.mark.parametrize("suffix", WRITERS)
-
-
 def read(folder: Path, suffix: str, rows: list[Row], labels: Labels = "required") -> list[Comparison]:
     path = folder / f"t{suffix}"
     WRITERS[suffix](path, rows)
     return [c for chunk in Table.open(path, labels=labels).chunks() for c in chunk]
 
 
-@ALL
+@ALL_FORMATS
 def test_labels_weights_and_sources_of_a_training_table_are_read(tmp_path: Path, suffix: str) -> None:
     rows = [
         row(1, **hot(1, 0, 0), **soft(None, None, None), weight=0.5, source="arena"),
@@ -256,14 +227,14 @@ def test_labels_weights_and_sources_of_a_training_table_are_read(tmp_path: Path,
     assert (two.label, two.target, two.weight, two.source) == (-1, (0.25, 0.25, 0.5), 1.0, "")
 
 
-@ALL
+@ALL_FORMATS
 def test_scoring_does_not_look_at_what_only_training_reads(tmp_path: Path, suffix: str) -> None:
     rows = [row(1, **hot(0, 1, 1), **soft(7.0, 7.0, 7.0), weight=-1.0, source="x")]
     (found,) = read(tmp_path, suffix, rows, labels="optional")
     assert (found.label, found.target, found.weight, found.source) == (-1, None, 1.0, "")
 
 
-@ALL
+@ALL_FORMATS
 @pytest.mark.parametrize(
     ("more", "error"),
     [

@@ -15,8 +15,8 @@ HEAVY = ("torch", "vllm", "transformers", "pandas", "pyarrow", "numpy", "pydanti
 # From the ground up: a module imports only from lines above its own (docs/architecture.md).
 ORDER = [
     ["errors"],
-    ["comparison", "template", "budget", "verdict", "metrics", "resample", "hardware", "shards", "settings_flags"],
-    ["labels", "table_files", "encoding", "engine", "split", "judge_file"],
+    ["comparison", "template", "budget", "verdict", "resample", "hardware", "shards", "settings_flags"],
+    ["metrics", "labels", "table_files", "encoding", "engine", "split", "judge_file"],
     ["bundle", "table", "predictions_file", "prompt", "run_folder", "overlap"],
     ["trained_rows", "engine.adapter", "engine.one_adapter", "engine.pool", "data.survey"],
     ["demo.model", "demo.make_training"],

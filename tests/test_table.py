@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import csv
 import gzip
 import inspect
 import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +21,8 @@ from judge.comparison import Cells, Comparison, Flag, clean_text
 from judge.errors import JudgeError
 from judge.table import OnBadRow, Table, read_ids
 from judge.table_files import CHUNK_ROWS
+from tests.table_writers import ALL_FORMATS, WRITERS, Row
 
-Row = dict[str, Any]
 HOSTILE = "\x1b[31mred\nline\u202e"
 TEXT = st.text(max_size=20)
 # In JSON, half a surrogate pair can be written too.
@@ -32,27 +30,6 @@ JSON_TEXT = st.text(st.one_of(st.characters(), st.sampled_from(["\ud83c", "\udf4
 unhurried = settings(max_examples=40, deadline=None)  # each example writes files; the cores are shared
 
 
-def write_csv(path: Path, rows: list[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_parquet(path: Path, rows: list[Row]) -> None:
-    pq.write_table(pa.table({name: pa.array([row[name] for row in rows]) for name in rows[0]}), path)
-
-
-def write_jsonl(path: Path, rows: list[Row]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-WRITERS: dict[str, Callable[[Path, list[Row]], None]] = {
-    ".csv": write_csv,
-    ".parquet": write_parquet,
-    ".jsonl": write_jsonl,
-}
-ALL = pytest.mark.parametrize("suffix", WRITERS)
 TYPED = pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 
 
@@ -93,7 +70,7 @@ def error_of_bytes(folder: Path, name: str, content: bytes) -> str:
 # -- what is read ------------------------------------------------------------------------------------------
 
 
-@ALL
+@ALL_FORMATS
 def test_the_arena_table_is_read(tmp_path: Path, suffix: str) -> None:
     common = {"model_a": "gpt-4", "model_b": "vicuna"}
     rows = [
@@ -115,14 +92,14 @@ def test_the_arena_table_is_read(tmp_path: Path, suffix: str) -> None:
     assert table.counts == {"rows": 2, "labelled": 2, "multi_turn": 1, "null_turn": 1, "identical": 1}
 
 
-@ALL
+@ALL_FORMATS
 def test_the_arena_test_table_without_models_and_labels_is_read(tmp_path: Path, suffix: str) -> None:
     found, table = read(saved(tmp_path, suffix, [row(1, '["p"]', '["a"]', '["b"]')]))
     assert [(c.prompt, c.label) for c in found] == [(("p",), -1)]
     assert table.counts["labelled"] == 0
 
 
-@ALL
+@ALL_FORMATS
 def test_the_wsdm_table_of_plain_texts_is_read(tmp_path: Path, suffix: str) -> None:
     rows = [
         row(
@@ -138,7 +115,7 @@ def test_the_wsdm_table_of_plain_texts_is_read(tmp_path: Path, suffix: str) -> N
     assert table.ids().to_pylist() == ["00a1", "5e10"]
 
 
-@ALL
+@ALL_FORMATS
 def test_a_users_table_may_have_its_columns_in_any_order_and_others_between(tmp_path: Path, suffix: str) -> None:
     rows = [{"note": "n", "response_b": "b", "id": "x", "": "7", "response_a": "a", "prompt": "p"}]
     assert read(saved(tmp_path, suffix, rows))[0] == [Comparison("x", ("p",), ("a",), ("b",))]
@@ -239,7 +216,7 @@ def test_labels_of_json_lines_are_read_where_only_later_rows_have_them(tmp_path:
     assert [c.label for c in read(path)[0]] == [-1, 2, 1]
 
 
-@ALL
+@ALL_FORMATS
 def test_a_suffix_in_capitals_is_known(tmp_path: Path, suffix: str) -> None:
     path = saved(tmp_path, suffix, [row(1)]).rename(tmp_path / f"T{suffix.upper()}")
     assert len(read(path)[0]) == 1
@@ -315,7 +292,7 @@ def test_the_same_native_lists_give_equal_comparisons_in_parquet_json_lines_and_
 # -- chunks ------------------------------------------------------------------------------------------------
 
 
-@ALL
+@ALL_FORMATS
 def test_a_table_of_several_chunks_is_read_whole_and_in_order(tmp_path: Path, suffix: str) -> None:
     rows = [row(i * 7 % 10_007, f"p{i}", winner="model_a") for i in range(2 * CHUNK_ROWS + 3)]
     table = Table.open(saved(tmp_path, suffix, rows))
@@ -334,7 +311,7 @@ def test_a_frame_of_several_chunks_is_read_whole_and_in_order() -> None:
     assert table.ids().type == pa.int64()
 
 
-@ALL
+@ALL_FORMATS
 def test_the_first_chunk_comes_without_reading_the_rest(tmp_path: Path, suffix: str) -> None:
     """What lies behind the first chunk is spoilt; only reading on finds it."""
     rows = [row(i, "x" * 200) for i in range(4 * CHUNK_ROWS)]
@@ -466,7 +443,7 @@ BAD_CELLS: list[tuple[str, Cells]] = [
 ]
 
 
-@ALL
+@ALL_FORMATS
 @pytest.mark.parametrize(("cell", "cells"), BAD_CELLS, ids=[c[:15] for c, _ in BAD_CELLS])
 def test_a_bad_cell_is_an_error_that_names_file_row_id_and_column(
     tmp_path: Path, suffix: str, cell: str, cells: Cells
@@ -479,7 +456,7 @@ def test_a_bad_cell_is_an_error_that_names_file_row_id_and_column(
     assert ("--cells=plain" in text) == (cells == "auto")
 
 
-@ALL
+@ALL_FORMATS
 @pytest.mark.parametrize(("cell", "cells"), BAD_CELLS, ids=[c[:15] for c, _ in BAD_CELLS])
 def test_a_bad_cell_can_be_kept_as_a_placeholder(tmp_path: Path, suffix: str, cell: str, cells: Cells) -> None:
     good = '["x"]'
@@ -519,7 +496,7 @@ def test_a_cell_of_another_type_is_an_error(tmp_path: Path, suffix: str, cell: A
 # -- flags and counts --------------------------------------------------------------------------------------
 
 
-@ALL
+@ALL_FORMATS
 def test_ragged_and_empty_lists_are_kept_flagged_and_counted(tmp_path: Path, suffix: str) -> None:
     rows = [
         row(1, '["p", "q"]', '["a"]', '["b", "c"]'),
@@ -585,7 +562,7 @@ def test_a_file_that_is_not_what_its_suffix_says_is_an_error(
     assert text == f"{tmp_path}/t{suffix}: is named {suffix} but its content is {found}"
 
 
-@ALL
+@ALL_FORMATS
 def test_a_file_of_no_bytes_is_an_error(tmp_path: Path, suffix: str) -> None:
     assert error_of_bytes(tmp_path, f"t{suffix}", b"") == f"{tmp_path}/t{suffix}: the file is empty"
 
@@ -726,7 +703,7 @@ def test_a_nul_character_inside_a_text_is_text(tmp_path: Path) -> None:
         (["ID", "Prompt"], "no column 'id', 'prompt', 'response_a', 'response_b'; the table has: ID, Prompt"),
     ],
 )
-@ALL
+@ALL_FORMATS
 def test_missing_columns_are_named_with_a_suggestion(
     tmp_path: Path, suffix: str, columns: list[str], error: str
 ) -> None:
@@ -750,7 +727,7 @@ def test_other_columns_may_appear_twice(tmp_path: Path) -> None:
     assert len(read(path)[0]) == 1
 
 
-@ALL
+@ALL_FORMATS
 def test_hostile_column_names_and_ids_never_reach_a_message_raw(tmp_path: Path, suffix: str) -> None:
     missing = saved(tmp_path, suffix, [{"id": "1", f"prompt{HOSTILE}": "x"}])
     assert "\\x1b[31m" in error_of(missing)
@@ -841,7 +818,7 @@ def test_the_digest_changes_with_the_content_and_with_how_cells_are_read(tmp_pat
 # -- ids alone ---------------------------------------------------------------------------------------------
 
 
-@ALL
+@ALL_FORMATS
 def test_ids_are_read_from_a_table_whose_texts_are_not_readable(tmp_path: Path, suffix: str) -> None:
     path = saved(tmp_path, suffix, [row(2, '["', "[", "['"), row(1, "[1", "", "x")])
     assert read_ids(path) == [2, 1]

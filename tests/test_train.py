@@ -33,6 +33,7 @@ from tests.labelled_tables import labelled_rows, write_table
 from tests.tiny_models import save_llama
 
 pytestmark = pytest.mark.training
+LINEAR_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
 class Recorded:
@@ -62,16 +63,6 @@ class Recorded:
 def one_thread() -> None:
     """Tiny matrices are not worth two threads that wait for each other."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("base") / "tiny", initializer_range=0.1)
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_table(tmp_path_factory.mktemp("data") / "table.csv", labelled_rows(40))
 
 
 Run = Callable[..., tuple[Path, Recorded]]
@@ -348,7 +339,20 @@ def test_rslora_and_dora_reach_the_adapter(run: Run) -> None:
 def test_all_linear_layers_but_the_head_get_an_adapter_by_default(run: Run) -> None:
     bundle, _ = run(max_steps=1, evaluations=1)
     layers = {name.split(".")[-3] for name in adapter_of(bundle)}
-    assert layers == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert layers == LINEAR_LAYERS
+
+
+def test_frozen_layers_get_no_adapter(run: Run) -> None:
+    bundle, _ = run(max_steps=1, evaluations=1, freeze_layers=1)
+    modules = {tuple(name.split(".")[4:7:2]) for name in adapter_of(bundle)}
+    assert modules == {("1", name) for name in LINEAR_LAYERS}
+    named, _ = run("named", max_steps=1, evaluations=1, freeze_layers=1, target_modules="q_proj")
+    assert {tuple(name.split(".")[4:7:2]) for name in adapter_of(named)} == {("1", "q_proj")}
+
+
+def test_freezing_every_layer_is_refused(run: Run) -> None:
+    with pytest.raises(JudgeError, match="freeze_layers=2: the model has 2 layers"):
+        run(freeze_layers=2)
 
 
 def test_continuing_starts_a_new_run_from_the_adapter(run: Run) -> None:

@@ -15,23 +15,11 @@ from safetensors.numpy import load_file
 
 from judge.judge_file import read_judge_file
 from judge.training.callbacks import WHOLE, last_checkpoint, read_metrics
-from tests.labelled_tables import labelled_rows, write_table
-from tests.tiny_models import save_llama
 
 pytestmark = pytest.mark.training
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
 JUDGE = [sys.executable, "-m", "judge"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_llama(tmp_path_factory.mktemp("base") / "tiny", initializer_range=0.1)
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_table(tmp_path_factory.mktemp("data") / "table.csv", labelled_rows(40))
 
 
 def arguments(base: Path, table: Path, output: Path, *more: str) -> list[str]:

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from judge.comparison import Cells, Comparison, Turns
-from judge.data.survey import VERDICTS
+from judge.comparison import VERDICTS, Cells, Comparison, Turns
 from judge.errors import counted, printable
 from judge.split import group_key
 from judge.table import Table

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import LABEL_COLUMNS, NO_LABEL, SOFT_COLUMNS, TEXT_COLUMNS, Cells, Comparison
+from judge.comparison import LABEL_COLUMNS, NO_LABEL, SOFT_COLUMNS, TEXT_COLUMNS, VERDICTS, Cells, Comparison
 from judge.data.copy import Record, check_output, write_records
-from judge.data.survey import VERDICTS, Survey, group_counts, rates, rates_text, survey_all
+from judge.data.survey import Survey, group_counts, rates, survey_all
 from judge.errors import JudgeError, counted, printable
+from judge.metrics import rates_text
 from judge.overlap import Prompts, overlap
 from judge.split import shuffled
 from judge.table import Table

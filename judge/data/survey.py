@@ -17,7 +17,6 @@ from judge.overlap import Overlap, Prompts, overlap
 from judge.split import in_order, row_key, stratum
 from judge.table import Table
 
-VERDICTS = ("A", "B", "tie")
 _MOST_SOURCES = 8  # compared with each other, every one with every other
 
 _ROW = np.dtype(
@@ -92,11 +91,6 @@ def rates(verdicts: NDArray[np.integer], weights: ArrayLike = 1.0) -> NDArray[np
     counts = np.bincount(verdicts, each, 3).astype(np.float64)
     total = float(counts.sum())
     return counts / total if total else counts
-
-
-def rates_text(shares: NDArray[np.float64]) -> str:
-    """Return shares of the verdicts as `A 40.0 %, B 35.0 %, tie 25.0 %`."""
-    return ", ".join(f"{name} {share:.1%}" for name, share in zip(VERDICTS, shares, strict=True))
 
 
 def copies(rows: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -11,20 +11,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import Cells, Comparison
+from judge.comparison import VERDICTS, Cells, Comparison
 from judge.data.copy import check_output, copy_rows
 from judge.data.survey import (
-    VERDICTS,
     Survey,
     contradicting,
     copies,
     group_counts,
     rates,
-    rates_text,
     source_overlaps,
     survey_all,
 )
 from judge.errors import JudgeError, counted, printable
+from judge.metrics import rates_text
 from judge.overlap import THRESHOLD, jaccard, overlap, shingles
 from judge.split import folds, hold_out, normalise, responses_key
 from judge.table import Table

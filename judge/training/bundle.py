@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge import __version__
-from judge.bundle import ADAPTER_CONFIG, ModelFolder, adapter_is_untrained, file_digest
+from judge.bundle import ADAPTER_CONFIG, ModelFolder, adapter_is_untrained, copy_tokenizer, file_digest
 from judge.comparison import Flag
 from judge.errors import JudgeError
 from judge.judge_file import Base, JudgeFile, write_judge_file
@@ -30,17 +30,6 @@ if TYPE_CHECKING:
     from judge.training.trainer import VerdictTrainer
 
 METRICS, CURVE, HELD_OUT = "metrics.jsonl", "loss.png", "held_out.parquet"
-# What a tokenizer is made of, in any of its file formats; copied byte for byte, so that it is the base's own.
-_TOKENIZER = (
-    "tokenizer*.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.tiktoken",
-    "chat_template*",
-)
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "tokenizers", "numpy")
 
 
@@ -72,9 +61,7 @@ def write_bundle(
             f"the best checkpoint is the adapter as it began (step {trainer.state.best_global_step}; all B matrices "
             "are zero): nothing was learnt, nothing is written; train longer or with another learning rate"
         )
-    for pattern in _TOKENIZER:
-        for path in plan.base.path.glob(pattern):
-            shutil.copyfile(path, ready / path.name)
+    copy_tokenizer(plan.base.path, ready)
     rows = plan.train_rows.records[plan.split.train]
     keys, groups = [rows["row_key"]], [rows["group"]]
     for earlier in plan.trained_before:  # what trained the judge that this run goes on from trained this one too

@@ -59,6 +59,7 @@ def estimate_memory(
     # gradient and AdamW's two moments; an adapter's own float32 weights come on top of the base
     state = 4 + (2 if "8bit" in settings.optimizer else 8) + (0 if settings.method == "full" else 4)
     tokens = settings.batch_size * longest
+    layers -= settings.freeze_layers  # gradients stop above the frozen layers, which keep nothing for them
     kept = 2 * layers + _ACTIVATION_BYTES if checkpointing else _ACTIVATION_BYTES * layers
     activations = tokens * hidden * kept * size // 2 + settings.batch_size * vocabulary * 12
     return Memory(weights, trainable * state, activations)

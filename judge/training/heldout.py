@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.metrics import accuracy, log_loss
+from judge.metrics import MARGIN, accuracy, log_loss
 from judge.verdict import probabilities, verdict_mass
 
 Figures = dict[str, float]
 FIGURES = ("log_loss", "accuracy", "verdict_mass", "p_a", "p_b", "p_tie")
-
-# A judge that is not better than the class rates by this much, in nats, has learnt nothing that matters.
-LEARNT_NOTHING = 0.005
 
 
 def heldout_figures(logprobs: NDArray[np.floating], labels: NDArray[np.integer]) -> Figures:
@@ -65,7 +62,7 @@ def table_lines(figures: dict[str, Figures]) -> list[str]:
 
 def learnt_nothing(figures: dict[str, Figures]) -> bool:
     """Whether the trained judge is not clearly better than the class rates."""
-    return figures["after"]["log_loss"] >= figures["class prior"]["log_loss"] - LEARNT_NOTHING
+    return figures["after"]["log_loss"] >= figures["class prior"]["log_loss"] - MARGIN
 
 
 def draw_curve(path: Path, lines: list[dict[str, Any]], figures: dict[str, Figures]) -> None:

@@ -120,6 +120,9 @@ def open_base(settings: TrainSettings) -> tuple[ModelFolder, ModelFolder | None]
             f"{settings.model}: is an adapter, not a base model; give the base as model, and the adapter as "
             "continue_from to train it further"
         )
+    layers = int(base.text_config.get("num_hidden_layers", 0))
+    if settings.freeze_layers and settings.freeze_layers >= layers:
+        raise JudgeError(f"freeze_layers={settings.freeze_layers}: the model has {layers} layers; leave some to train")
     if settings.continue_from is None:
         return base, None
     if settings.method == "full":
@@ -158,7 +161,7 @@ def load_model(settings: TrainSettings, base: ModelFolder, bundle: ModelFolder |
     if bundle is not None and bundle.adapter is not None:
         return PeftModel.from_pretrained(model, bundle.adapter.path, is_trainable=True)
     try:
-        return get_peft_model(model, adapter_config(settings))
+        return get_peft_model(model, adapter_config(settings, model))
     except ValueError as error:
         if "target" not in str(error).lower():
             raise
@@ -204,17 +207,21 @@ def _load_weights(
     return model
 
 
-def adapter_config(settings: TrainSettings) -> Any:
-    """Return PEFT's description of the adapter."""
+def adapter_config(settings: TrainSettings, model: PreTrainedModel) -> Any:
+    """Return PEFT's description of an adapter on this model."""
     from peft import LoraConfig
 
     names = [name.strip() for name in settings.target_modules.split(",")]
+    layers = model.config.get_text_config().num_hidden_layers
+    if settings.freeze_layers and names == ["all-linear"]:  # PEFT wants names where layers are chosen
+        names = [name for name in _linear_names(model) if name != "lm_head"]
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules="all-linear" if names == ["all-linear"] else names,
+        layers_to_transform=list(range(settings.freeze_layers, layers)) if settings.freeze_layers else None,
         use_rslora=settings.rslora,
         use_dora=settings.dora,
         bias="none",

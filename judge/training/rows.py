@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import Comparison
+from judge.comparison import VERDICTS, Comparison
 from judge.errors import JudgeError, counted, printable
 from judge.prepared import Prepared, prepare
 from judge.prompt import PromptBuilder
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-CLASSES = ("A", "B", "tie")
 IGNORED = -100  # the label of positions that carry no loss, everywhere in transformers and TRL
 _SWAP = [1, 0, 2]
 
@@ -194,7 +193,7 @@ def check_rows(rows: TrainingRows, train: NDArray[np.int64], settings: TrainSett
             "accumulation x devices); lower them or give more data"
         )
     mass = targets(rows, train, settings)[0].sum(axis=0)
-    absent = [CLASSES[i] for i in range(3) if mass[i] == 0]
+    absent = [VERDICTS[i] for i in range(3) if mass[i] == 0]
     if absent and not settings.allow_missing_class and not (settings.label_smoothing and mass.min() > 0):
         raise JudgeError(
             f"no training row has the verdict {' or '.join(absent)}: the judge would learn never to give it; "

@@ -37,6 +37,7 @@ class TrainSettings(BaseModel):
     lora_alpha: float = _field(32.0, "Scale of the adapter; it is multiplied by alpha/rank.", gt=0)
     lora_dropout: float = _field(0.0, "Dropout before the adapter.", ge=0, lt=1)
     target_modules: str = _field("all-linear", "Layers that get an adapter: all-linear, or names joined by commas.")
+    freeze_layers: int = _field(0, "Layers, from the input on, that get no adapter.", ge=0)
     rslora: bool = _field(False, "Scale by alpha/sqrt(rank) instead (rsLoRA).")
     dora: bool = _field(False, "Also train the weights' magnitudes (DoRA; vLLM reads it only after merging).")
     trust_remote_code: bool = _field(False, "Run the Python code that the model's folder brings along.")
@@ -174,7 +175,7 @@ def unused_settings(settings: TrainSettings) -> dict[str, str]:
     """Return what is set and would have no effect, with the reason: a setting that nobody reads is a mistake."""
     given = settings.model_fields_set
     full = settings.method == "full"
-    names = ("lora_rank", "lora_alpha", "lora_dropout", "target_modules", "rslora", "dora")
+    names = ("lora_rank", "lora_alpha", "lora_dropout", "target_modules", "freeze_layers", "rslora", "dora")
     lora: list[str] = [name for name in names if name in given]
     rules: list[tuple[bool, list[str], str]] = [
         (full, lora, "method is full, which has no adapter"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
+from judge.metrics import label_rates, rates_text
 from judge.trained_rows import TrainedRows
 from judge.training.heldout import prior_figures
-from judge.training.rows import CLASSES, Split, TrainingRows
+from judge.training.rows import Split, TrainingRows
 
 
 def describe_split(
@@ -56,7 +56,8 @@ def _sides(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> list[st
     for name, side, chosen in (("train", rows, split.train), ("held out", eval_rows, split.held_out)):
         groups = len(np.unique(side.records["group"][chosen]))
         lines.append(
-            f"{name}: {counted(len(chosen), 'row')} of {counted(groups, 'prompt')}, {_rates(side.strata[chosen])}"
+            f"{name}: {counted(len(chosen), 'row')} of {counted(groups, 'prompt')}, "
+            f"{rates_text(label_rates(side.strata[chosen]))}"
         )
     if len(rows.sources) > 1:
         pairs = np.unique(rows.records[["group", "source"]][split.train])
@@ -65,16 +66,11 @@ def _sides(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> list[st
         source = rows.records["source"][split.train]
         lines += [
             f"  source {printable(name, 60)}: {counted(int((source == i).sum()), 'row')}, "
-            f"{_rates(rows.strata[split.train][source == i])}"
+            f"{rates_text(label_rates(rows.strata[split.train][source == i]))}"
             for i, name in enumerate(rows.sources)
             if (source == i).any()
         ]
     return lines
-
-
-def _rates(labels: NDArray[np.int64]) -> str:
-    rates = np.bincount(labels, minlength=3) / max(len(labels), 1)
-    return ", ".join(f"{name} {rate:.1%}" for name, rate in zip(CLASSES, rates, strict=True))
 
 
 def _overlap(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> list[str]:
