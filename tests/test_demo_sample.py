@@ -156,9 +156,9 @@ def test_names_of_the_models_say_nothing() -> None:
 
 def test_size_and_number_of_prompts() -> None:
     prompts = Counter(normalised(row.prompt) for row in sample())
-    assert len(sample()) == 512
+    assert len(sample()) == 640
     assert len(prompts) == len(source()) >= 120
-    assert set(prompts.values()) == {4}
+    assert set(prompts.values()) == {5}
     assert len({normalised(entry.prompt[:1]) for entry in source()}) == len(source())  # each a group of its own
 
 
@@ -170,7 +170,7 @@ def test_rows_are_short() -> None:
 
 def test_classes_have_the_wanted_shares() -> None:
     shares = np.bincount([row.label for row in sample()]) / len(sample())
-    np.testing.assert_allclose(shares, (0.36, 0.36, 0.28), atol=0.01)
+    np.testing.assert_allclose(shares, (0.38, 0.38, 0.24), atol=0.01)
 
 
 def test_each_kind_of_contrast_has_as_many_wins_of_a_as_of_b() -> None:
@@ -351,6 +351,6 @@ def test_a_prompt_never_has_the_same_pair_twice() -> None:
 
 
 def test_the_classes_shares_cost_less_than_saying_nothing_but_not_much() -> None:
-    """What a judge is to beat: 1.093 for one that knows only how often each verdict occurs, against ln 3."""
+    """What a judge is to beat: 1.078 for one that knows only how often each verdict occurs, against ln 3."""
     shares = np.bincount(labels_of(sample())) / len(sample())
-    assert 0 < math.log(3) + (shares * np.log(shares)).sum() < 0.01
+    assert math.log(3) - math.log(3) * 0.02 < -(shares * np.log(shares)).sum() < math.log(3)

@@ -1,10 +1,10 @@
 """Builds the demo's training sample: `python -m judge.demo.make_training` writes training.csv from its source.
 
-
 The source holds prompts, good answers and bad ones; this file decides which two of them meet. It starts with random
 pairs and changes one at a time as long as the sample comes closer to what it should be: the wanted number of rows of
-each kind of contrast, the longer response as often better as worse, and ties no easier to tell by length than the
-rest. An off-topic answer is another prompt's good answer, and so no response is bad by itself.
+each kind of contrast, the longer response as often better as worse, ties no easier to tell by length than the rest,
+and few responses used more than once. An off-topic answer is another prompt's good answer, so that it is not bad by
+itself.
 
 The random numbers are those of `random.Random.random` alone, which Python promises not to change.
 """
@@ -30,17 +30,17 @@ SAMPLE = FOLDER / "training.csv"
 # Rows of each kind of contrast. Even numbers: A wins one half of the decided ones, B the other.
 DECIDED = {
     "wrong": 40,
-    "off-topic": 136,
-    "cut-off": 60,
-    "vague": 40,
-    "rude": 28,
-    "format": 24,
-    "refusal": 24,
-    "rambling": 14,
+    "off-topic": 84,
+    "cut-off": 104,
+    "vague": 84,
+    "rude": 76,
+    "format": 14,
+    "refusal": 76,
+    "rambling": 8,
 }
-TIES = {"both-good": 44, "both-wrong": 14, "both-off-topic": 58, "both-poor": 12, "identical": 18}
+TIES = {"both-good": 84, "both-wrong": 12, "both-off-topic": 30, "both-poor": 16, "identical": 12}
 TARGETS = DECIDED | TIES
-ROWS_PER_PROMPT = 4
+ROWS_PER_PROMPT = 5
 MOST_OF_A_KIND = 2
 COLUMNS = ("id", "model_a", "model_b", *TEXT_COLUMNS, *LABEL_COLUMNS, "kind")
 
@@ -156,6 +156,7 @@ class Tally:
         self.bins: Counter[tuple[str, int]] = Counter()
         self.tied_bins: Counter[tuple[str, int]] = Counter()
         self.responses: Counter[Turns] = Counter()
+        self.worse: Counter[str] = Counter()  # last turns of the responses that lose
 
     def add(self, pair: Pair, sign: int) -> None:
         """Count a pair (sign 1), or take it out (-1)."""
@@ -169,15 +170,17 @@ class Tally:
             self.tied_bins[key] += sign * tied
         self.responses[pair.first] += sign
         self.responses[pair.second] += sign
+        self.worse[pair.second[-1]] += 0 if tied else sign
 
     def cost(self) -> int:
         """Return how far the sample is from what it should be; whole numbers, the same on every machine."""
         rows, ties = sum(TARGETS.values()), sum(TIES.values())
         cost = 400 * sum(abs(self.kinds[kind] - number) for kind, number in TARGETS.items())
         cost += sum(number**2 for number in self.bin_lean.values())
-        cost += 40 * sum(max(0, 10 * abs(self.lean[kind]) - 5 * number) for kind, number in DECIDED.items()) // 10
+        cost += 40 * sum(max(0, 10 * abs(self.lean[kind]) - 2 * number) for kind, number in DECIDED.items()) // 10
         cost += 4 * sum(abs(rows * self.tied_bins[key] - ties * number) for key, number in self.bins.items()) // rows
-        return cost + sum(5 * (number - 2) ** 2 for number in self.responses.values() if number > 2)
+        cost += sum(15 * (number - 2) ** 2 for number in self.responses.values() if number > 2)
+        return cost + sum(40 * (number - 1) ** 2 for number in self.worse.values() if number > 1)
 
 
 def _length_bins(pair: Pair) -> list[tuple[str, int]]:
@@ -196,7 +199,7 @@ def _may_join(pair: Pair, others: Sequence[Pair]) -> bool:
 
 
 def choose(entries: Sequence[Entry], rng: random.Random) -> list[Pair]:
-    """Return the sample's pairs: four for every prompt, at most two of a kind.
+    """Return the sample's pairs: five for every prompt, at most two of a kind.
 
     Raises:
         ValueError: the source does not have what the wanted numbers of rows need.
