@@ -43,6 +43,7 @@ class Recorded:
         self.notes: list[str] = []
         self.steps: list[tuple[int, int, float | None]] = []
         self.evaluations: list[tuple[int, dict[str, Any]]] = []
+        self.batches: list[tuple[int, int | None]] = []
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -54,6 +55,9 @@ class Recorded:
 
     def step(self, step: int, steps: int, loss: float | None) -> None:
         self.steps.append((step, steps, loss))
+
+    def evaluating(self, batches: int, all_batches: int | None) -> None:
+        self.batches.append((batches, all_batches))
 
     def evaluated(self, step: int, figures: dict[str, Any]) -> None:
         self.evaluations.append((step, figures))
@@ -340,6 +344,11 @@ def test_all_linear_layers_but_the_head_get_an_adapter_by_default(run: Run) -> N
     bundle, _ = run(max_steps=1, evaluations=1)
     layers = {name.split(".")[-3] for name in adapter_of(bundle)}
     assert layers == LINEAR_LAYERS
+
+
+def test_progress_is_told_while_evaluating(run: Run) -> None:
+    _, events = run(max_steps=2, evaluations=1, batch_size=3)  # 8 held-out rows: 3 batches, before and after
+    assert events.batches[:6] == [(1, 3), (2, 3), (3, 3)] * 2
 
 
 def test_frozen_layers_get_no_adapter(run: Run) -> None:

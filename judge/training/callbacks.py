@@ -102,6 +102,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.path, self.before, self.events, self.clock = path, before, events, clock
         self._loss: float | None = None
+        self._batches = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Drop the lines that a resumed run is about to write again."""
@@ -134,6 +135,20 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        """Tell the progress of an evaluation."""
+        del args, control
+        self._batches += 1
+        if state.is_world_process_zero:
+            self.events.evaluating(self._batches, len(eval_dataloader) if eval_dataloader is not None else None)
+
     def on_evaluate(
         self,
         args: TrainingArguments,
@@ -144,6 +159,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Tell the held-out figures."""
         del args, control
+        self._batches = 0
         if not state.is_world_process_zero or not metrics or "eval_log_loss" not in metrics:
             return
         figures = {name: metrics[f"eval_{name}"] for name in FIGURES}

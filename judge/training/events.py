@@ -20,5 +20,8 @@ class TrainingEvents(Protocol):
     def step(self, step: int, steps: int, loss: float | None) -> None:
         """So many optimizer steps are done, of so many; the latest mean loss."""
 
+    def evaluating(self, batches: int, all_batches: int | None) -> None:
+        """So many batches of held-out rows have been read, of so many."""
+
     def evaluated(self, step: int, figures: dict[str, Any]) -> None:
         """The held-out rows have been read at this step (0: before training)."""

@@ -27,6 +27,11 @@ class TrainingTerminal(Terminal):
             text += f", {duration((steps - step) * seconds / done)} left"
         self._show("training", step, steps, text)
 
+    def evaluating(self, batches: int, all_batches: int | None) -> None:
+        """Show how far an evaluation is."""
+        text = f"{batches:,} batches" if all_batches is None else f"batch {batches:,} of {all_batches:,}"
+        self._show("evaluating", batches, all_batches, text)
+
     def evaluated(self, step: int, figures: dict[str, Any]) -> None:
         """Print the held-out figures of a step."""
         when = "before training" if step == 0 else f"step {step:,}"
