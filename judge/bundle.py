@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from judge.errors import JudgeError, printable
+from judge.judge_file import FILE as JUDGE_FILE
 from judge.judge_file import JudgeFile, read_judge_file
 
 # Files whose content changes what a model computes or how its prompts are built.
 _CONTENT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
-_IGNORED = ("trainer_state.json", "training_args.json", "README.txt", "LICENSE.txt")
+_IGNORED = ("trainer_state.json", "training_args.json", "drift.json", "README.txt", "LICENSE.txt")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Settings by which models scale or cap their logits behind the output head (Gemma 2, Cohere, Granite, Falcon-H1,
 # MiniCPM, Grok), read from vLLM's `compute_logits` of each.
@@ -44,6 +46,8 @@ _TOKENIZER = (
     "*.tiktoken",
     "chat_template*",
 )
+# Types of floats in safetensors files that engines load in their own dtype.
+FLOATS = ("F64", "F32", "F16", "BF16")
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -119,10 +123,18 @@ class ModelFolder:
 
     def loaded_bytes(self, bytes_per_value: int) -> int:
         """Return the memory that the weights take once loaded: floats in the engine's dtype, the rest as stored."""
-        if self.config.get("quantization_config"):
-            return self.weights
-        shapes = [shape for path in self.shards for shape in tensor_shapes(path).values()]
-        return sum(math.prod(shape) for shape in shapes) * bytes_per_value
+        tensors = [tensor for path in self.shards for tensor in tensor_types(path).values()]
+        sizes = {kind: bytes_per_value if kind in FLOATS else _stored_bytes(kind) for kind, _ in tensors}
+        return int(sum(math.prod(shape) * sizes[kind] for kind, shape in tensors))
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """What the config says about quantised weights, or None."""
+        for config in (self.config, self.text_config):
+            found = config.get("quantization_config") or config.get("compression_config")
+            if isinstance(found, dict):
+                return found
+        return None
 
     @property
     def heads(self) -> int:
@@ -150,9 +162,18 @@ class ModelFolder:
         return biases[0] if biases else None
 
     @cached_property
+    def _file_digests(self) -> dict[str, str]:
+        return _file_digests(self.path)
+
+    @property
     def base_digest(self) -> str:
         """SHA-256 over the files in `path`."""
-        return _folder_digest(self.path)
+        return _joined_digest(self._file_digests)
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 over the files in `path` without `judge.json`, which grows while the weights stay the same."""
+        return _joined_digest({name: digest for name, digest in self._file_digests.items() if name != JUDGE_FILE})
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of the files that decide what the model computes.
@@ -167,24 +188,40 @@ class ModelFolder:
                 f"{self.path}: is not the base model that {self.adapter.path.name} was trained on (the hash of its "
                 "files differs); give the right folder with --base"
             )
-        return hashlib.sha256(f"{self.base_digest} {_folder_digest(self.adapter.path)}".encode()).hexdigest()
+        own = _joined_digest(_file_digests(self.adapter.path))
+        return hashlib.sha256(f"{self.base_digest} {own}".encode()).hexdigest()
 
 
-def _folder_digest(path: Path) -> str:
+def _file_digests(path: Path) -> dict[str, str]:
     files = sorted({f for pattern in _CONTENT for f in path.glob(pattern) if f.name not in _IGNORED})
     with ThreadPoolExecutor(4) as pool:
-        digests = list(pool.map(file_digest, files))
-    lines = [f"{f.name} {digest}" for f, digest in zip(files, digests, strict=True)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        digests = pool.map(file_digest, files)
+        return dict(zip([f.name for f in files], digests, strict=True))
+
+
+def _joined_digest(digests: dict[str, str]) -> str:
+    return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in digests.items()).encode()).hexdigest()
+
+
+def _stored_bytes(kind: str) -> float:
+    """Return the bytes of one value of a safetensors type, such as I32, F8_E4M3 or BOOL."""
+    bits = re.match(r"[A-Z]+(\d+)", kind)
+    return int(bits[1]) / 8 if bits else 1
 
 
 def tensor_shapes(path: Path) -> dict[str, list[int]]:
     """Return the names and shapes of the tensors in a safetensors file, from its header."""
+    return {name: shape for name, (_, shape) in tensor_types(path).items()}
+
+
+def tensor_types(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Return the names, types (such as F32) and shapes of the tensors in a safetensors file, from its header."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise JudgeError(f"{path}: is not a safetensors file ({printable(str(error))})") from None
 

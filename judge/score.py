@@ -32,6 +32,7 @@ from judge.score_settings import (
     choose_budget,
     choose_template,
     differs_from_training,
+    how_weights_are_read,
     make_pool,
     refuse_inexact,
     swap_share,
@@ -107,7 +108,9 @@ class Scorer:
         self.builder = PromptBuilder(TextEncoder(load_tokenizer(model.path)), self.template, self.budget)
         self.warning = differs_from_training(model, settings, self.builder)
         self.trained_rows = joined(trained_rows_of(model))
-        self.pool = make_pool(model, settings, self.builder, log_folder, worker_command)
+        self.weights = how_weights_are_read(model, settings)
+        self.pool = make_pool(self.weights, settings, self.builder, log_folder, worker_command)
+        self._ready = False
 
     def __enter__(self) -> Scorer:
         return self
@@ -118,6 +121,20 @@ class Scorer:
     def close(self) -> None:
         """Stop the engine processes."""
         self.pool.close()
+
+    def start(self, say: Callable[[str], None]) -> None:
+        """Start the engine processes, which load the model meanwhile; a 32-bit copy of its weights is made before.
+
+        Args:
+            say: told what is worth knowing on the way.
+
+        Raises:
+            JudgeError: the copy cannot be written.
+        """
+        if not self._ready:
+            self.weights.make_ready(say)
+            self._ready = True
+        self.pool.start()
 
     @property
     def shard_tokens(self) -> int:
@@ -132,6 +149,7 @@ class Scorer:
             "swap": self.settings.swap,
             "readout": self.settings.readout,
             "dtype": self.pool.config.dtype,
+            "weights": self.weights.way,
             "shard_tokens": self.shard_tokens,
         }
         return {
@@ -150,7 +168,7 @@ class Scorer:
             JudgeError: the table cannot be read, or the engine does not work.
         """
         self.pool.say = events.note
-        self.pool.start()  # loads the model while the table is prepared
+        self.start(events.note)  # loads the model while the table is prepared
         if is_prepared(run.path):
             prepared = open_prepared(run.path)
         else:

@@ -114,7 +114,7 @@ def _score_and_write(
     restart: bool,
 ) -> dict[str, Any]:
     """Score in the run's folder, write output, submission and record, and return the run's figures."""
-    scorer.pool.start()  # the engine loads the model while its files are hashed
+    scorer.start(events.note)  # the engine loads the model while its files are hashed
     manifest = scorer.manifest(table)
     if restart:  # from here on, the same command without --restart goes on with this run
         record.unlink(missing_ok=True)

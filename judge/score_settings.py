@@ -16,6 +16,7 @@ from judge.bundle import ModelFolder
 from judge.engine import EngineConfig, Readout
 from judge.engine.adapter import refuse_adapter
 from judge.engine.pool import WorkerPool, cpu_environments, gpu_environments
+from judge.engine.weights import Weights, choose_weights
 from judge.errors import JudgeError
 from judge.prompt import Budget, PromptBuilder
 from judge.template import Template, load_template
@@ -39,6 +40,8 @@ class ScoreSettings(BaseModel):
         swap: `off`, `all`, `auto` or a percentage such as `25%` (see `swap_share`).
         readout: how the three log-probabilities are read (see `judge.engine`).
         dtype: arithmetic of the engine; `auto` is what the hardware does well.
+        weights: how 4-bit weights are read: `stored` by the engine's own kernels, `expanded` from a 32-bit copy that is
+            made once; `auto` takes the copy only where there is no kernel (see `judge.engine.weights`).
         device: `auto`, `cpu` or `cuda`.
         parallel: a model copy on each GPU (`data`), one over all (`tensor`), or `auto`.
         workers: engine processes on a CPU.
@@ -56,6 +59,7 @@ class ScoreSettings(BaseModel):
     swap: str = "off"
     readout: Readout = "vllm"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    weights: Literal["auto", "stored", "expanded"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     parallel: Literal["auto", "data", "tensor"] = "auto"
     workers: int = Field(default=1, ge=1)
@@ -137,31 +141,56 @@ def differs_from_training(model: ModelFolder, settings: ScoreSettings, builder: 
     return f"prompts are not built as in training (--{', --'.join(given)}); the judge was not taught these"
 
 
-def make_pool(
-    model: ModelFolder,
-    settings: ScoreSettings,
-    builder: PromptBuilder,
-    log_folder: Path,
-    command: Sequence[str],
-) -> WorkerPool:
+def usable_gpus(settings: ScoreSettings) -> list[hardware.Gpu]:
+    """Return the cards to run on, none for a CPU.
+
+    Raises:
+        JudgeError: vLLM is not installed, or in a build for other hardware.
+    """
     if settings.readout != "transformers" and find_spec("vllm") is None:
         raise JudgeError("vLLM is not installed (pip install vllm); without it, there is --readout=transformers (slow)")
     gpus = hardware.usable_gpus(settings.device)
     if not gpus and settings.readout != "transformers" and hardware.is_installed("vllm"):
         raise JudgeError("the CUDA build of vLLM is installed but no GPU is visible; see nvidia-smi")
-    dtype = hardware.choose_dtype(settings.dtype, model.dtype, gpus)
-    if dtype == "float16" and model.model_type in NO_FLOAT16 and settings.readout != "transformers":
+    return gpus
+
+
+def how_weights_are_read(model: ModelFolder, settings: ScoreSettings) -> Weights:
+    """Return whether the engine reads the model's own weights or their 32-bit copy."""
+    return choose_weights(model, settings.weights, settings.readout, settings.dtype, usable_gpus(settings))
+
+
+def _choose_dtype(weights: Weights, settings: ScoreSettings, gpus: list[hardware.Gpu]) -> hardware.Dtype:
+    model, float16 = weights.model, weights.model.model_type not in NO_FLOAT16
+    if weights.quantization is not None and weights.way == "stored":
+        dtype = hardware.choose_packed_dtype(settings.dtype, weights.dtype, gpus, float16)
+    else:
+        dtype = hardware.choose_dtype(settings.dtype, weights.dtype, gpus)
+    if dtype == "float16" and not float16 and settings.readout != "transformers":
         raise JudgeError(
             f"{model.path.name}: vLLM does not run {model.model_type} in float16, and these GPUs have no bfloat16; "
             "use --dtype=float32 (twice the memory) or another model"
         )
-    refuse_adapter(model, settings.readout, dtype, "cuda" if gpus else "cpu")
+    return dtype
+
+
+def make_pool(
+    weights: Weights,
+    settings: ScoreSettings,
+    builder: PromptBuilder,
+    log_folder: Path,
+    command: Sequence[str],
+) -> WorkerPool:
+    model = weights.model
+    gpus = usable_gpus(settings)
+    dtype = _choose_dtype(weights, settings, gpus)
+    refuse_adapter(model, settings.readout, dtype, "cuda" if gpus else "cpu", weights.shapes if model.adapter else None)
     batch_tokens = settings.batch_tokens or (8192 if gpus else 4096)
     per_token = model.cache_bytes_per_token(4 if dtype == "float32" else 2)
     # room for a whole batch, and for the prefixes that prompts share
     cache = per_token * 2 * (batch_tokens + builder.budget.max_tokens)
     config = EngineConfig(
-        model=str(model.path),
+        model=weights.folder,
         adapter=str(model.adapter.path) if model.adapter else None,
         adapter_rank=model.adapter.rank if model.adapter else 0,
         readout=settings.readout,
@@ -176,10 +205,12 @@ def make_pool(
     )
     if not gpus:
         environments = cpu_environments(settings.workers, hardware.cpu_cores(), config.cpu_cache_gib)
+        # where a CPU can, vLLM would round what goes into 4-bit layers to 8 bits: other numbers than anywhere else
+        environments = [{**environment, "VLLM_CPU_INT4_W4A8": "0"} for environment in environments]
         return WorkerPool(config, environments, log_folder, command)
-    weights = model.loaded_bytes(2 if dtype != "float32" else 4)
+    size = weights.loaded_bytes(2 if dtype != "float32" else 4)
     workers, cards = hardware.choose_parallel(
-        settings.parallel, weights, gpus, model.heads, settings.gpu_memory_utilization
+        settings.parallel, size, gpus, model.heads, settings.gpu_memory_utilization
     )
     config = config.model_copy(update={"tensor_parallel": cards})
     environments = gpu_environments(gpus, workers, cards)

@@ -58,9 +58,10 @@ def test_the_memory_of_the_weights_is_that_of_the_dtype_they_are_loaded_in(tmp_p
     save_file({"x": np.zeros((3, 5), np.float32)}, folder / "consolidated.safetensors")  # a second copy
     assert open_model(folder).loaded_bytes(2) == 2 * 19
     assert open_model(folder).loaded_bytes(4) == 4 * 19
-    (folder / "config.json").write_text('{"quantization_config": {"bits": 4}}')
-    quantised = open_model(folder)
-    assert quantised.loaded_bytes(2) == quantised.weights == (folder / "model.safetensors").stat().st_size
+    packed = {"x": np.zeros((3, 5), np.int32), "scale": np.zeros(4, np.float16), "flag": np.zeros(3, np.bool_)}
+    save_file(packed, folder / "model.safetensors")
+    assert open_model(folder).loaded_bytes(2) == 4 * 15 + 2 * 4 + 3  # packed words stay as they are
+    assert open_model(folder).loaded_bytes(4) == 4 * 15 + 4 * 4 + 3
     (folder / "model.safetensors").write_bytes(b"no such thing")
     (folder / "config.json").write_text("{}")
     with pytest.raises(JudgeError, match="is not a safetensors file"):

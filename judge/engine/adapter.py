@@ -161,7 +161,9 @@ def _rank_of(config: Mapping[str, Any], layer: str) -> int:
     return int(config.get("r", 0))
 
 
-def refuse_adapter(model: ModelFolder, readout: str, dtype: str, device: str) -> None:
+def refuse_adapter(
+    model: ModelFolder, readout: str, dtype: str, device: str, model_shapes: Shapes | None = None
+) -> None:
     """Check that a read-out reads a model's adapter exactly as it was trained; a model without one passes.
 
     Args:
@@ -169,6 +171,7 @@ def refuse_adapter(model: ModelFolder, readout: str, dtype: str, device: str) ->
         readout: one of `judge.engine.READOUTS`.
         dtype: arithmetic of the engine.
         device: `cpu` or `cuda`.
+        model_shapes: of the base model's tensors, where its files hold packed ones.
 
     Raises:
         JudgeError: it would not; the text says why and what to do.
@@ -179,7 +182,8 @@ def refuse_adapter(model: ModelFolder, readout: str, dtype: str, device: str) ->
     shapes = tensor_shapes(adapter.path / ADAPTER_WEIGHTS)
     refused = refused_by_vllm(adapter.config)
     if refused is None:  # other kinds have matrices of other shapes
-        model_shapes = {name: shape for shard in model.shards for name, shape in tensor_shapes(shard).items()}
+        if model_shapes is None:
+            model_shapes = {name: shape for shard in model.shards for name, shape in tensor_shapes(shard).items()}
         reason = misfit(adapter.config, shapes, model_shapes)
         if reason:
             raise JudgeError(f"{adapter.path}: this adapter does not fit {model.path}: {printable(reason, 200)}")

@@ -29,7 +29,7 @@ class TransformersEngine:
             use_safetensors=True,
         )
         if config.adapter is not None:
-            self._model = _with_adapter(self._model, config, config.adapter)
+            self._model = with_adapter(self._model, config, config.adapter)
         self._model.to(config.device).eval()
 
     def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
@@ -52,7 +52,7 @@ class TransformersEngine:
         del self._model
 
 
-def _with_adapter(model: Any, config: EngineConfig, folder: str) -> Any:
+def with_adapter(model: Any, config: EngineConfig, folder: str) -> Any:
     """Put a LoRA adapter on a model, unmerged.
 
     PEFT keeps the adapter's weights and products in float32 whatever the model's dtype is, as in training.
