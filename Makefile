@@ -14,7 +14,8 @@ MODEL := $(CACHE)/SmolLM2-135M-Instruct
 
 install: $(READY)
 
-$(READY): pyproject.toml requirements/cpu.txt requirements/cuda.txt requirements/dev.txt requirements/install.sh
+$(READY): pyproject.toml requirements/cpu.txt requirements/cuda.txt requirements/quantize.txt \
+    requirements/dev.txt requirements/install.sh
 	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash requirements/install.sh $(DEVICE)
 	touch $(READY)
 

@@ -43,6 +43,8 @@ class JudgeFile(BaseModel):
         prompt_fingerprint: `judge.prompt.PromptBuilder.fingerprint` at training.
         training: settings, data, seed, steps and versions of the run.
         metrics: held-out figures before and after, and the baselines.
+        stages: what was done to the trained weights since, in order: each has a `stage` (`merged`, `quantized`) and its
+            figures.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +61,11 @@ class JudgeFile(BaseModel):
     base: Base
     training: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    stages: tuple[dict[str, Any], ...] = ()
+
+    def with_stage(self, stage: str, **figures: Any) -> JudgeFile:
+        """Return the content with one more stage at the end."""
+        return self.model_copy(update={"stages": (*self.stages, {"stage": stage, **figures})})
 
     def stored_template(self) -> Template:
         """Return the prompt template that the judge was trained with.

@@ -29,5 +29,5 @@ cuda)
     exit 2
     ;;
 esac
-"${pip[@]}" --no-deps -r requirements/dev.txt
+"${pip[@]}" --no-deps -r requirements/quantize.txt -r requirements/dev.txt
 if [ "$device" = cuda ]; then "${pip[@]}" -e .; else "${pip[@]}" --no-deps -e .; fi

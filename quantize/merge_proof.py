@@ -1,0 +1,220 @@
+"""The proof of a merge: the verdicts of base, base with adapter, and merged model on a few built-in comparisons.
+
+All in float32 on the CPU, with transformers and PEFT, over the full vocabulary. One model is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.comparison import Comparison
+from judge.encoding import TextEncoder, load_tokenizer
+from judge.engine import EngineConfig
+from judge.errors import JudgeError, printable
+from judge.prompt import PromptBuilder
+from judge.score_settings import ScoreSettings, choose_budget, choose_template, differs_from_training
+from quantize.merge_plan import MergePlan
+
+if TYPE_CHECKING:
+    from quantize.merge import MergeEvents
+
+# Changes of a verdict's log-probability: an adapter that does less changes nothing, a merge may do no more.
+LEAST_EFFECT = 1e-3
+MOST_ERROR = 1e-3
+_MEMORY_MARGIN = 2**30  # bytes for activations and the libraries
+
+# Made-up comparisons of different lengths and kinds.
+COMPARISONS = (
+    Comparison(1, ("What is 7 times 8?",), ("56.",), ("It is 54.",)),
+    Comparison(
+        2,
+        ("Write a function in Python that returns the larger of two numbers.",),
+        ("def larger(a, b):\n    return a if a > b else b",),
+        ("You can use the built-in function max for this, for example max(3, 5), which returns 5.",),
+    ),
+    Comparison(
+        3,
+        ("Name a river in France.", "And a longer one?"),
+        ("The Seine.", "The Loire, with about 1,000 km, is the longest."),
+        ("The Rhine.", "I am sorry, I do not know."),
+    ),
+    Comparison(
+        4,
+        ("Explain in a few sentences why the sky is blue.",),
+        (
+            "Sunlight holds all colours. On its way through the air, it meets molecules that are far smaller than its "
+            "wavelength, and these scatter short waves much more than long ones. Blue light therefore reaches our eyes "
+            "from all directions, while red light goes straight on. At sunset the way through the air is longer, most "
+            "of the blue is gone, and what is left looks red.",
+        ),
+        (
+            "Because it mirrors the sea, which is blue. In the evening, the sun is lower, and so it mirrors the land "
+            "instead, and then the sky looks red or orange.",
+        ),
+    ),
+)
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that are free, within the limit of the container if there is one; None: unknown."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
+    free = [int(match[1]) * 1024] if match else []
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        limit, used = "max", "0"
+    if limit.isdigit() and used.isdigit():
+        free.append(max(int(limit) - int(used), 0))
+    return min(free, default=None)
+
+
+def refused_proof(plan: MergePlan) -> str | None:
+    """Return why the proof cannot be made on this machine, or None."""
+    free = available_memory()
+    largest = max(written.entry.values for written in plan.tensors)
+    need = 4 * (plan.parameters + 2 * largest) + _MEMORY_MARGIN
+    if free is None or need <= free:
+        return None
+    return f"the model in float32 needs {need / 1e9:,.1f} GB of memory, {free / 1e9:,.1f} GB are free"
+
+
+class Proof:
+    """Compares the verdicts of one merge's stages.
+
+    Raises:
+        JudgeError: the prompts cannot be built as the judge was trained.
+    """
+
+    def __init__(self, plan: MergePlan, events: MergeEvents) -> None:
+        self._plan, self._events = plan, events
+        model, settings = plan.model, ScoreSettings()
+        encoder = TextEncoder(load_tokenizer(model.path))
+        builder = PromptBuilder(encoder, choose_template(model, settings), choose_budget(model, settings))
+        differs_from_training(model, settings, builder)
+        self._prompts = [prompt.ids.tolist() for prompt in builder.build(COMPARISONS)]
+        self._verdict_ids = builder.verdict_ids
+        self._done = 0
+        self._adapted = np.zeros(0)
+        self.figures: dict[str, Any] = {
+            "comparisons": len(self._prompts),
+            "tokens": sum(map(len, self._prompts)),
+        }
+
+    def prove_adapter(self) -> None:
+        """Compare base, base with adapter, and the merged matrices before they are rounded.
+
+        Raises:
+            JudgeError: the adapter changes no verdict, or merging it does what the adapter does not.
+        """
+        model = _load(self._plan.model.path)
+        base = self._read(model)
+        model = self._with_adapter(model)
+        self._adapted = self._read(model)
+        effect = self._largest(self._adapted - base)
+        if not effect > LEAST_EFFECT:
+            raise JudgeError(
+                f"{self._plan.adapter.path}: the adapter changes nothing: no verdict's log-probability moves by more "
+                f"than {effect:.0e} on {len(self._prompts)} comparisons; train it longer, or take the bundle you meant"
+            )
+        model = model.unload()
+        self._exchange(model)
+        error = self._largest(self._read(model) - self._adapted)
+        if not error <= MOST_ERROR:
+            raise JudgeError(
+                f"{self._plan.adapter.path}: merging changes the verdicts: a log-probability moves by {error:.1e} in "
+                f"float32 (at most {MOST_ERROR:g} is rounding); nothing is written"
+            )
+        self.figures |= {"adapter_effect": effect, "merge_error": error}
+
+    def prove_written(self, folder: Path) -> dict[str, Any]:
+        """Compare what was written with base and adapter, and return the figures.
+
+        Raises:
+            JudgeError: the folder does not load as a whole model.
+        """
+        gc.collect()  # the model of before
+        self.figures["rounding"] = self._largest(self._read(_load(folder)) - self._adapted)
+        return self.figures
+
+    def _with_adapter(self, model: Any) -> Any:
+        from judge.engine.transformers import with_adapter
+
+        config = EngineConfig(
+            model=str(self._plan.model.path),
+            readout="transformers",
+            verdict_ids=self._verdict_ids,
+            max_prompt_tokens=max(map(len, self._prompts)),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tied embeddings, which the plan parts where an adapter does
+            return with_adapter(model, config, str(self._plan.adapter.path)).eval()
+
+    def _exchange(self, model: Any) -> None:
+        """Put the merged matrices in; a layer that shares its matrix with another gets one of its own."""
+        import torch
+
+        for written in self._plan.adapted:
+            assert written.adapted is not None
+            merged, _ = self._plan.merged(written)
+            layer = model.get_submodule(written.adapted.layer)
+            layer.weight = torch.nn.Parameter(merged, requires_grad=False)
+
+    def _read(self, model: Any) -> NDArray[np.float64]:
+        """Return the verdicts' log-probabilities over the full vocabulary, shape (prompts, 3)."""
+        import torch
+
+        rows, ids = [], list(self._verdict_ids)
+        with torch.inference_mode():
+            for prompt in self._prompts:
+                logits = model(torch.tensor([prompt]), use_cache=False, logits_to_keep=1).logits[0, -1]
+                rows.append(torch.log_softmax(logits.double(), dim=-1)[ids].numpy())
+                self._done += 1
+                self._events.working("comparing verdicts", self._done, 4 * len(self._prompts))
+        return np.stack(rows)
+
+    def _largest(self, difference: NDArray[np.float64]) -> float:
+        largest = float(np.abs(difference).max())
+        if not np.isfinite(largest):
+            raise JudgeError(
+                f"{self._plan.adapter.path}: the verdicts come out as NaN in float32: the weights of the base model or "
+                "of the adapter are damaged"
+            )
+        return largest
+
+
+def _load(folder: Path) -> Any:
+    """Load a model in float32.
+
+    Raises:
+        JudgeError: tensors of it are not in its files.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        dtype=torch.float32,
+        output_loading_info=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise JudgeError(
+            f"{folder}: {len(missing)} tensors of the model are not in its files, first {printable(missing[0], 120)}; "
+            "they would be random"
+        )
+    return model.eval()
