@@ -45,6 +45,31 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_table(tmp_path_factory.mktemp("data") / "table.csv", labelled_rows(40))
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base, a bundle trained on it with settings that are not the defaults, the table, and its held-out rows."""
+    import pandas as pd
+    import torch
+
+    from judge.train import train
+    from judge.training.progress import TrainingTerminal
+    from judge.training.settings import parse_train_settings
+    from tests.labelled_tables import labelled_rows, write_table
+    from tests.tiny_models import save_llama
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trained")
+    base = save_llama(folder / "base", initializer_range=0.1)
+    rows = labelled_rows(40)
+    table = write_table(folder / "table.csv", rows)
+    values = {"model": str(base), "data": str(table), "template": "rubric", "max_tokens": 420, "shares": (0.3, 0.3)}
+    values |= {"learning_rate": 5e-3, "max_steps": 12, "holdout": 0.3, "evaluations": 2, "truncation": "end"}
+    train(parse_train_settings(values), folder / "bundle", False, False, TrainingTerminal(quiet=True))
+    held_out = set(pd.read_parquet(folder / "bundle" / "held_out.parquet")["id"])
+    write_table(folder / "held_out.csv", [row for row in rows if row["id"] in held_out])
+    return {name: folder / name for name in ("base", "bundle", "table.csv", "held_out.csv")}
+
+
 @pytest.fixture
 def make_table(tmp_path: Path) -> Callable[[str], Path]:
     """Write a CSV table into the test's folder."""

@@ -11,17 +11,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
 from judge.bundle import open_model
 from judge.errors import JudgeError
 from judge.judge_file import read_judge_file
 from judge.score import Scorer
 from judge.score_settings import ScoreSettings
-from judge.train import train
-from judge.training.progress import TrainingTerminal
-from judge.training.settings import parse_train_settings
-from tests.labelled_tables import labelled_rows, write_table
 from tests.tiny_models import save_llama
 
 pytestmark = pytest.mark.training
@@ -31,22 +26,6 @@ JUDGE = Path(sys.executable).parent / "judge"
 
 def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([JUDGE, *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A base, a bundle trained on it with settings that are not the defaults, the table, and its held-out rows."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("trained")
-    base = save_llama(folder / "base", initializer_range=0.1)
-    rows = labelled_rows(40)
-    table = write_table(folder / "table.csv", rows)
-    values = {"model": str(base), "data": str(table), "template": "rubric", "max_tokens": 420, "shares": (0.3, 0.3)}
-    values |= {"learning_rate": 5e-3, "max_steps": 12, "holdout": 0.3, "evaluations": 2, "truncation": "end"}
-    train(parse_train_settings(values), folder / "bundle", False, False, TrainingTerminal(quiet=True))
-    held_out = set(pd.read_parquet(folder / "bundle" / "held_out.parquet")["id"])
-    write_table(folder / "held_out.csv", [row for row in rows if row["id"] in held_out])
-    return {name: folder / name for name in ("base", "bundle", "table.csv", "held_out.csv")}
 
 
 @pytest.mark.engine
