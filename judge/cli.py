@@ -71,6 +71,10 @@ def score(
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"], typer.Option(help="Arithmetic of the engine.")
     ] = "auto",
+    weights: Annotated[
+        Literal["auto", "stored", "expanded"],
+        typer.Option(help="4-bit weights: by the engine's own kernels, or expanded once to a 32-bit copy."),
+    ] = "auto",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the engine runs.")] = "auto",
     parallel: Annotated[
         Literal["auto", "data", "tensor"], typer.Option(help="One engine on each GPU, or one over all.")
@@ -102,6 +106,7 @@ def score(
             "swap": swap,
             "readout": readout,
             "dtype": dtype,
+            "weights": weights,
             "device": device,
             "parallel": parallel,
             "workers": workers,
@@ -157,6 +162,138 @@ def evaluate(
     settings = EvaluateSettings(trained_rows, resamples, seed)
     for line in evaluation_output(predictions, table, settings, as_json):
         typer.echo(line)
+
+
+@app.command()
+def merge(
+    bundle: Annotated[Path, typer.Argument(help="Judge bundle or folder of a LoRA adapter.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the merged model.")],
+    base: Annotated[Path | None, typer.Option(help="The base model of an adapter, if it has moved.")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"],
+        typer.Option(help="Number format of the merged weights. auto: each tensor as the base stores it."),
+    ] = "auto",
+    proof: Annotated[
+        bool,
+        typer.Option(
+            help="Compare the verdicts of base, adapter and merged model on built-in rows, in float32 on the CPU."
+        ),
+    ] = True,
+    restart: Annotated[bool, typer.Option("--restart", help="Drop what another command left in OUT.parts.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Merge a judge's adapter into its base model, in float32, and prove that the verdicts stayed."""
+    del debug
+    from quantize.merge_command import run_merge
+
+    run_merge(bundle, output, base, dtype, proof, restart)
+
+
+@app.command()
+def quantize(
+    model: Annotated[Path, typer.Argument(help="Merged judge, or any 16-bit model folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the 4-bit model.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Labelled table to calibrate on; may be given more than once. [default: what trained it]"),
+    ] = None,
+    backend: Annotated[
+        Literal["llm-compressor", "autoawq"],
+        typer.Option(help="Library: its output is compressed-tensors, or the classic AWQ GEMM layout."),
+    ] = "llm-compressor",
+    group_size: Annotated[
+        int | None, typer.Option(help="Weights that share a scale: 128, 64 or 32. [default: the largest that fits]")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Calibration prompts.")] = 128,
+    sample_tokens: Annotated[int, typer.Option(help="Longest calibration prompt, in tokens.")] = 1024,
+    grid: Annotated[int, typer.Option(help="Scales that are tried for each layer.")] = 20,
+    clip: Annotated[bool, typer.Option("--clip", help="autoawq: also search where to clip each group (slow).")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt template. [default: the bundle's, otherwise side-by-side]")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where calibration runs.")] = "auto",
+    measure: Annotated[
+        bool, typer.Option("--drift/--no-drift", help="Measure what it changed, as judge drift.")
+    ] = True,
+    drift_data: Annotated[
+        Path | None,
+        typer.Option(help="Table to measure on. [default: the rows of the training table that were held out]"),
+    ] = None,
+    max_log_loss: Annotated[float, typer.Option(help="Largest increase of the log loss that passes, nats.")] = 0.01,
+    max_flips: Annotated[float, typer.Option(help="Largest share of changed verdicts that passes.")] = 0.03,
+    debug: Debug = False,
+) -> None:
+    """Write a 4-bit AWQ copy of a judge, calibrated on its own prompts, and measure the drift.
+
+    Exit status 1 if the drift is too much; the 4-bit model is kept all the same. Interrupted work starts over.
+    """
+    del debug
+    from quantize.quantize_command import DriftOptions, parse_quantize_settings, run_quantize
+
+    settings = parse_quantize_settings(
+        {
+            "backend": backend,
+            "group_size": group_size,
+            "samples": samples,
+            "sample_tokens": sample_tokens,
+            "grid": grid,
+            "clip": clip,
+            "seed": seed,
+            "device": device,
+        }
+    )
+    options = DriftOptions(measure, drift_data, max_log_loss, max_flips)
+    if not run_quantize(model, output, data, settings, template=template, drift=options):
+        raise typer.Exit(1)
+
+
+@app.command()
+def drift(
+    stages: Annotated[
+        list[Path], typer.Argument(help="Folders, in the order in which they were made: base, bundle, merged, 4-bit.")
+    ],
+    data: Annotated[Path, typer.Option(help="Table of comparisons, best labelled; rows that trained are left out.")],
+    max_log_loss: Annotated[float, typer.Option(help="Largest increase of the log loss that passes, nats.")] = 0.01,
+    max_flips: Annotated[float, typer.Option(help="Largest share of changed verdicts that passes.")] = 0.03,
+    rows: Annotated[int, typer.Option(help="Most rows to measure on, drawn at random.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+    base: Annotated[Path | None, typer.Option(help="The base model of an adapter, if it has moved.")] = None,
+    cells: Annotated[
+        Literal["auto", "json", "plain"],
+        typer.Option(help="Cells are JSON lists with one string a turn, plain text, or whichever each looks like."),
+    ] = "auto",
+    readout: Annotated[
+        Literal["vllm", "vllm-processor", "vllm-classify", "transformers"],
+        typer.Option(help="How the three log-probabilities are read."),
+    ] = "vllm",
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"], typer.Option(help="Arithmetic of the engine.")
+    ] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the engine runs.")] = "auto",
+    weights: Annotated[
+        Literal["auto", "stored", "expanded"],
+        typer.Option(help="How 4-bit weights are read: by the engine's kernels, or expanded to a 32-bit copy."),
+    ] = "auto",
+    restart: Annotated[bool, typer.Option("--restart", help="Start over, dropping what is there.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say what merging and quantising changed about the verdicts; exit status 1 if it is too much.
+
+    The first stage that is a judge is the reference. The figures are kept in the last stage's folder (drift.json).
+    """
+    del debug
+    from judge.api import parse_settings
+    from quantize.drift import Limits
+    from quantize.drift_command import drift_lines, run_drift
+
+    settings = parse_settings({"readout": readout, "dtype": dtype, "device": device, "weights": weights})
+    limits = Limits(max_log_loss, max_flips)
+    found = run_drift(stages, data, settings, limits, base=base, rows=rows, seed=seed, cells=cells, restart=restart)
+    for line in drift_lines(found):
+        typer.echo(line)
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 @app.command(

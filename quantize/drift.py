@@ -184,6 +184,8 @@ def _read_stage(
     model: ModelFolder, table: Table, settings: ScoreSettings, folder: Path, events: Events
 ) -> tuple[StoredPredictions, str]:
     """Return the predictions of a stage, and what names its prompts."""
+    if model.quantization is None:
+        settings = settings.model_copy(update={"weights": "auto"})
     with RunFolder(folder) as run, Scorer(model, settings, folder) as scorer:
         manifest = scorer.manifest(table)
         try:

@@ -1,0 +1,194 @@
+"""The linear layers that become 4-bit, found without loading a weight, and the group size that suits them all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from judge.bundle import ModelFolder, tensor_shapes
+from judge.errors import JudgeError, printable
+
+GROUP_SIZES = (128, 64, 32)
+# Both layouts keep eight 4-bit values in one 32-bit number.
+PACKED = 8
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer: its name in the model's files, and the sizes of its input and output."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What quantising needs to know of a model.
+
+    Attributes:
+        architecture: the class in transformers, such as `LlamaForCausalLM`.
+        linear: every linear layer but the output head.
+        head: the name of the output head, which stays in 16 bits.
+        parameters: numbers in the whole model; a head that is tied to the embeddings counts once.
+        hidden: numbers a token has between the layers.
+        is_mixture: whether it is a mixture of experts.
+    """
+
+    architecture: str
+    linear: tuple[Linear, ...]
+    head: str
+    parameters: int
+    hidden: int
+    is_mixture: bool
+
+    @property
+    def quantised(self) -> int:
+        """Numbers in the layers that become 4-bit."""
+        return sum(layer.inputs * layer.outputs for layer in self.linear)
+
+
+def find_layers(folder: ModelFolder) -> Layers:
+    """Return the layers of a model from an instance without memory for its weights.
+
+    Raises:
+        JudgeError: an architecture that transformers does not know.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder.path), local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds; all mean the same here
+        reason = printable(" ".join(str(error).split()), 200)
+        raise JudgeError(f"{folder.path}: transformers cannot build this model ({reason})") from None
+    model.tie_weights()
+    head = model.get_output_embeddings()
+    names = {module: name for name, module in model.named_modules()}
+    linear = tuple(
+        Linear(name, module.in_features, module.out_features)
+        for module, name in names.items()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    )
+    text = config.get_text_config()
+    return Layers(
+        architecture=type(model).__name__,
+        linear=linear,
+        head=names.get(head, "lm_head"),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        hidden=int(text.hidden_size),
+        is_mixture=any(key in text.to_dict() for key in ("num_experts", "num_local_experts", "n_routed_experts")),
+    )
+
+
+def choose_group_size(layers: Sequence[Linear], wanted: int | None = None) -> int:
+    """Return how many weights of a row share a scale and a zero point, the same for all layers.
+
+    Args:
+        wanted: a size, or None for 128, or the largest of 64 and 32 that divides the input of every layer where
+            128 does not.
+
+    Raises:
+        JudgeError: no such size divides the inputs, or a layer's output is not a multiple of 8.
+    """
+    odd = [layer for layer in layers if layer.outputs % PACKED]
+    if odd:
+        raise JudgeError(
+            f"layer {printable(odd[0].name)} has {odd[0].outputs} outputs; both 4-bit layouts "
+            f"need a multiple of {PACKED}"
+        )
+    sizes = (wanted,) if wanted else GROUP_SIZES
+    fitting = [size for size in sizes if all(layer.inputs % size == 0 for layer in layers)]
+    if fitting:
+        return fitting[0]
+    worst = next(layer for layer in layers if layer.inputs % sizes[-1])
+    if wanted:
+        advice = "leave --group-size away, or choose a smaller one" if wanted > GROUP_SIZES[-1] else "no other fits"
+    else:
+        advice = "such a model cannot be quantised in groups"
+    raise JudgeError(
+        f"layer {printable(worst.name)} has {worst.inputs} inputs, which groups of "
+        f"{' or '.join(map(str, sizes))} do not divide; {advice}"
+    )
+
+
+def all_shapes(folder: Path) -> dict[str, list[int]]:
+    """Return the names and shapes of all tensors in a folder's safetensors files, from their headers."""
+    found: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found |= tensor_shapes(path)
+    return found
+
+
+def packed_names(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
+    """Return the 4-bit layers in a file of either layout, with the sizes of their inputs and outputs."""
+    found = {}
+    for name, shape in shapes.items():
+        if name.endswith(".weight_packed"):  # compressed-tensors: (outputs, inputs / 8)
+            found[name.removesuffix(".weight_packed")] = (shape[1] * PACKED, shape[0])
+        elif name.endswith(".qweight"):  # AWQ GEMM: (inputs, outputs / 8)
+            found[name.removesuffix(".qweight")] = (shape[0], shape[1] * PACKED)
+    return found
+
+
+def check_written(folder: Path, layers: Layers, group_size: int) -> None:
+    """Check from the files' headers that exactly the layers that should be 4-bit are.
+
+    AWQ without a quantiser behind it only scales weights, and leaves a file of floats that looks well.
+
+    Raises:
+        JudgeError: a layer is missing, still of floats, or has scales or zero points of another size.
+    """
+    shapes = all_shapes(folder)
+    packed = packed_names(shapes)
+    expected = {layer.name: layer for layer in layers.linear}
+    wrong = [name for name in expected if name not in packed or f"{name}.weight" in shapes]
+    wrong += [name for name in packed if name not in expected]
+    for name, layer in expected.items():
+        if name not in wrong and not _has_groups(shapes, name, layer, group_size):
+            wrong.append(name)
+    if wrong:
+        raise JudgeError(
+            f"the back end did not write {len(wrong)} of {len(expected)} layers in 4 bits with groups of {group_size}, "
+            f"first {printable(wrong[0])}; nothing is kept"
+        )
+
+
+def _has_groups(shapes: Mapping[str, Sequence[int]], name: str, layer: Linear, group_size: int) -> bool:
+    groups, outputs = layer.inputs // group_size, layer.outputs
+    if f"{name}.qweight" in shapes:
+        expected = {
+            "qweight": [layer.inputs, outputs // PACKED],
+            "scales": [groups, outputs],
+            "qzeros": [groups, outputs // PACKED],
+        }
+    else:
+        expected = {
+            "weight_packed": [outputs, layer.inputs // PACKED],
+            "weight_scale": [outputs, groups],
+            "weight_zero_point": [outputs // PACKED, groups],
+        }
+    return all(list(shapes.get(f"{name}.{part}", [])) == shape for part, shape in expected.items())
+
+
+def decoder_blocks(layers: Layers) -> dict[str, list[Linear]]:
+    """Return the linear layers by the decoder block that they are in (`model.layers.0` and so on)."""
+    blocks: dict[str, list[Linear]] = {}
+    for layer in layers.linear:
+        match = re.match(r"(.*?\.\d+)\.", layer.name)
+        blocks.setdefault(match[1] if match else "", []).append(layer)
+    return blocks
+
+
+def is_quantised(config: Mapping[str, Any]) -> str | None:
+    """Return the method by which a model's config says that it is quantised, or None."""
+    for part in (config, config.get("text_config") or {}):
+        found = part.get("quantization_config")
+        if found:
+            return str(found.get("quant_method", "unknown")) if isinstance(found, dict) else "unknown"
+    return None

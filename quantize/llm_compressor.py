@@ -1,0 +1,148 @@
+"""AWQ with llm-compressor: vLLM's own tool, the maintained successor of AutoAWQ. Writes compressed-tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from judge.encoding import load_tokenizer
+from judge.errors import printable
+from quantize.awq import BackEndName, Job, QuantizeEvents, QuantizeSettings
+from quantize.layers import Layers
+from quantize.quiet import quiet
+from quantize.weights import load_weights, source_use_cache, stored_dtype
+
+
+class LlmCompressor:
+    """The default back end (`quantize.awq.BackEnd`)."""
+
+    name: BackEndName = "llm-compressor"
+    packages: tuple[str, ...] = ("llmcompressor", "compressed-tensors", "loguru")
+    layout = "pack-quantized"
+    copies = 1
+
+    def refusal(self, layers: Layers, model_type: str) -> str | None:
+        """Return why a model cannot be quantised: a mixture of experts, or no mappings for its architecture.
+
+        For an unknown architecture the library falls back to Llama's names, and would skip what they do not match.
+        """
+        if layers.is_mixture:
+            return f"{layers.architecture} is a mixture of experts, which judge quantize does not handle"
+        with quiet("llmcompressor"):
+            from llmcompressor.modifiers.transform.awq.dynamic_mappings import AWQ_DYNAMIC_MAPPING_REGISTRY
+            from llmcompressor.modifiers.transform.awq.mappings import AWQ_MAPPING_REGISTRY
+        del model_type  # the library goes by the class
+        known = {*AWQ_MAPPING_REGISTRY, *AWQ_DYNAMIC_MAPPING_REGISTRY}
+        if layers.architecture in known:
+            return None
+        return f"llm-compressor's AWQ does not know the architecture {printable(layers.architecture)}"
+
+    def notes(self) -> list[str]:
+        """Return what a user should know before."""
+        return []
+
+    def kept_tokens(self, lengths: Sequence[int]) -> int:
+        """Return the calibration tokens: prompts run one by one, without padding."""
+        return sum(lengths)
+
+    def run(self, job: Job, settings: QuantizeSettings, events: QuantizeEvents) -> dict[str, Any]:
+        """Quantise and write config and weights."""
+        events.loading()
+        with quiet("llmcompressor"), _no_pinning():
+            from llmcompressor import oneshot
+            from llmcompressor.core import reset_session
+
+            model = load_weights(job)
+            try:
+                oneshot(
+                    model=model,
+                    processor=load_tokenizer(job.source),
+                    dataset=_loader(job.ids),
+                    recipe=_recipe(job, settings, events.layer),
+                    num_calibration_samples=len(job.ids),
+                )
+                events.writing()
+                dtype = _save(model, job)
+            finally:
+                reset_session()  # holds the model otherwise
+        return {"dtype": dtype}
+
+
+def _loader(ids: list[list[int]]) -> Any:
+    """Return the prompts one by one, as they are: the library's own loader would shuffle and cut them."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    tensors = [torch.tensor([row]) for row in ids]
+    rows: Any = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in tensors]
+    return DataLoader(rows, batch_size=None, shuffle=False)
+
+
+def _recipe(job: Job, settings: QuantizeSettings, progress: Callable[[int, int], None]) -> list[Any]:
+    """Return AWQ's scaling and the rounding behind it: `AWQModifier` alone leaves the weights in floats."""
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+
+    done = 0
+
+    class Watched(AWQModifier):  # type: ignore[misc]
+        def on_sequential_epoch_end(self, state: Any, event: Any, **kwargs: Any) -> None:
+            nonlocal done
+            has_layers = bool(self._smooth_activation_stats)  # the last part of the model, the head, has none
+            super().on_sequential_epoch_end(state, event, **kwargs)
+            if has_layers:
+                done += 1
+                progress(min(done, job.blocks), job.blocks)
+
+    weights = QuantizationArgs(num_bits=4, type="int", symmetric=False, strategy="group", group_size=job.group_size)
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+    return [
+        # half of the grid with the weights' sizes in the scale, half without (the paper's form)
+        Watched(duo_scaling="both", n_grid=settings.grid),
+        QuantizationModifier(config_groups={"group_0": scheme}, ignore=[job.head]),
+    ]
+
+
+@contextmanager
+def _no_pinning() -> Iterator[None]:
+    """Without an accelerator, pinning cached activations raises; there is nothing to pin them for."""
+    import torch
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if torch.accelerator.is_available():
+        yield
+        return
+    original = IntermediatesCache.pin_memory
+    IntermediatesCache.pin_memory = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        IntermediatesCache.pin_memory = original
+
+
+def _save(model: Any, job: Job) -> str:
+    """Round to codes and write; return the format of what stays.
+
+    Scales are brought to their stored 16 bits first and the codes are chosen for these, in float32: rounding the
+    scales afterwards would move the weights of a group by up to 15 times the error of its scale.
+    """
+    import torch
+    from compressed_tensors import ModelCompressor
+
+    name = stored_dtype(job.dtype, (tensor for tensor in model.state_dict().values()))
+    dtype = getattr(torch, name)
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    for module in model.modules():
+        if getattr(module, "quantization_scheme", None) is not None:
+            module.weight.data = module.weight.data.float()
+            scale = module.weight_scale.data.float().clamp(min=smallest)
+            module.weight_scale.data = scale.to(dtype).float()
+    ModelCompressor.from_pretrained_model(model).compress_model(model)
+    model.to(dtype)
+    model.config.dtype = dtype
+    model.config.use_cache = source_use_cache(job)
+    model.save_pretrained(str(job.target), safe_serialization=True)
+    (job.target / "recipe.yaml").unlink(missing_ok=True)  # judge.json has the record
+    return name
