@@ -94,7 +94,8 @@ def general_text(model: Path, text: Path, samples: int, tokens: int) -> list[lis
 
 def calibrate_on_text(bench: Bench, name: str, model: Path, text: Path, group_size: int, samples: int) -> Path:
     """Quantise with the same back end on general text."""
-    from quantize.awq import QuantizeSettings, quantize_model
+    from quantize.awq import quantize_model
+    from quantize.back_end import QuantizeSettings
     from quantize.quantize_command import QuantizeTerminal
 
     output = bench.folder / name

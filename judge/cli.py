@@ -284,8 +284,8 @@ def drift(
     """
     del debug
     from judge.api import parse_settings
-    from quantize.drift import Limits
     from quantize.drift_command import drift_lines, run_drift
+    from quantize.drift_figures import Limits
 
     settings = parse_settings({"readout": readout, "dtype": dtype, "device": device, "weights": weights})
     limits = Limits(max_log_loss, max_flips)

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from judge.errors import JudgeError, printable
-from quantize.awq import BackEndName, Job, QuantizeEvents, QuantizeSettings
+from quantize.back_end import BackEndName, Job, QuantizeSettings
+from quantize.events import QuantizeEvents
 from quantize.layers import Layers
 from quantize.quiet import quiet
 from quantize.weights import load_weights

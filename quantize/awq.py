@@ -12,126 +12,25 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from judge.bundle import ModelFolder, copy_tokenizer
 from judge.errors import JudgeError, RunInterrupted, printable
 from judge.judge_file import write_judge_file
 from judge.trained_rows import FILE as TRAINED_ROWS
-from quantize.layers import Layers, check_written, choose_group_size, find_layers, is_quantised
+from quantize.back_end import BackEnd, BackEndName, Device, Job, QuantizeSettings
+from quantize.events import QuantizeEvents
+from quantize.layers import check_written, choose_group_size, find_layers, is_quantised
 from quantize.needs import check_needs, estimate_needs, free_disk, free_memory
 from quantize.size_report import SizeReport, size_report
 from quantize.unfinished import check_output, unfinished
 
 STAGE = "quantized"
-BackEndName = Literal["llm-compressor", "autoawq"]
-Device = Literal["cpu", "cuda"]
 # Copied beside the weights, byte for byte, where the source has them.
 _COPIED = ("generation_config.json", TRAINED_ROWS)
-
-
-class QuantizeSettings(BaseModel):
-    """How a model is quantised.
-
-    Attributes:
-        backend: `llm-compressor` writes compressed-tensors (pack-quantized), `autoawq` the classic AWQ GEMM layout.
-        group_size: weights of a row that share a scale; None for the largest of 128, 64, 32 that fits all layers.
-        samples: calibration prompts.
-        sample_tokens: longest calibration prompt, in tokens.
-        seed: of the sample.
-        grid: scales that are tried for each layer; the time goes up with it.
-        clip: autoawq only: also search where to clip each group (`AwqQuantizer.apply_clip`); slow on a CPU.
-        device: where calibration runs.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    backend: BackEndName = "llm-compressor"
-    group_size: Literal[128, 64, 32] | None = None
-    samples: int = Field(default=128, ge=1)
-    sample_tokens: int = Field(default=1024, ge=1)
-    seed: int = Field(default=0, ge=0)
-    grid: int = Field(default=20, ge=4)
-    clip: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-class QuantizeEvents(Protocol):
-    """What quantising tells whoever watches it."""
-
-    def note(self, text: str) -> None:
-        """A line of information."""
-
-    def warn(self, text: str) -> None:
-        """A line that should be noticed."""
-
-    def loading(self) -> None:
-        """The checks are done; libraries and weights are being loaded."""
-
-    def layer(self, done: int, total: int) -> None:
-        """So many decoder blocks are done, of so many."""
-
-    def writing(self) -> None:
-        """The 4-bit model is being put together and written."""
-
-
-class Job(BaseModel):
-    """What a back end is asked to do.
-
-    Attributes:
-        source: folder of the 16-bit model.
-        target: an empty folder for config and weights.
-        ids: token ids of the calibration prompts.
-        group_size: weights that share a scale.
-        blocks: decoder blocks, for the progress.
-        head: name of the output head, which stays.
-        device: where to run.
-        dtype: number format of the source.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    source: Path
-    target: Path
-    ids: list[list[int]]
-    group_size: int
-    blocks: int
-    head: str
-    device: Device
-    dtype: str
-
-
-class BackEnd(Protocol):
-    """A library that quantises.
-
-    Attributes:
-        name: as in the settings.
-        packages: the distributions whose versions the record names, the one to install first.
-        layout: what the written layout is called.
-        copies: how often the inputs of a block's layers are held at once, for the memory estimate.
-    """
-
-    name: BackEndName
-    packages: tuple[str, ...]
-    layout: str
-    copies: int
-
-    def refusal(self, layers: Layers, model_type: str) -> str | None:
-        """Return why the back end cannot quantise a model, or None."""
-
-    def notes(self) -> list[str]:
-        """Return what a user should know before."""
-
-    def kept_tokens(self, lengths: Sequence[int]) -> int:
-        """Return how many tokens calibration keeps for prompts of these lengths, padding included."""
-
-    def run(self, job: Job, settings: QuantizeSettings, events: QuantizeEvents) -> dict[str, Any]:
-        """Quantise and write config and weights; return what the record should say besides."""
 
 
 def back_end(name: BackEndName) -> BackEnd:

@@ -8,20 +8,15 @@ after it must be close to it. A base model before it is shown for contrast.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from judge.bundle import ModelFolder
 from judge.comparison import Flag
 from judge.errors import JudgeError, counted, printable
-from judge.metrics import hits, log_losses
 from judge.predictions import predictions_table, write_predictions
 from judge.predictions_file import StoredPredictions, read_predictions
-from judge.resample import Estimate, group_bootstrap
 from judge.run_folder import RunFolder
 from judge.score import Events, Scorer
 from judge.score_settings import ScoreSettings
@@ -29,100 +24,10 @@ from judge.split import group_key
 from judge.table import Table
 from judge.template import template_data
 from judge.trained_rows import joined, trained_rows_of
-from judge.verdict import Float, divergence
+from quantize.drift_figures import Drift, Limits, Rows, compare, kind_of
 
 FILE = "drift.json"
 PREDICTIONS = "predictions.parquet"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How far a stage may be from the reference.
-
-    Attributes:
-        log_loss: largest increase of the log loss, nats.
-        flips: largest share of rows whose most probable verdict is another.
-    """
-
-    log_loss: float = 0.01
-    flips: float = 0.03
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows that are measured, in the table's order; labels are -1 where there is none, groups are prompts'."""
-
-    table: Table
-    labels: NDArray[np.int64]
-    groups: NDArray[np.uint64]
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class StageFigures:
-    """A stage beside the reference; nats. What needs labels is None without them, all differences at the reference.
-
-    Attributes:
-        name: its folder's name.
-        kind: `base`, `adapter`, `merged`, `4-bit` or `model`.
-        digest: `ModelFolder.digest`.
-        median_verdict_mass: None where the read-out does not know it.
-        log_loss_change: paired, stage minus reference, with its interval over prompt groups.
-        mean_kl: KL(reference || stage) of the three verdicts, mean over rows.
-        largest_change: the largest |Δp| of any verdict of any row.
-        flips: share of rows whose most probable verdict differs.
-        failed: the limits that it breaks, in words; empty at the reference, and for a base model.
-    """
-
-    name: str
-    kind: str
-    digest: str
-    log_loss: Estimate | None
-    accuracy: float | None
-    median_verdict_mass: float | None
-    not_scored: int
-    log_loss_change: Estimate | None = None
-    mean_kl: float | None = None
-    largest_change: float | None = None
-    flips: float | None = None
-    failed: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Drift:
-    """The figures of all stages, in their order."""
-
-    table: str
-    rows: int
-    labelled_rows: int
-    groups: int
-    reference: int
-    limits: Limits
-    stages: list[StageFigures]
-    notes: list[str]
-
-    @property
-    def passed(self) -> bool:
-        """Whether no stage breaks a limit."""
-        return not any(stage.failed for stage in self.stages)
-
-    def record(self) -> dict[str, Any]:
-        """Return what is kept with the bundle, for JSON."""
-        return {"passed": self.passed, **asdict(self)}
-
-
-def kind_of(model: ModelFolder) -> str:
-    """Return what a stage is, in a word."""
-    if model.adapter is not None:
-        return "adapter"
-    if model.config.get("quantization_config"):
-        return "4-bit"
-    if model.judge is None:
-        return "base"
-    return "merged" if any(stage.get("stage") == "merged" for stage in model.judge.stages) else "model"
 
 
 def measure_drift(
@@ -234,99 +139,3 @@ def choose_rows(stages: Sequence[ModelFolder], table: Table, most: int, seed: in
     copy_rows(table.path, keep, copy)
     chosen = Table.open(copy, table.cells, table.on_bad_row)
     return Rows(chosen, np.array(labels)[keep], np.array(groups, dtype=np.uint64)[keep], tuple(notes))
-
-
-def compare(
-    stages: Sequence[ModelFolder], read: Sequence[StoredPredictions], rows: Rows, limits: Limits, reference: int
-) -> Drift:
-    """Return the figures of predictions that are of the same rows, in the same order."""
-    labelled = rows.labels >= 0
-    figures = []
-    for number, (stage, stored) in enumerate(zip(stages, read, strict=True)):
-        other = read[reference] if number != reference else None
-        found = _figures(stage, stored, other, rows, labelled)
-        if number > reference:
-            found = _judged(found, limits)
-        figures.append(found)
-    notes = [*rows.notes]
-    if not labelled.any():
-        notes.append("no row has a label: the log loss is not measured")
-    notes += [
-        f"{stage.name}: the change of its log loss is known to within {width:.4f} only; more rows would tell"
-        for stage in figures[reference + 1 :]
-        if (width := _half_width(stage.log_loss_change)) > limits.log_loss
-    ]
-    return Drift(
-        table=rows.table.name,
-        rows=len(rows),
-        labelled_rows=int(labelled.sum()),
-        groups=len(np.unique(rows.groups)),
-        reference=reference,
-        limits=limits,
-        stages=figures,
-        notes=notes,
-    )
-
-
-def _half_width(estimate: Estimate | None) -> float:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return 0.0
-    return (estimate.high - estimate.low) / 2
-
-
-def _figures(
-    stage: ModelFolder,
-    stored: StoredPredictions,
-    reference: StoredPredictions | None,
-    rows: Rows,
-    labelled: NDArray[np.bool_],
-) -> StageFigures:
-    mass = stored.verdict_mass
-    known = mass[np.isfinite(mass)] if mass is not None else np.empty(0)
-    values: dict[str, Any] = {
-        "name": printable(stage.folder.name, 80),
-        "kind": kind_of(stage),
-        "digest": stage.digest(),
-        "log_loss": None,
-        "accuracy": None,
-        "median_verdict_mass": float(np.median(known)) if len(known) else None,
-        "not_scored": int(((stored.flags & Flag.NOT_SCORED) != 0).sum()) if stored.flags is not None else 0,
-    }
-    labels, groups, p = rows.labels[labelled], rows.groups[labelled], stored.p[labelled]
-    if len(labels):
-        losses = log_losses(p, labels)
-        columns = [losses]
-        if reference is not None:
-            columns.append(losses - log_losses(reference.p[labelled], labels))
-        estimates = group_bootstrap(np.column_stack(columns), groups)
-        values |= {"log_loss": estimates[0], "accuracy": float(hits(p, labels).mean())}
-        if reference is not None:
-            values["log_loss_change"] = estimates[1]
-    if reference is not None:
-        values |= changes(reference.p, stored.p)
-    return StageFigures(**values)
-
-
-def changes(reference: Float, p: Float) -> dict[str, float]:
-    """Return how probabilities differ from the reference's, both of shape (rows, 3): KL, largest |Δp|, flips.
-
-    A tie for the most probable verdict counts as the one that comes first.
-    """
-    smallest = np.finfo(np.float64).tiny  # KL of a zero would be infinite
-    return {
-        "mean_kl": float(divergence(reference, np.maximum(p, smallest)).mean()),
-        "largest_change": float(np.abs(p - reference).max()),
-        "flips": float((p.argmax(axis=1) != reference.argmax(axis=1)).mean()),
-    }
-
-
-def _judged(stage: StageFigures, limits: Limits) -> StageFigures:
-    failed = []
-    change = stage.log_loss_change
-    if change is not None and change.value > limits.log_loss:
-        failed.append(f"log loss {change.value:+.4f} (limit +{limits.log_loss:g})")
-    if stage.flips is not None and stage.flips > limits.flips:
-        failed.append(f"flips {stage.flips:.1%} (limit {limits.flips:.1%})")
-    if stage.not_scored:
-        failed.append(f"{counted(stage.not_scored, 'row')} could not be scored")
-    return StageFigures(**{**{name: getattr(stage, name) for name in stage.__dataclass_fields__}, "failed": failed})

@@ -19,7 +19,8 @@ from judge.resample import Estimate
 from judge.run_folder import whole_file
 from judge.score_settings import ScoreSettings
 from judge.table import Table
-from quantize.drift import FILE, Drift, Limits, StageFigures, choose_rows, measure_drift
+from quantize.drift import FILE, choose_rows, measure_drift
+from quantize.drift_figures import Drift, Limits, StageFigures
 
 DEFAULT_ROWS = 1000
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from judge.encoding import load_tokenizer
 from judge.errors import printable
-from quantize.awq import BackEndName, Job, QuantizeEvents, QuantizeSettings
+from quantize.back_end import BackEndName, Job, QuantizeSettings
+from quantize.events import QuantizeEvents
 from quantize.layers import Layers
 from quantize.quiet import quiet
 from quantize.weights import load_weights, source_use_cache, stored_dtype

@@ -13,7 +13,7 @@ import time
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from judge import __version__
 from judge.bundle import ADAPTER_WEIGHTS, ModelFolder, copy_tokenizer, file_digest, open_model
@@ -22,6 +22,7 @@ from judge.judge_file import write_judge_file
 from judge.run_folder import Manifest, RunFolder
 from judge.trained_rows import FILE as TRAINED_ROWS
 from judge.trained_rows import trained_rows_of
+from quantize.events import MergeEvents
 from quantize.merge_plan import Dtype, MergePlan, plan_merge, reader
 from quantize.tensor_file import write_tensors
 
@@ -30,19 +31,6 @@ STAGE = "merged"
 _EXTRA_FILES = ("generation_config.json", "*processor_config.json")
 _DISK_MARGIN = 64 * 2**20  # bytes for tokenizer and configs, and a little that stays free
 _INDEX = "model.safetensors.index.json"
-
-
-class MergeEvents(Protocol):
-    """What a merge tells whoever watches it."""
-
-    def note(self, text: str) -> None:
-        """A line of information."""
-
-    def warn(self, text: str) -> None:
-        """A line that should be noticed."""
-
-    def working(self, what: str, done: int, total: int) -> None:
-        """So much of a step is done: bytes written, or comparisons read."""
 
 
 def merge(

@@ -23,7 +23,7 @@ from judge.score_settings import ScoreSettings, choose_budget, choose_template, 
 from quantize.merge_plan import MergePlan
 
 if TYPE_CHECKING:
-    from quantize.merge import MergeEvents
+    from quantize.events import MergeEvents
 
 # Changes of a verdict's log-probability: an adapter that does less changes nothing, a merge may do no more.
 LEAST_EFFECT = 1e-3

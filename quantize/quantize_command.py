@@ -14,10 +14,11 @@ from judge.comparison import VERDICTS, Cells
 from judge.errors import JudgeError
 from judge.progress import Terminal, duration
 from judge.score_settings import ScoreSettings
-from quantize.awq import QuantizeSettings, back_end, check_model, quantize_model
+from quantize.awq import back_end, check_model, quantize_model
+from quantize.back_end import QuantizeSettings
 from quantize.calibration import Calibration, calibration_prompts, shortfall
-from quantize.drift import Limits
 from quantize.drift_command import default_table, drift_lines, run_drift
+from quantize.drift_figures import Limits
 from quantize.size_report import SizeReport
 from quantize.unfinished import check_output
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from judge.errors import JudgeError
-from quantize.awq import Job
+from quantize.back_end import Job
 
 if TYPE_CHECKING:
     import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     held_out = set(pd.read_parquet(folder / "bundle" / "held_out.parquet")["id"])
     write_table(folder / "held_out.csv", [row for row in rows if row["id"] in held_out])
     return {name: folder / name for name in ("base", "bundle", "table.csv", "held_out.csv")}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny products are slower on two threads, far slower where others use the cores too."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

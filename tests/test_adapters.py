@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from judge.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, open_model
+from judge.bundle import ADAPTER_WEIGHTS, open_model
 from judge.engine import EngineConfig, Readout
 from judge.engine.adapter import VLLM_RANKS, misfit, refuse_adapter, refused_by_vllm, target_names, vllm_rank
 from judge.engine.pool import Job, WorkerPool, cpu_environments
 from judge.errors import JudgeError
-from tests.tiny_models import save_adapter, save_llama
+from tests.tiny_models import edit_config, save_adapter, save_llama
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 Float = NDArray[np.float64]
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none", "init_lora_weights": True}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VERDICTS = (100, 101, 102)
 
 
@@ -108,22 +109,6 @@ def change(adapter: Path, folder: Path, edit: Callable[[dict[str, torch.Tensor]]
 
 def renamed(old: str, new: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
     return lambda tensors: {name.replace(old, new): tensor for name, tensor in tensors.items()}
-
-
-def set_config(adapter: Path, **values: Any) -> None:
-    path = adapter / ADAPTER_CONFIG
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny products are slower on two threads, far slower where others use the cores too."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +270,7 @@ def test_vllm_refuses_what_it_cannot_read_with_advice_and_transformers_does_not(
     base: Path, plain: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(plain, tmp_path / "dora")
-    set_config(tmp_path / "dora", use_dora=True)
+    edit_config(tmp_path / "dora", use_dora=True)
     norm = "base_model.model.model.norm.weight"
     whole = change(plain, tmp_path / "whole", lambda tensors: {**tensors, norm: tensors[min(tensors)][0]})
     cases = {
@@ -359,7 +344,7 @@ def test_transformers_refuses_tensors_that_belong_to_no_layer(base: Path, plain:
 
 def test_transformers_refuses_a_setting_that_its_peft_does_not_know(base: Path, plain: Path, tmp_path: Path) -> None:
     newer = Path(shutil.copytree(plain, tmp_path / "newer"))
-    set_config(newer, an_idea_of_2031=True, peft_version="9.0")
+    edit_config(newer, an_idea_of_2031=True, peft_version="9.0")
     with pytest.raises(JudgeError, match=r"an_idea_of_2031 is unknown to this version of PEFT.* written by PEFT 9\.0"):
         read_with_transformers(base, newer)
 

@@ -67,7 +67,11 @@ def test_the_commands_of_the_readme_run_as_they_stand(demo_model: Path, tmp_path
     for command in commands:
         if command.startswith("judge train "):  # as it stands it takes minutes; make demo runs it whole
             command += " --max-steps 2 --evaluations 1 --holdout 0.04"
+        if command.startswith("judge quantize "):
+            command += " --samples 2 --grid 4"
         done = subprocess.run(
             shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, command + done.stderr
+        # what two steps have taught may well be lost in 4 bits: 1 says so
+        good = (0, 1) if command.startswith("judge drift ") else (0,)
+        assert done.returncode in good, command + done.stderr

@@ -21,8 +21,9 @@ from judge.score_settings import ScoreSettings
 from judge.split import group_key
 from judge.table import Table
 from judge.trained_rows import FILE as TRAINED_ROWS
-from quantize.drift import FILE, PREDICTIONS, Limits, changes, kind_of, reference_of
+from quantize.drift import FILE, PREDICTIONS, reference_of
 from quantize.drift_command import drift_lines, run_drift
+from quantize.drift_figures import Limits, changes, kind_of
 
 JUDGE = Path(sys.executable).parent / "judge"
 SETTINGS = ScoreSettings(readout="transformers", device="cpu", dtype="float32")

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from judge.bundle import ADAPTER_CONFIG, ADAPTER_WEIGHTS, open_model
+from judge.bundle import ADAPTER_WEIGHTS, open_model
 from judge.errors import JudgeError, RunInterrupted
 from quantize.merge import merge
 from quantize.merge_plan import Dtype
 from quantize.merge_weights import Update, check_merged, merged_weight
 from quantize.tensor_file import Entry, read_entries, write_tensors
-from tests.tiny_models import save, save_adapter, save_llama
+from tests.tiny_models import edit_config, save, save_adapter, save_llama
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 Tensors = dict[str, torch.Tensor]
 
@@ -78,19 +80,6 @@ def logits(model: Any) -> torch.Tensor:
 def edit_tensors(folder: Path, name: str, edit: Callable[[Tensors], Tensors]) -> None:
     tensors = edit(load_file(folder / name))
     save_file({n: t.clone() for n, t in tensors.items()}, folder / name, metadata={"format": "pt"})
-
-
-def edit_config(folder: Path, name: str = ADAPTER_CONFIG, **values: Any) -> None:
-    path = folder / name
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

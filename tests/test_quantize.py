@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from judge.bundle import open_model
 from judge.errors import JudgeError, RunInterrupted
-from quantize.awq import QuantizeSettings, quantize_model
+from quantize.awq import quantize_model
+from quantize.back_end import QuantizeSettings
 from quantize.layers import Linear, choose_group_size, find_layers
 from quantize.needs import check_needs, estimate_needs, free_memory, output_bytes
 from quantize.size_report import size_report

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import judge
+import quantize
 
 PACKAGE = Path(judge.__file__).parent
 HEAVY = ("torch", "vllm", "transformers", "pandas", "pyarrow", "numpy", "pydantic", "yaml", "jinja2")
@@ -37,14 +38,24 @@ ORDER = [
     ["__main__"],
 ]
 
+# The package that leads to 4 bits. It may import all of judge but the command line, which alone imports it.
+QUANTIZE_ORDER = [
+    ["events", "layers", "tensor_file", "quiet", "merge_weights", "unfinished", "calibration", "drift_figures"],
+    ["back_end", "needs", "size_report", "skeleton", "drift"],
+    ["weights", "merge_plan", "drift_command"],
+    ["auto_awq", "llm_compressor", "merge_proof"],
+    ["awq", "merge"],
+    ["merge_command", "quantize_command"],
+]
 
-def module_name(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
+
+def module_name(path: Path, package: Path = PACKAGE) -> str:
+    parts = path.relative_to(package).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(path: Path) -> set[str]:
-    """Names of judge's modules that a file imports at run time, inside functions too."""
+def imports_of(path: Path, package: str = "judge") -> set[str]:
+    """Names of a package's modules that a file imports at run time, inside functions too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         child
@@ -56,11 +67,11 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(tree):
         if node in typing_only:
             continue
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "judge":
-            if node.module == "judge":
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package:
+            if node.module == package:
                 found |= {alias.name for alias in node.names if not alias.name.startswith("_")}
             else:
-                found.add(node.module.removeprefix("judge."))
+                found.add(node.module.removeprefix(f"{package}."))
     return found
 
 
@@ -76,6 +87,22 @@ def test_imports_go_down_only() -> None:
         if level[name] >= level[module_name(path)]
     ]
     assert wrong == []
+
+
+def test_imports_of_the_quantising_package_go_down_only() -> None:
+    level = {name: i for i, names in enumerate(QUANTIZE_ORDER) for name in names}
+    package = Path(quantize.__file__).parent
+    files = {module_name(path, package): path for path in package.glob("*.py") if path.name != "__init__.py"}
+    assert set(files) == set(level)
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in files.items()
+        for other in imports_of(path, "quantize")
+        if level[other] >= level[name]
+    ]
+    assert wrong == []
+    assert [name for name, path in files.items() if imports_of(path) & {"cli", "__main__"}] == []
+    assert {module_name(path) for path in PACKAGE.rglob("*.py") if imports_of(path, "quantize")} == {"cli"}
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,9 @@ def save_adapter(folder: Path, base: Path, seed: int = 1, size: float = 0.1, **l
     # the vocabulary was not resized: an adapted embedding need not be stored whole
     model.save_pretrained(folder, save_embedding_layers=False)
     return folder
+
+
+def edit_config(folder: Path, name: str = "adapter_config.json", **values: Any) -> None:
+    """Change values in a JSON file of a model folder."""
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
