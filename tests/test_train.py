@@ -30,7 +30,7 @@ from judge.training.heldout import heldout_figures
 from judge.training.settings import TrainSettings, parse_train_settings
 from judge.verdict import probabilities
 from tests.labelled_tables import labelled_rows, write_table
-from tests.tiny_models import save_llama
+from tests.tiny_models import edit_config, save_llama
 
 pytestmark = pytest.mark.training
 LINEAR_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -362,6 +362,13 @@ def test_frozen_layers_get_no_adapter(run: Run) -> None:
 def test_freezing_every_layer_is_refused(run: Run) -> None:
     with pytest.raises(JudgeError, match="freeze_layers=2: the model has 2 layers"):
         run(freeze_layers=2)
+
+
+def test_a_quantised_base_is_refused_before_its_weights_are_read(run: Run, base: Path, tmp_path: Path) -> None:
+    packed = shutil.copytree(base, tmp_path / "packed")
+    edit_config(packed, "config.json", quantization_config={"quant_method": "compressed-tensors"})
+    with pytest.raises(JudgeError, match=r"quantised already \(compressed-tensors\)"):
+        run(model=str(packed))
 
 
 def test_continuing_starts_a_new_run_from_the_adapter(run: Run) -> None:

@@ -120,6 +120,12 @@ def open_base(settings: TrainSettings) -> tuple[ModelFolder, ModelFolder | None]
             f"{settings.model}: is an adapter, not a base model; give the base as model, and the adapter as "
             "continue_from to train it further"
         )
+    method = (base.quantization or {}).get("quant_method", "bitsandbytes")
+    if method != "bitsandbytes":
+        raise JudgeError(
+            f"{settings.model}: its weights are quantised already ({printable(method)}), which cannot be trained on; "
+            "give the 16-bit model (method=qlora quantises it while it trains)"
+        )
     layers = int(base.text_config.get("num_hidden_layers", 0))
     if settings.freeze_layers and settings.freeze_layers >= layers:
         raise JudgeError(f"freeze_layers={settings.freeze_layers}: the model has {layers} layers; leave some to train")
