@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from judge.comparison import Flag
 from judge.demo.make_training import COLUMNS, DECIDED, SAMPLE, TIES, Entry, make_training, read_source
+from judge.split import in_order, row_key
 from judge.table import Table
 
 DEMO = SAMPLE.with_name("comparisons.csv")
@@ -348,6 +349,17 @@ def test_answers_of_a_prompt_are_all_different() -> None:
 def test_a_prompt_never_has_the_same_pair_twice() -> None:
     pairs = Counter((row.prompt, frozenset((row.a, row.b))) for row in sample())
     assert max(pairs.values()) == 1
+
+
+def test_rows_that_are_copies_but_for_capitals_never_contradict_each_other() -> None:
+    """And so the first command of the demo finds the table valid."""
+    rows = [row for chunk in Table.open(SAMPLE).chunks() for row in chunk]
+    verdicts: dict[int, set[int]] = {}
+    for row in rows:
+        better = row.label if row.label == 2 else int((row.label == 0) == in_order(row))
+        verdicts.setdefault(row_key(row), set()).add(better)
+    assert len(verdicts) >= len(rows) - 2  # two rows have "One" where two others have "one"
+    assert {len(found) for found in verdicts.values()} == {1}
 
 
 def test_the_classes_shares_cost_less_than_saying_nothing_but_not_much() -> None:

@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from judge.comparison import LABEL_COLUMNS, TEXT_COLUMNS
 from judge.run_folder import whole_file
+from judge.split import normalise
 
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER / "training_source.yaml"
@@ -228,10 +229,31 @@ def choose(entries: Sequence[Entry], rng: random.Random) -> list[Pair]:
         else:
             tally.add(new, -1)
             tally.add(old, 1)
+    chosen = _without_copies(chosen, options)
     missing = {kind: number - tally.kinds[kind] for kind, number in TARGETS.items() if tally.kinds[kind] != number}
     if missing:
         raise ValueError(f"the source has too few answers for these kinds: {missing}")
     return chosen
+
+
+def _without_copies(chosen: Sequence[Pair], options: Sequence[dict[str, list[Pair]]]) -> list[Pair]:
+    """Replace pairs that equal another one of their prompt but for capitals and spaces, where their kind has others.
+
+    `judge data validate` takes them for copies, and refuses those with another verdict.
+    """
+    result = list(chosen)
+    for slot, pair in enumerate(result):
+        first = slot - slot % ROWS_PER_PROMPT
+        others = {_content(result[i]) for i in range(first, first + ROWS_PER_PROMPT) if i != slot}
+        free = [other for other in options[pair.entry][pair.kind] if _content(other) not in others]
+        if _content(pair) in others and free:
+            result[slot] = free[0]
+    return result
+
+
+def _content(pair: Pair) -> frozenset[tuple[str, ...]]:
+    """Return what a pair compares, as tables are searched for copies."""
+    return frozenset(tuple(map(normalise, turns)) for turns in (pair.first, pair.second))
 
 
 def rows_of(entries: Sequence[Entry], pairs: Sequence[Pair], rng: random.Random) -> list[dict[str, object]]:
