@@ -159,6 +159,5 @@ def _row(stage: StageFigures, is_reference: bool) -> str:
 def _change(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:+.4f}"
-    return f"{estimate.value:+.4f} ({estimate.low:+.4f} to {estimate.high:+.4f})"
+    value, low, high = (None if x is None else f"{round(x, 4) + 0.0:+.4f}" for x in vars(estimate).values())
+    return f"{value} ({low} to {high})" if low is not None else f"{value}"
