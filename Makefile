@@ -22,17 +22,18 @@ $(READY): pyproject.toml requirements/cpu.txt requirements/cuda.txt requirements
 $(MODEL)/judge-demo-model.json: | $(READY)
 	$(BIN)/judge demo-model $(MODEL)
 
-# A judge of 135M parameters loses much in 4 bits, and an unsure one flips easily: hence the wide limits of drift.
+# A judge of 135M parameters loses much in 4 bits, how much depends on chance, and an unsure one flips easily: the
+# limits of drift are wide here and only catch what is broken.
 demo: $(READY) $(MODEL)/judge-demo-model.json
 	rm -rf demo-out && mkdir demo-out
 	$(BIN)/judge data validate judge/demo/training.csv
 	$(BIN)/judge train --config configs/smollm2-135m-cpu.yaml --model $(MODEL) --data judge/demo/training.csv \
 	    -o demo-out/judge --device $(DEVICE)
 	$(BIN)/judge merge demo-out/judge -o demo-out/merged
-	$(BIN)/judge quantize demo-out/merged -o demo-out/judge-4bit --group-size 32 --samples 32 --sample-tokens 128 \
+	$(BIN)/judge quantize demo-out/merged -o demo-out/judge-4bit --group-size 32 --samples 16 --sample-tokens 128 \
 	    --device $(DEVICE) --no-drift
 	$(BIN)/judge drift $(MODEL) demo-out/judge demo-out/merged demo-out/judge-4bit --data judge/demo/training.csv \
-	    --device $(DEVICE) --max-log-loss 0.2 --max-flips 0.4
+	    --device $(DEVICE) --max-log-loss 0.3 --max-flips 0.5
 	$(BIN)/judge score demo-out/judge-4bit judge/demo/comparisons.csv -o demo-out/predictions.parquet \
 	    --submission demo-out/submission.csv --swap all --device $(DEVICE)
 	$(BIN)/judge evaluate demo-out/predictions.parquet judge/demo/comparisons.csv
