@@ -137,6 +137,15 @@ class ModelFolder:
         return None
 
     @property
+    def quantization_method(self) -> str | None:
+        """The method by which the weights are quantised, `unknown` where the config does not name it, or None."""
+        for config in (self.config, self.text_config):
+            found = config.get("quantization_config") or config.get("compression_config")
+            if found:
+                return str(found.get("quant_method", "unknown")) if isinstance(found, dict) else "unknown"
+        return None
+
+    @property
     def heads(self) -> int:
         """Number of attention heads (1 where the config does not say)."""
         return int(self.text_config.get("num_attention_heads") or 1)
@@ -257,7 +266,7 @@ def open_model(folder: str | Path, base: str | Path | None = None) -> ModelFolde
             "(fetch one with: hf download ORG/NAME --local-dir FOLDER)"
         )
     judge = read_judge_file(path)
-    if (path / ADAPTER_CONFIG).exists() and not (path / "config.json").exists():
+    if is_adapter(path):
         adapter = _open_adapter(path)
         return replace(_open_base(adapter, judge, base), adapter=adapter, judge=judge)
     if base is not None:
@@ -269,6 +278,11 @@ def open_model(folder: str | Path, base: str | Path | None = None) -> ModelFolde
         reason = "only pickle files, which judge does not load" if pickles else "no weights"
         raise JudgeError(f"{path}: {reason}; expected *.safetensors")
     return ModelFolder(path.resolve(), config, _check_shards(path, shards), judge=judge)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter alone, without a model."""
+    return (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
 
 
 def _open_adapter(path: Path) -> Adapter:
@@ -293,7 +307,7 @@ def _open_base(adapter: Adapter, judge: JudgeFile | None, base: str | Path | Non
             f"{adapter.path}: holds an adapter, and its base model is not at {printable(str(path))}; "
             "give the base model's folder with --base"
         )
-    if (path / ADAPTER_CONFIG).exists() and not (path / "config.json").exists():
+    if is_adapter(path):
         raise JudgeError(f"{path}: is itself an adapter, not the base model that {adapter.path.name} needs")
     return open_model(path)
 

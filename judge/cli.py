@@ -25,6 +25,25 @@ app.add_typer(data_app, name="data")
 
 Model = Annotated[Path, typer.Argument(help="Judge bundle, or folder of a Hugging Face model (safetensors).")]
 TableFile = Annotated[Path, typer.Argument(help="Table of comparisons: .csv, .parquet or .jsonl.")]
+Base = Annotated[Path | None, typer.Option(help="The base model of an adapter, if it has moved.")]
+Cells = Annotated[
+    Literal["auto", "json", "plain"],
+    typer.Option(help="Cells are JSON lists with one string a turn, plain text, or whichever each looks like."),
+]
+Readout = Annotated[
+    Literal["vllm", "vllm-processor", "vllm-classify", "transformers"],
+    typer.Option(help="How the three log-probabilities are read."),
+]
+EngineDtype = Annotated[
+    Literal["auto", "float32", "float16", "bfloat16"], typer.Option(help="Arithmetic of the engine.")
+]
+EngineDevice = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the engine runs.")]
+PackedWeights = Annotated[
+    Literal["auto", "stored", "expanded"],
+    typer.Option(help="4-bit weights: by the engine's own kernels, or expanded once to a 32-bit copy."),
+]
+MostLogLoss = Annotated[float, typer.Option(help="Largest increase of the log loss that passes, nats.")]
+MostFlips = Annotated[float, typer.Option(help="Largest share of changed verdicts that passes.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -52,30 +71,19 @@ def score(
         Literal["middle", "start", "end", "oldest-turns"] | None,
         typer.Option(help="Where over-long texts are cut. [default: the bundle's, otherwise middle]"),
     ] = None,
-    base: Annotated[Path | None, typer.Option(help="The base model of an adapter, if it has moved.")] = None,
+    base: Base = None,
     swap: Annotated[
         str,
         typer.Option(help="Read rows with A and B exchanged too: off, all, auto, or the least certain N%."),
     ] = "off",
-    readout: Annotated[
-        Literal["vllm", "vllm-processor", "vllm-classify", "transformers"],
-        typer.Option(help="How the three log-probabilities are read."),
-    ] = "vllm",
-    cells: Annotated[
-        Literal["auto", "json", "plain"],
-        typer.Option(help="Cells are JSON lists with one string a turn, plain text, or whichever each looks like."),
-    ] = "auto",
+    readout: Readout = "vllm",
+    cells: Cells = "auto",
     on_bad_row: Annotated[
         Literal["error", "placeholder"], typer.Option(help="What to do with cells that cannot be read.")
     ] = "error",
-    dtype: Annotated[
-        Literal["auto", "float32", "float16", "bfloat16"], typer.Option(help="Arithmetic of the engine.")
-    ] = "auto",
-    weights: Annotated[
-        Literal["auto", "stored", "expanded"],
-        typer.Option(help="4-bit weights: by the engine's own kernels, or expanded once to a 32-bit copy."),
-    ] = "auto",
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the engine runs.")] = "auto",
+    dtype: EngineDtype = "auto",
+    weights: PackedWeights = "auto",
+    device: EngineDevice = "auto",
     parallel: Annotated[
         Literal["auto", "data", "tensor"], typer.Option(help="One engine on each GPU, or one over all.")
     ] = "auto",
@@ -168,7 +176,7 @@ def evaluate(
 def merge(
     bundle: Annotated[Path, typer.Argument(help="Judge bundle or folder of a LoRA adapter.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the merged model.")],
-    base: Annotated[Path | None, typer.Option(help="The base model of an adapter, if it has moved.")] = None,
+    base: Base = None,
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"],
         typer.Option(help="Number format of the merged weights. auto: each tensor as the base stores it."),
@@ -220,8 +228,8 @@ def quantize(
         Path | None,
         typer.Option(help="Table to measure on. [default: the rows of the training table that were held out]"),
     ] = None,
-    max_log_loss: Annotated[float, typer.Option(help="Largest increase of the log loss that passes, nats.")] = 0.01,
-    max_flips: Annotated[float, typer.Option(help="Largest share of changed verdicts that passes.")] = 0.03,
+    max_log_loss: MostLogLoss = 0.01,
+    max_flips: MostFlips = 0.03,
     debug: Debug = False,
 ) -> None:
     """Write a 4-bit AWQ copy of a judge, calibrated on its own prompts, and measure the drift.
@@ -229,6 +237,7 @@ def quantize(
     Exit status 1 if the drift is too much; the 4-bit model is kept all the same. Interrupted work starts over.
     """
     del debug
+    from quantize.drift_figures import Limits
     from quantize.quantize_command import DriftOptions, parse_quantize_settings, run_quantize
 
     settings = parse_quantize_settings(
@@ -243,7 +252,7 @@ def quantize(
             "device": device,
         }
     )
-    options = DriftOptions(measure, drift_data, max_log_loss, max_flips)
+    options = DriftOptions(Limits(max_log_loss, max_flips), drift_data) if measure else None
     if not run_quantize(model, output, data, settings, template=template, drift=options):
         raise typer.Exit(1)
 
@@ -254,27 +263,16 @@ def drift(
         list[Path], typer.Argument(help="Folders, in the order in which they were made: base, bundle, merged, 4-bit.")
     ],
     data: Annotated[Path, typer.Option(help="Table of comparisons, best labelled; rows that trained are left out.")],
-    max_log_loss: Annotated[float, typer.Option(help="Largest increase of the log loss that passes, nats.")] = 0.01,
-    max_flips: Annotated[float, typer.Option(help="Largest share of changed verdicts that passes.")] = 0.03,
+    max_log_loss: MostLogLoss = 0.01,
+    max_flips: MostFlips = 0.03,
     rows: Annotated[int, typer.Option(help="Most rows to measure on, drawn at random.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
-    base: Annotated[Path | None, typer.Option(help="The base model of an adapter, if it has moved.")] = None,
-    cells: Annotated[
-        Literal["auto", "json", "plain"],
-        typer.Option(help="Cells are JSON lists with one string a turn, plain text, or whichever each looks like."),
-    ] = "auto",
-    readout: Annotated[
-        Literal["vllm", "vllm-processor", "vllm-classify", "transformers"],
-        typer.Option(help="How the three log-probabilities are read."),
-    ] = "vllm",
-    dtype: Annotated[
-        Literal["auto", "float32", "float16", "bfloat16"], typer.Option(help="Arithmetic of the engine.")
-    ] = "auto",
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the engine runs.")] = "auto",
-    weights: Annotated[
-        Literal["auto", "stored", "expanded"],
-        typer.Option(help="How 4-bit weights are read: by the engine's kernels, or expanded to a 32-bit copy."),
-    ] = "auto",
+    base: Base = None,
+    cells: Cells = "auto",
+    readout: Readout = "vllm",
+    dtype: EngineDtype = "auto",
+    device: EngineDevice = "auto",
+    weights: PackedWeights = "auto",
     restart: Annotated[bool, typer.Option("--restart", help="Start over, dropping what is there.")] = False,
     debug: Debug = False,
 ) -> None:

@@ -121,6 +121,24 @@ def cpu_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
+def available_memory() -> int | None:
+    """Return the bytes of memory that are free, within the limit of the container if there is one; None: unknown."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
+    free = [int(match[1]) * 1024] if match else []
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        limit, used = "max", "0"
+    if limit.isdigit() and used.isdigit():
+        free.append(max(int(limit) - int(used), 0))
+    return min(free, default=None)
+
+
 def cpu_flags() -> frozenset[str]:
     """Return the instruction sets of the CPU, as Linux names them; none where it does not tell."""
     try:

@@ -63,6 +63,11 @@ class JudgeFile(BaseModel):
     metrics: dict[str, Any] = {}
     stages: tuple[dict[str, Any], ...] = ()
 
+    def setting(self, name: str, default: Any = None) -> Any:
+        """Return a setting of the run that trained the judge."""
+        settings = self.training.get("settings")
+        return settings.get(name, default) if isinstance(settings, dict) else default
+
     def with_stage(self, stage: str, **figures: Any) -> JudgeFile:
         """Return the content with one more stage at the end."""
         return self.model_copy(update={"stages": (*self.stages, {"stage": stage, **figures})})

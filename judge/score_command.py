@@ -98,8 +98,7 @@ def run_score(
 
 def _was_taught_without_mass(model: ModelFolder) -> bool:
     """Whether the judge was trained on the three logits alone, which says nothing about all other tokens."""
-    settings = model.judge.training.get("settings", {}) if model.judge else {}
-    return isinstance(settings, dict) and settings.get("loss") == "verdicts"
+    return model.judge is not None and model.judge.setting("loss") == "verdicts"
 
 
 def _score_and_write(

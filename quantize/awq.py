@@ -19,12 +19,13 @@ from typing import Any
 
 from judge.bundle import ModelFolder, copy_tokenizer
 from judge.errors import JudgeError, RunInterrupted, printable
+from judge.hardware import available_memory
 from judge.judge_file import write_judge_file
 from judge.trained_rows import FILE as TRAINED_ROWS
 from quantize.back_end import BackEnd, BackEndName, Device, Job, QuantizeSettings
 from quantize.events import QuantizeEvents
-from quantize.layers import check_written, choose_group_size, find_layers, is_quantised
-from quantize.needs import check_needs, estimate_needs, free_disk, free_memory
+from quantize.layers import check_written, choose_group_size, find_layers
+from quantize.needs import check_needs, estimate_needs, free_disk
 from quantize.size_report import SizeReport, size_report
 from quantize.unfinished import check_output, unfinished
 
@@ -71,7 +72,7 @@ def check_model(folder: ModelFolder) -> None:
             f"{folder.adapter.path}: is an adapter on a base model; merge it first: judge merge {folder.adapter.path} "
             "-o MERGED"
         )
-    method = is_quantised(folder.config)
+    method = folder.quantization_method
     if method is not None:
         raise JudgeError(f"{folder.path}: is quantised already ({printable(method)}); give the 16-bit model")
 
@@ -84,7 +85,7 @@ def quantize_model(
     events: QuantizeEvents,
     *,
     record: dict[str, Any] | None = None,
-    memory: Callable[[], int] = free_memory,
+    memory: Callable[[], int | None] = available_memory,
     disk: Callable[[Path], int] = free_disk,
 ) -> tuple[SizeReport, dict[str, Any]]:
     """Quantise a model folder and write the 4-bit one, whole or not at all.

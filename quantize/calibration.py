@@ -147,8 +147,7 @@ def _builder(model: ModelFolder, sample_tokens: int, template: str | None) -> tu
 
 
 def _trained_with(model: ModelFolder, name: str, default: Any) -> Any:
-    settings = model.judge.training.get("settings") if model.judge else None
-    return settings.get(name, default) if isinstance(settings, dict) else default
+    return model.judge.setting(name, default) if model.judge else default
 
 
 def _tables(model: ModelFolder, data: Sequence[Path] | None, cells: Cells) -> list[Table]:

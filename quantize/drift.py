@@ -138,4 +138,4 @@ def choose_rows(stages: Sequence[ModelFolder], table: Table, most: int, seed: in
     copy = work / f"rows{table.path.suffix.lower()}"
     copy_rows(table.path, keep, copy)
     chosen = Table.open(copy, table.cells, table.on_bad_row)
-    return Rows(chosen, np.array(labels)[keep], np.array(groups, dtype=np.uint64)[keep], tuple(notes))
+    return Rows(table.name, chosen, np.array(labels)[keep], np.array(groups, dtype=np.uint64)[keep], tuple(notes))

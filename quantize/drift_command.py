@@ -6,12 +6,11 @@ import json
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from judge import __version__
-from judge.bundle import ADAPTER_CONFIG, ModelFolder, open_model
+from judge.bundle import ModelFolder, is_adapter, open_model
 from judge.comparison import Cells
 from judge.errors import JudgeError, RunInterrupted, printable
 from judge.progress import ScoringTerminal
@@ -58,7 +57,6 @@ def run_drift(
         chosen = choose_rows(stages, table, rows, seed, work)
         events.begin()
         drift = measure_drift(stages, chosen, settings, limits, work, events)
-        drift = replace(drift, table=table.name)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping the engines takes some seconds
         raise RunInterrupted(f"stopped; what is finished is kept in {work}: give the same command to go on") from None
@@ -75,8 +73,7 @@ def run_drift(
 
 def _open_stage(folder: Path, base: Path | None) -> ModelFolder:
     """Open a stage; `--base` is for those that are adapters."""
-    is_adapter = (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
-    return open_model(folder, base if is_adapter else None)
+    return open_model(folder, base if is_adapter(folder) else None)
 
 
 def _work_folder(last: ModelFolder) -> Path:
@@ -110,8 +107,9 @@ def default_table(model: ModelFolder, data: Sequence[Path] | None) -> Path:
     Raises:
         JudgeError: there is no such table, or there are several.
     """
-    settings = model.judge.training.get("settings", {}) if model.judge else {}
-    paths = [settings["eval_data"]] if settings.get("eval_data") else [*(data or settings.get("data", ()))]
+    evaluated_on = model.judge.setting("eval_data") if model.judge else None
+    trained_on = model.judge.setting("data", ()) if model.judge else ()
+    paths = [evaluated_on] if evaluated_on else [*(data or trained_on)]
     found = [Path(str(path)) for path in paths]
     if len(found) == 1 and found[0].is_file():
         return found[0]

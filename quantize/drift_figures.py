@@ -34,8 +34,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that are measured, in the table's order; labels are -1 where there is none, groups are prompts'."""
+    """The rows that are measured, in the table's order; labels are -1 where there is none, groups are prompts'.
 
+    `table` holds them alone; `name` is that of the file that they are from.
+    """
+
+    name: str
     table: Table
     labels: NDArray[np.int64]
     groups: NDArray[np.uint64]
@@ -102,7 +106,7 @@ def kind_of(model: ModelFolder) -> str:
     """Return what a stage is, in a word."""
     if model.adapter is not None:
         return "adapter"
-    if model.config.get("quantization_config"):
+    if model.quantization_method is not None:
         return "4-bit"
     if model.judge is None:
         return "base"
@@ -130,7 +134,7 @@ def compare(
         if (width := _half_width(stage.log_loss_change)) > limits.log_loss
     ]
     return Drift(
-        table=rows.table.name,
+        table=rows.name,
         rows=len(rows),
         labelled_rows=int(labelled.sum()),
         groups=len(np.unique(rows.groups)),

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from judge.bundle import ModelFolder, tensor_shapes
 from judge.errors import JudgeError, printable
@@ -183,12 +182,3 @@ def decoder_blocks(layers: Layers) -> dict[str, list[Linear]]:
         match = re.match(r"(.*?\.\d+)\.", layer.name)
         blocks.setdefault(match[1] if match else "", []).append(layer)
     return blocks
-
-
-def is_quantised(config: Mapping[str, Any]) -> str | None:
-    """Return the method by which a model's config says that it is quantised, or None."""
-    for part in (config, config.get("text_config") or {}):
-        found = part.get("quantization_config")
-        if found:
-            return str(found.get("quant_method", "unknown")) if isinstance(found, dict) else "unknown"
-    return None

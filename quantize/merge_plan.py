@@ -147,9 +147,8 @@ def _rewritten(name: str, source: Entry, dtype: Dtype) -> Entry:
 
 
 def _refuse_quantised(model: ModelFolder) -> None:
-    found = model.config.get("quantization_config") or model.text_config.get("quantization_config")
-    if found:
-        method = found.get("quant_method") if isinstance(found, dict) else found
+    method = model.quantization_method
+    if method is not None:
         raise JudgeError(
             f"{model.path}: the base model is quantised already ({printable(method)}): an adapter cannot be merged "
             "into such weights; score with the adapter on top, or merge one that belongs to 16-bit weights"

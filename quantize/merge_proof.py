@@ -6,7 +6,6 @@ All in float32 on the CPU, with transformers and PEFT, over the full vocabulary.
 from __future__ import annotations
 
 import gc
-import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from judge.comparison import Comparison
 from judge.encoding import TextEncoder, load_tokenizer
 from judge.engine import EngineConfig
 from judge.errors import JudgeError, printable
+from judge.hardware import available_memory
 from judge.prompt import PromptBuilder
 from judge.score_settings import ScoreSettings, choose_budget, choose_template, differs_from_training
 from quantize.merge_plan import MergePlan
@@ -60,24 +60,6 @@ COMPARISONS = (
         ),
     ),
 )
-
-
-def available_memory() -> int | None:
-    """Return the bytes of memory that are free, within the limit of the container if there is one; None: unknown."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    match = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
-    free = [int(match[1]) * 1024] if match else []
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        limit, used = "max", "0"
-    if limit.isdigit() and used.isdigit():
-        free.append(max(int(limit) - int(used), 0))
-    return min(free, default=None)
 
 
 def refused_proof(plan: MergePlan) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from judge.errors import JudgeError
-from judge.hardware import GIB
+from judge.hardware import GIB, available_memory
 from quantize.layers import Layers, decoder_blocks
 
 # Python, torch and the back end, measured: 0.6 to 0.9 GiB.
@@ -63,14 +63,6 @@ def estimate_needs(layers: Layers, group_size: int, tokens: int, value: int, cop
     return Needs(disk + SPARE_DISK, memory)
 
 
-def free_memory() -> int:
-    """Return the memory that can be had without swapping, in bytes."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 1 << 62  # a kernel that does not say: nothing to check against
-
-
 def free_disk(folder: Path) -> int:
     """Return the free bytes of the disk that a folder is on."""
     return shutil.disk_usage(folder).free
@@ -79,7 +71,7 @@ def free_disk(folder: Path) -> int:
 def check_needs(
     needs: Needs,
     parent: Path,
-    memory: Callable[[], int] = free_memory,
+    memory: Callable[[], int | None] = available_memory,
     disk: Callable[[Path], int] = free_disk,
 ) -> None:
     """Check that there is room.
@@ -94,7 +86,7 @@ def check_needs(
             "to another disk"
         )
     available = memory()
-    if available < needs.memory:
+    if available is not None and available < needs.memory:
         raise JudgeError(
             f"quantising this model needs {_gib(needs.memory)} of memory and {_gib(available)} are free; use fewer "
             "or shorter calibration prompts (--samples, --sample-tokens), or a machine with more memory"

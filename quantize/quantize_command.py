@@ -50,12 +50,10 @@ class QuantizeTerminal(Terminal):
 
 @dataclass(frozen=True)
 class DriftOptions:
-    """Whether and how to measure the drift at the end (`quantize.drift.Limits`)."""
+    """How to measure the drift at the end: the limits, and the table, by default what was held out in training."""
 
-    measure: bool = True
+    limits: Limits
     data: Path | None = None
-    max_log_loss: float = 0.01
-    max_flips: float = 0.03
 
 
 def parse_quantize_settings(values: dict[str, Any]) -> QuantizeSettings:
@@ -101,9 +99,7 @@ def run_quantize(
     check_model(folder)
     check_output(output)
     back_end(settings.backend)  # a missing library is said before a table is read
-    drift_table = None
-    if drift is not None and drift.measure:
-        drift_table = drift.data or default_table(folder, data)
+    drift_table = (drift.data or default_table(folder, data)) if drift else None
     events.begin()
     try:
         calibration = calibration_prompts(
@@ -122,7 +118,7 @@ def run_quantize(
     if drift is None or drift_table is None:
         return True
     scoring = ScoreSettings(device=settings.device, template=template)
-    found = run_drift([model, output], drift_table, scoring, Limits(drift.max_log_loss, drift.max_flips))
+    found = run_drift([model, output], drift_table, scoring, drift.limits)
     events.print_lines(drift_lines(found))
     return found.passed
 

@@ -332,7 +332,7 @@ def test_a_model_too_large_for_memory_is_merged_without_the_proof_and_says_so(
 
 
 def test_free_memory_is_known_here() -> None:
-    from quantize.merge_proof import available_memory
+    from judge.hardware import available_memory
 
     free = available_memory()
     assert free is not None

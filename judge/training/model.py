@@ -120,8 +120,8 @@ def open_base(settings: TrainSettings) -> tuple[ModelFolder, ModelFolder | None]
             f"{settings.model}: is an adapter, not a base model; give the base as model, and the adapter as "
             "continue_from to train it further"
         )
-    method = (base.quantization or {}).get("quant_method", "bitsandbytes")
-    if method != "bitsandbytes":
+    method = base.quantization_method
+    if method not in (None, "bitsandbytes", "unknown"):  # the first configs of bitsandbytes did not name it
         raise JudgeError(
             f"{settings.model}: its weights are quantised already ({printable(method)}), which cannot be trained on; "
             "give the 16-bit model (method=qlora quantises it while it trains)"
