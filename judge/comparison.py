@@ -65,8 +65,9 @@ class Comparison:
     `None` is a turn that the table records as null; the prompt builder shows a placeholder for it.
     `label` is 0 (A preferred), 1 (B), 2 (tie) or -1 where the table has none.
 
-    `target` is the soft label, `weight` how much the row counts in training, `source` where it comes from; only a
-    table opened with `labels="required"` fills them in.
+    `target` is the soft label, `weight` how much the row counts in training; only a table opened with
+    `labels="required"` fills them in. `source` is where the row comes from, `models` who wrote A and B, `language` a
+    code: empty where the table does not say.
     """
 
     id: RowId
@@ -78,6 +79,8 @@ class Comparison:
     target: Target | None = None
     weight: float = 1.0
     source: str = ""
+    models: tuple[str, str] = ("", "")
+    language: str = ""
 
     @property
     def turn_count(self) -> int:
@@ -88,7 +91,14 @@ class Comparison:
         """Return the same comparison with A and B exchanged (the label and the target too)."""
         label = {0: 1, 1: 0}.get(self.label, self.label)
         target = None if self.target is None else (self.target[1], self.target[0], self.target[2])
-        return replace(self, response_a=self.response_b, response_b=self.response_a, label=label, target=target)
+        return replace(
+            self,
+            response_a=self.response_b,
+            response_b=self.response_a,
+            label=label,
+            target=target,
+            models=self.models[::-1],
+        )
 
 
 def clean_text(text: str) -> tuple[str, bool]:

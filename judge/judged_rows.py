@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from judge.comparison import Flag
 from judge.errors import JudgeError, counted, printable
 from judge.predictions_file import StoredPredictions
+from judge.row_facts import Fact, Facts, facts_of, gathered
 from judge.split import group_key
 from judge.table import Table
-from judge.verdict import Float
+from judge.verdict import Float, probabilities
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class JudgedRows:
         groups: `judge.split.group_key`, uint64, shape (rows,).
         flags: the predictions' `Flag`s, shape (rows,); 0 where the file has none.
         mass: verdict mass, shape (rows,); NaN where it is not known.
+        first: probabilities with A shown first, shape (rows, 3); NaN where they are not known.
+        second: probabilities with B shown first, mapped back to the table's A and B; NaN where not read.
+        cut: whether the prompt lost something to the budget, shape (rows,); False where it is not known.
+        facts: what the table says of the rows.
     """
 
     ids: NDArray[np.object_]
@@ -34,6 +39,10 @@ class JudgedRows:
     groups: NDArray[np.uint64]
     flags: NDArray[np.uint32]
     mass: Float
+    first: Float
+    second: Float
+    cut: NDArray[np.bool_]
+    facts: Facts
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,7 +54,8 @@ class JudgedRows:
 
     def where(self, chosen: NDArray[np.bool_]) -> JudgedRows:
         """Return the chosen rows."""
-        return JudgedRows(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+        arrays = {f.name: getattr(self, f.name)[chosen] for f in fields(self) if f.name != "facts"}
+        return JudgedRows(**arrays, facts=self.facts.where(chosen))
 
 
 def join(stored: StoredPredictions, table: Table) -> JudgedRows:
@@ -55,12 +65,12 @@ def join(stored: StoredPredictions, table: Table) -> JudgedRows:
         JudgeError: a row without a prediction, a prediction without a row, or no labelled row.
     """
     known: set[str] = set()
-    labelled: list[tuple[str, int, int]] = []  # id, label, group
+    labelled: list[tuple[str, int, int, Fact]] = []  # id, label, group
     for chunk in table.chunks():
         for row in chunk:
             known.add(str(row.id))
             if row.label >= 0:
-                labelled.append((str(row.id), row.label, group_key(row)))
+                labelled.append((str(row.id), row.label, group_key(row), facts_of(row)))
     places = {row_id: i for i, row_id in enumerate(stored.ids)}
     _check_same_ids(known, places, stored.name, table.name)
     if not labelled:
@@ -68,16 +78,26 @@ def join(stored: StoredPredictions, table: Table) -> JudgedRows:
             f"{table.name}: no row has a label; give the columns winner_model_a, winner_model_b and winner_tie "
             "(one of them 1), or winner (model_a, model_b or tie)"
         )
-    labelled.sort()  # figures must not depend on the order of either file, not even in the last digit
-    order = np.array([places[row_id] for row_id, _, _ in labelled])
+    # figures must not depend on the order of either file, not even in the last digit
+    labelled.sort(key=lambda row: row[0])
+    ids, labels, groups, facts = zip(*labelled, strict=True)
+    order = np.array([places[row_id] for row_id in ids])
     return JudgedRows(
-        ids=np.array([row_id for row_id, _, _ in labelled], dtype=object),
+        ids=np.array(ids, dtype=object),
         p=stored.p[order],
-        labels=np.array([label for _, label, _ in labelled]),
-        groups=np.array([key for _, _, key in labelled], dtype=np.uint64),
+        labels=np.array(labels),
+        groups=np.array(groups, dtype=np.uint64),
         flags=np.zeros(len(order), dtype=np.uint32) if stored.flags is None else stored.flags[order],
         mass=np.full(len(order), np.nan) if stored.verdict_mass is None else stored.verdict_mass[order],
+        first=_order(stored.first, order),
+        second=_order(stored.second, order),
+        cut=np.zeros(len(order), dtype=np.bool_) if stored.cut is None else stored.cut[order],
+        facts=gathered(facts),
     )
+
+
+def _order(logprobs: Float | None, rows: NDArray[np.integer]) -> Float:
+    return np.full((len(rows), 3), np.nan) if logprobs is None else probabilities(logprobs[rows])
 
 
 def _check_same_ids(known: set[str], predicted: dict[str, int], name: str, table: str) -> None:

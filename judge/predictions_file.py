@@ -25,7 +25,8 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
     "predictions": tuple(f"p_{name}" for name in NAMES),
     "submission": LABEL_COLUMNS,
 }
-OPTIONAL = ("verdict_mass", "flags")
+ORDERS = {prefix: tuple(f"{prefix}logprob_{name}" for name in NAMES) for prefix in ("", "swap_")}
+OPTIONAL = ("verdict_mass", "flags", *ORDERS[""], *ORDERS["swap_"], "cut_prompt", "cut_a", "cut_b", "cut_turns")
 # How far the three may sum from 1. Shorter floats lose more: three rounded float16 are up to 5e-4 off.
 SUM_TOLERANCE = 1e-6
 _FLAGS = {str(flag.name).lower(): flag for flag in Flag}
@@ -42,6 +43,9 @@ class StoredPredictions:
         p: probabilities of A, B and tie as stored, shape (rows, 3).
         verdict_mass: shape (rows,), NaN where it is not known; None if the file has no such column.
         flags: `Flag`s, shape (rows,); None if the file has no such column.
+        first: log-probabilities with A shown first, shape (rows, 3), NaN where not read; None if the file has none.
+        second: the same with B shown first, mapped back to the table's A and B.
+        cut: whether a row's prompt was cut to fit the budget, shape (rows,); None if the file does not say.
     """
 
     name: str
@@ -50,6 +54,9 @@ class StoredPredictions:
     p: Float
     verdict_mass: Float | None
     flags: NDArray[np.uint32] | None
+    first: Float | None = None
+    second: Float | None = None
+    cut: NDArray[np.bool_] | None = None
 
 
 def read_predictions(path: Path) -> StoredPredictions:
@@ -71,7 +78,25 @@ def read_predictions(path: Path) -> StoredPredictions:
     p = np.column_stack([columns[c] for c in COLUMNS[kind]])
     _check_probabilities(p, ids, kind, name, max(SUM_TOLERANCE, eps))
     flags = _parsed_flags(columns["flags"], ids, name) if "flags" in columns else None
-    return StoredPredictions(name, kind, ids, p, columns.get("verdict_mass"), flags)
+    first, second = (_logprobs(columns, names) for names in ORDERS.values())
+    return StoredPredictions(name, kind, ids, p, columns.get("verdict_mass"), flags, first, second, _cut(columns))
+
+
+def _logprobs(columns: dict[str, Any], names: tuple[str, ...]) -> Float | None:
+    """Return the log-probabilities of an order; a row that no probabilities follow from is not read."""
+    if not set(names) <= columns.keys():
+        return None
+    values = np.column_stack([columns[name] for name in names])
+    highest = values.max(axis=1, keepdims=True)  # NaN where one is
+    return np.where(np.isfinite(highest), values, np.nan)
+
+
+def _cut(columns: dict[str, Any]) -> NDArray[np.bool_] | None:
+    names = [name for name in columns if name.startswith("cut_")]
+    if not names:
+        return None
+    lost: NDArray[np.bool_] = (np.column_stack([columns[name] for name in names]) > 0).any(axis=1)
+    return lost
 
 
 def _choose(found: Sequence[str], name: str) -> tuple[Kind, list[str]]:

@@ -33,7 +33,16 @@ from judge.comparison import (
 )
 from judge.errors import JudgeError, printable
 from judge.labels import LabelError, check_label_columns, read_label, read_source, read_weight
-from judge.table_files import OPTIONAL, SUFFIXES, TRAINING, Columns, check_file, file_columns, frame_columns
+from judge.table_files import (
+    DESCRIPTIONS,
+    OPTIONAL,
+    SUFFIXES,
+    TRAINING,
+    Columns,
+    check_file,
+    file_columns,
+    frame_columns,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,7 +172,12 @@ class Table:
         self.counts["multi_turn"] += max(map(len, cells)) > 1
         label, target, weight, source = self._verdict(columns, i, row, row_id)
         self.counts["labelled"] += label >= 0
-        return Comparison(row_id, cells[0], cells[1], cells[2], label, flags, target, weight, source)
+        model_a, model_b, language, told_source = (
+            _description(columns[c][i]) if c in columns else "" for c in DESCRIPTIONS
+        )
+        source = source if self.labels == "required" else told_source
+        models = (model_a, model_b)
+        return Comparison(row_id, cells[0], cells[1], cells[2], label, flags, target, weight, source, models, language)
 
     def _advice(self) -> str:
         if self.labels == "required":  # nothing can be learnt from a placeholder
@@ -178,6 +192,8 @@ class Table:
         if self.labels == "optional":
             return parse_label({name: columns[name][i] for name in OPTIONAL if name in columns}), None, 1.0, ""
         found = {name: columns[name][i] for name in TRAINING if name in columns}
+        for name in ("model_a", "model_b", "language"):
+            found.pop(name, None)
         weight, source = found.pop("weight", None), found.pop("source", None)
         try:
             return *read_label(found), read_weight(weight), read_source(source)
@@ -210,6 +226,13 @@ class Table:
             )
         self._rows[value] = row
         return value
+
+
+def _description(value: Any) -> str:
+    """Return what a cell says about its row, such as a model's name, as text; empty where it says nothing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return clean_text(value if isinstance(value, str) else str(value))[0].strip()
 
 
 def _id_kind(value: RowId) -> str:

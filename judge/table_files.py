@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 Columns = dict[str, list[Any]]
 
 NEEDED = ("id", *TEXT_COLUMNS)
-OPTIONAL = (*LABEL_COLUMNS, "winner")  # what scoring reads besides
-TRAINING = (*OPTIONAL, *SOFT_COLUMNS, "weight", "source")
+DESCRIPTIONS = ("model_a", "model_b", "language", "source")
+OPTIONAL = (*LABEL_COLUMNS, "winner", *DESCRIPTIONS)  # what scoring and evaluating read besides
+TRAINING = (*OPTIONAL, *SOFT_COLUMNS, "weight")
 SUFFIXES = {
     ".csv": "csv",
     ".parquet": "parquet",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from judge.resample import Estimate, Float, group_bootstrap, group_sums
+from judge.resample import MOST_BLOCKS, Estimate, Float, Resampler, group_bootstrap
 
 unhurried = settings(deadline=None, max_examples=30)  # the cores are shared
 KEYS = st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=6, unique=True)
@@ -41,7 +41,8 @@ def test_the_interval_holds_the_truth_as_often_as_it_says_and_one_over_rows_does
 def test_it_is_scipys_percentile_bootstrap_of_ratios_of_sums() -> None:
     rng = np.random.default_rng(3)
     values, groups = rng.random((300, 2)), rng.integers(0, 70, 300)
-    sums, counts = group_sums(values, groups)
+    inside = groups == np.unique(groups)[:, np.newaxis]
+    sums, counts = values.T @ inside.T, inside.sum(axis=1)
     expected = stats.bootstrap(
         (np.arange(len(counts)),),
         lambda drawn, axis: sums[:, drawn].sum(axis) / counts[drawn].sum(axis),
@@ -55,18 +56,6 @@ def test_it_is_scipys_percentile_bootstrap_of_ratios_of_sums() -> None:
     assert [e.value for e in found] == pytest.approx(values.mean(axis=0), rel=1e-13)
     assert [e.low for e in found] == pytest.approx(expected.low, rel=1e-12)
     assert [e.high for e in found] == pytest.approx(expected.high, rel=1e-12)
-
-
-@unhurried
-@given(st.data())
-def test_group_sums_add_up_each_groups_rows_whatever_their_keys_and_order(data: st.DataObject) -> None:
-    keys = data.draw(KEYS)
-    rows = data.draw(st.lists(st.tuples(st.sampled_from(keys), st.integers(-9, 9), st.integers(0, 9)), min_size=1))
-    groups = np.array([r[0] for r in rows], dtype=np.uint64)
-    sums, counts = group_sums(np.array([r[1:] for r in rows], dtype=np.float64), groups)
-    there = sorted({r[0] for r in rows})
-    assert sums.T.tolist() == [[sum(r[c] for r in rows if r[0] == key) for c in (1, 2)] for key in there]
-    assert counts.tolist() == [sum(r[0] == key for r in rows) for key in there]
 
 
 @unhurried
@@ -89,6 +78,41 @@ def test_the_seed_and_nothing_else_decides_the_resamples() -> None:
     other = group_bootstrap(values, groups, resamples=200, seed=2)
     assert other[0].value == first[0].value
     assert other[0].low != first[0].low
+
+
+def test_figures_that_are_estimated_apart_use_the_same_resamples() -> None:
+    values, groups = clustered(np.random.default_rng(0), 60)
+    resampler = Resampler(groups, 200, seed=3)
+    both = resampler.estimate(np.hstack([values, values**2]))
+    assert resampler.estimate(values) + resampler.estimate(values**2) == both
+    assert both == group_bootstrap(np.hstack([values, values**2]), groups, resamples=200, seed=3)
+
+
+def test_more_groups_than_blocks_have_intervals_of_the_right_width() -> None:
+    values, groups = clustered(np.random.default_rng(1), 3 * MOST_BLOCKS)
+    (found,) = group_bootstrap(values, groups)
+    sums, counts = (np.bincount(groups, weights=w) for w in (values[:, 0], np.ones(len(values))))
+    # the ratio's standard error over groups, by linearisation (W. G. Cochran, Sampling Techniques, section 2.11)
+    error = np.sqrt(((sums - values.mean() * counts) ** 2).sum()) / len(values)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.08)
+    assert found.value == pytest.approx(values.mean(), rel=1e-12)
+
+
+def test_a_figure_about_rows_that_most_resamples_lack_has_no_interval() -> None:
+    chosen = np.zeros((40, 1))
+    chosen[7] = 1.0
+
+    def share(totals: Float, _: Float) -> Float:
+        return np.stack([totals[0] / totals[1]])
+
+    values = np.hstack([chosen * 0.5, chosen])
+    (found,) = group_bootstrap(values, np.arange(40) % 20, share, resamples=300)
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)  # 64% of the resamples hold the one row
+    nothing = group_bootstrap(0 * values, np.arange(40), share, resamples=300)[0]
+    assert np.isnan(nothing.value)
+    assert (nothing.low, nothing.high) == (None, None)
 
 
 def test_a_higher_level_gives_a_wider_interval() -> None:

@@ -109,8 +109,8 @@ def test_the_wsdm_table_of_plain_texts_is_read(tmp_path: Path, suffix: str) -> N
     ]
     found, table = read(saved(tmp_path, suffix, rows))
     assert found == [
-        Comparison("00a1", ("Line one\nline two",), ("[INST] a",), ("[1] b",), 1),
-        Comparison("5e10", ("q",), ("a",), ("",), 0, Flag.EMPTY_TEXT),
+        Comparison("00a1", ("Line one\nline two",), ("[INST] a",), ("[1] b",), 1, models=("x", "y"), language="en"),
+        Comparison("5e10", ("q",), ("a",), ("",), 0, Flag.EMPTY_TEXT, models=("x", "y"), language="en"),
     ]
     assert table.ids().to_pylist() == ["00a1", "5e10"]
 

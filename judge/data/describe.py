@@ -12,15 +12,13 @@ import numpy as np
 
 from judge.comparison import VERDICTS, Cells, Comparison, Turns
 from judge.errors import counted, printable
+from judge.language import guessed_language
 from judge.split import group_key
 from judge.table import Table
 
 QUANTILES = (50, 90, 95, 99, 100)
 TOKEN_LIMITS = (1024, 2048, 4096)
 PARTS = ("prompt", "response_a", "response_b", "comparison")
-TOO_SHORT = "too short"
-_LEAST_BYTES = 20  # of a first prompt, to tell its language by: 20 Latin characters, 7 Chinese ones
-_LANGUAGE_CHARACTERS = 500
 _SHOWN_LANGUAGES = 8
 
 Figures = dict[str, Any]
@@ -85,20 +83,13 @@ def describe(path: Path, model: Path | None = None, cells: Cells = "auto") -> Fi
 def _gather(found: _Gathered, row: Comparison) -> None:
     found.turns[row.turn_count] += 1
     found.groups.add(group_key(row))
-    found.languages[_language(row)] += 1
+    found.languages[guessed_language(row)] += 1
     lengths = tuple(sum(len(turn or "") for turn in turns) for turns in (row.prompt, row.response_a, row.response_b))
     found.characters.append(lengths)
     if row.label >= 0:
         found.verdicts[VERDICTS[row.label]] += 1
     if row.label in (0, 1) and lengths[1] != lengths[2]:
         found.longer_wins[(lengths[1] > lengths[2]) == (row.label == 0)] += 1
-
-
-def _language(row: Comparison) -> str:
-    import py3langid
-
-    text = next((turn for turn in row.prompt if turn and turn.strip()), "")[:_LANGUAGE_CHARACTERS]
-    return str(py3langid.classify(text)[0]) if len(text.strip().encode()) >= _LEAST_BYTES else TOO_SHORT
 
 
 def _token_counter(model: Path) -> Callable[[Sequence[Comparison]], list[tuple[int, ...]]]:
