@@ -44,6 +44,15 @@ PackedWeights = Annotated[
 ]
 MostLogLoss = Annotated[float, typer.Option(help="Largest increase of the log loss that passes, nats.")]
 MostFlips = Annotated[float, typer.Option(help="Largest share of changed verdicts that passes.")]
+LabelledTable = Annotated[Path, typer.Argument(help="The labelled table of the same ids: .csv, .parquet or .jsonl.")]
+PredictionsFile = Annotated[Path, typer.Argument(help="What judge score wrote (.parquet, .csv), or a submission.")]
+SelfNames = Annotated[
+    list[str] | None,
+    typer.Option("--self", help="Name of a model that is the judge itself or its relative; more than once if need be."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
+Resamples = Annotated[int, typer.Option(help="Bootstrap resamples of prompt groups for the intervals.")]
+ResamplingSeed = Annotated[int, typer.Option("--seed", help="Seed of the resampling.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -151,24 +160,29 @@ def check(
 
 @app.command()
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="What judge score wrote (.parquet, .csv), or a submission.")],
-    table: Annotated[Path, typer.Argument(help="The labelled table of the same ids: .csv, .parquet or .jsonl.")],
+    predictions: PredictionsFile,
+    table: LabelledTable,
     trained_rows: Annotated[
         Literal["refuse", "mark", "drop"],
         typer.Option(help="If rows trained this judge: refuse, show their figures apart, or leave them out."),
     ] = "refuse",
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of prompt groups for the intervals.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
+    self_names: SelfNames = None,
+    brief: Annotated[bool, typer.Option("--brief", help="Print the headline figures and the warnings only.")] = False,
+    as_json: AsJson = False,
+    resamples: Resamples = 2000,
+    seed: ResamplingSeed = 0,
     debug: Debug = False,
 ) -> None:
-    """Say how good predictions are on labelled rows, with intervals, beside what saying nothing costs."""
+    """Say how good predictions are on labelled rows, where they are biased, and on which kinds of rows.
+
+    Every figure has an interval, and stands beside what saying nothing costs.
+    """
     del debug
     from judge.evaluate import EvaluateSettings
     from judge.evaluate_command import evaluation_output
 
-    settings = EvaluateSettings(trained_rows, resamples, seed)
-    for line in evaluation_output(predictions, table, settings, as_json):
+    settings = EvaluateSettings(trained_rows, resamples, seed, tuple(self_names or ()))
+    for line in evaluation_output(predictions, table, settings, as_json, brief):
         typer.echo(line)
 
 

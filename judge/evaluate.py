@@ -1,4 +1,8 @@
-"""How good predictions are on rows with a label, beside what saying nothing costs, with honest intervals."""
+"""Evaluating predictions: how good they are on rows with a label, where they are biased, and on which rows.
+
+The figures are in `judge.quality`, `judge.slices`, `judge.bias` and `judge.agreement`; here they are put together, and
+rows that trained the judge are kept out.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from judge.agreement import AgreementFigure, agreement_figures
+from judge.bias import Bias, bias_report
 from judge.comparison import Flag
 from judge.errors import JudgeError, counted, printable
 from judge.judged_rows import JudgedRows, join
-from judge.metrics import MARGIN, UNIFORM_LOG_LOSS, hits, label_rates, log_losses
+from judge.metrics import MARGIN
 from judge.predictions_file import Kind, StoredPredictions
-from judge.resample import FEW_GROUPS, RESAMPLES, Estimate, group_bootstrap
+from judge.quality import Figures, figures_of
+from judge.resample import FEW_GROUPS, RESAMPLES, Resampler, Undefined
+from judge.slices import Slice, slices_of
 from judge.table import Table
-from judge.verdict import Float, entropy
 
 TrainedRows = Literal["refuse", "mark", "drop"]
 Part = Literal["all", "trained", "untrained"]
@@ -30,33 +37,13 @@ class EvaluateSettings:
         trained_rows: what to do when rows trained the judge: refuse, mark (evaluate all, and apart), or drop them.
         resamples: bootstrap resamples of prompt groups.
         seed: of the resampling.
+        self_names: names of models that are the judge itself or its relatives, for self-preference.
     """
 
     trained_rows: TrainedRows = "refuse"
     resamples: int = RESAMPLES
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What is measured on a set of rows; log losses in nats.
-
-    `over_class_rates` is the log loss minus that of the class rates: below 0 where the judge knows more. The class
-    rates are those of these very labels, so no other constant prediction has a lower log loss on them.
-    """
-
-    rows: int
-    groups: int
-    log_loss: Estimate
-    accuracy: Estimate
-    over_class_rates: Estimate
-    class_rates_log_loss: float
-    class_rates_accuracy: float
-    uniform_log_loss: float
-    uniform_accuracy: float
-    mean_p: tuple[float, float, float]
-    label_rates: tuple[float, float, float]
-    median_verdict_mass: float | None
+    self_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,8 +68,9 @@ class RowCounts:
 class Evaluation:
     """The figures of predictions on a table.
 
-    `figures` has the part `all`, and where trained rows were marked also `trained` and `untrained`. `warnings` are
-    whole lines for the user.
+    `figures` has the part `all`, and where trained rows were marked also `trained` and `untrained`. Biases, agreement
+    and slices are of the rows that did not train the judge, where there are any. `warnings` are whole lines for the
+    user.
     """
 
     predictions: str
@@ -91,6 +79,9 @@ class Evaluation:
     settings: EvaluateSettings
     rows: RowCounts
     figures: dict[Part, Figures]
+    bias: Bias
+    agreement: list[AgreementFigure]
+    slices: list[Slice]
     warnings: list[str]
 
 
@@ -127,9 +118,23 @@ def evaluate(stored: StoredPredictions, table: Table, settings: EvaluateSettings
         impossible=int((rows.p[np.arange(len(rows)), rows.labels] == 0).sum()),
         bad_cells=table.counts["bad_cell"],
     )
-    figures = {name: figures_of(part, settings) for name, part in parts.items()}
-    warnings = _warnings(counts, figures)
-    return Evaluation(stored.name, stored.kind, table.name, settings, counts, figures, warnings)
+    resamplers = {
+        name: Resampler(part.groups, resamples=settings.resamples, seed=settings.seed) for name, part in parts.items()
+    }
+    figures = {name: figures_of(part, resamplers[name]) for name, part in parts.items()}
+    new: Part = "untrained" if "untrained" in parts else "all"
+    return Evaluation(
+        stored.name,
+        stored.kind,
+        table.name,
+        settings,
+        counts,
+        figures,
+        bias_report(parts[new], resamplers[new], self_names=settings.self_names),
+        agreement_figures(parts[new], resamplers[new]),
+        slices_of(parts[new], resamplers[new]),
+        _warnings(counts, figures),
+    )
 
 
 def _check(settings: EvaluateSettings) -> None:
@@ -160,37 +165,6 @@ def _handle_trained(rows: JudgedRows, stored: StoredPredictions, settings: Evalu
     return rows.where(~trained)
 
 
-def figures_of(rows: JudgedRows, settings: EvaluateSettings) -> Figures:
-    """Return the figures of some rows; their intervals are on the same resamples of prompt groups."""
-    rates = label_rates(rows.labels)
-    losses = log_losses(rows.p, rows.labels)
-    # The class rates are held fixed in the resamples. Fitting them to each would change the interval in second
-    # order only (they are at the minimum), and would favour them on small tables.
-    beyond = losses + np.log(rates[rows.labels])
-    values = np.column_stack([losses, hits(rows.p, rows.labels), beyond])
-    loss, accuracy, over = group_bootstrap(values, rows.groups, resamples=settings.resamples, seed=settings.seed)
-    mass = rows.mass[np.isfinite(rows.mass)]
-    return Figures(
-        rows=len(rows),
-        groups=len(np.unique(rows.groups)),
-        log_loss=loss,
-        accuracy=accuracy,
-        over_class_rates=over,
-        class_rates_log_loss=float(entropy(rates[np.newaxis])[0]),
-        class_rates_accuracy=float(rates.max()),
-        uniform_log_loss=UNIFORM_LOG_LOSS,
-        uniform_accuracy=1 / 3,
-        mean_p=_three((rows.p / rows.p.sum(axis=1, keepdims=True)).mean(axis=0)),
-        label_rates=_three(rates),
-        median_verdict_mass=float(np.median(mass)) if len(mass) else None,
-    )
-
-
-def _three(values: Float) -> tuple[float, float, float]:
-    a, b, tie = (float(v) for v in values)
-    return a, b, tie
-
-
 def _warnings(counts: RowCounts, figures: dict[Part, Figures]) -> list[str]:
     """Return what the user must know to read the figures, the gravest first."""
     judged = figures.get("untrained", figures["all"])
@@ -218,6 +192,10 @@ def _warnings(counts: RowCounts, figures: dict[Part, Figures]) -> list[str]:
             judged.groups < FEW_GROUPS,
             f"only {counted(judged.groups, 'prompt group')}: "
             + ("there is no interval" if judged.groups < 2 else "the intervals are too narrow"),
+        ),
+        (
+            isinstance(judged.reliability[0].error, Undefined),
+            f"no calibration error: {getattr(judged.reliability[0].error, 'reason', '')}",
         ),
         (
             counts.impossible,

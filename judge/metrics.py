@@ -10,6 +10,8 @@ from judge.comparison import VERDICTS
 UNIFORM_LOG_LOSS = float(np.log(3))
 # A judge whose log loss is not lower than the class rates' by this much, in nats, knows nothing worth mentioning.
 MARGIN = 0.005
+# Of a calibration error.
+BINS = 15
 
 
 def log_losses(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -43,11 +45,67 @@ def hits(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.flo
     distribution is right in a third of the rows; a row with NaN gives NaN. Arguments and errors as `log_losses`'s.
     """
     _check_labels(p, labels)
+    result: NDArray[np.float64] = called(p)[np.arange(len(labels)), labels]
+    return result
+
+
+def called(p: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return 1 for each row's most probable verdict, 0 for the others; k equally probable ones get 1/k each.
+
+    Args:
+        p: any float type, shape (rows, 3); a row with NaN gives NaN.
+    """
     values = np.asarray(p)
     best = values == values.max(axis=1, keepdims=True)
-    share = best[np.arange(len(labels)), labels] / np.maximum(best.sum(axis=1), 1)
-    result: NDArray[np.float64] = np.where(np.isnan(values).any(axis=1), np.nan, share)
+    share = best / np.maximum(best.sum(axis=1, keepdims=True), 1)
+    result: NDArray[np.float64] = np.where(np.isnan(values).any(axis=1, keepdims=True), np.nan, share)
     return result
+
+
+def brier_scores(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return each row's squared distance from the truth, summed over the three verdicts, 0 to 2, shape (rows,).
+
+    The form for several classes of G. W. Brier, Verification of forecasts expressed in terms of probability, 1950.
+    Rows are normalised first. Arguments and errors as `log_losses`'s.
+    """
+    _check_labels(p, labels)
+    values = np.asarray(p, dtype=np.float64)
+    values = values / values.sum(axis=1, keepdims=True)
+    result: NDArray[np.float64] = ((values - np.eye(3)[labels]) ** 2).sum(axis=1)
+    return result
+
+
+def bin_gaps(chance: NDArray[np.floating], right: NDArray[np.floating], bins: int = BINS) -> NDArray[np.float64]:
+    """Return each row's chance minus what came true, in the column of its bin, shape (rows, bins).
+
+    The sum of a column over the number of all rows is the gap that this bin adds to a calibration error. Bins have the
+    same width; the first holds its lower edge too, all hold their upper edge.
+
+    Args:
+        chance: the predicted probability of something, shape (rows,).
+        right: 1 where it came true, shape (rows,).
+    """
+    gaps = np.zeros((len(chance), bins))
+    gaps[np.arange(len(chance)), bin_numbers(chance, bins)] = np.asarray(chance, dtype=np.float64) - right
+    return gaps
+
+
+def bin_numbers(chance: NDArray[np.floating], bins: int = BINS) -> NDArray[np.int64]:
+    """Return the bin of each probability, 0 to bins - 1, shape (rows,)."""
+    number = np.ceil(np.asarray(chance, dtype=np.float64) * bins) - 1
+    return number.clip(0, bins - 1).astype(np.int64)
+
+
+def expected_calibration_error(p: NDArray[np.floating], labels: NDArray[np.integer], bins: int = BINS) -> float:
+    """Return the top-label calibration error over bins of equal width (C. Guo et al., On calibration of modern neural
+    networks, 2017): the mean over rows of |mean confidence - share right| of the row's bin.
+
+    The confidence is the largest of the row's three probabilities. Arguments and errors as `log_losses`'s.
+    """
+    right = hits(p, labels)
+    values = np.asarray(p, dtype=np.float64)
+    confidence = (values / values.sum(axis=1, keepdims=True)).max(axis=1)
+    return float(np.abs(bin_gaps(confidence, right, bins).mean(axis=0)).sum())
 
 
 def accuracy(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:

@@ -34,15 +34,15 @@ _WHAT = (
     "assist|help|comply|fulfil+|answer|respond|engage|participate|discuss|create|generate|write|produce|provide"
     "|offer|give|share|support|do (?:that|this|so)|continue|complete|proceed|access|browse|open|view|perform"
     "|accommodate|satisfy|meet|condone|encourage|promote|endorse|facilitate|role-?play|pretend|predict|express"
-    "|have|feel|experience|translate|make|talk|able"
+    r"|observe|translate|make|talk|able|recommend(?! .{0,60}\benough\b)|agree with(?! you)"
 )
+_LACKED = "feel comfortable|have (?:the ability|the capabilit(?:y|ies)|access|real-?time)"
 _ENGLISH = [
     # the refusal itself, in the first sentence or in the one after an apology
     rf"(?:(?:{_PREAMBLE})[^.!?\n]{{0,120}}?[.!?]? ?)?(?:\b(?:but|however|and|so|that)\b,? )*"
     rf"\bi ?(?:(?:simply|just|really|also|personally) )?{_NOT}{_BETWEEN} (?:{_WHAT})\b",
-    rf"as an? {_AI}[^.!?\n]{{0,120}}?\bi (?:do not|don't|lack)\b",
-    rf"(?:i am|i'm) (?:just |only )?an? {_AI}[^.!?\n]{{0,60}}?\b(?:do not|don't|lack)\b",
-    r"i (?:do not|don't) (?:feel comfortable|have (?:access|the ability|the capability|real-?time|personal))\b",
+    # "As an AI, I don't have opinions. However, ..." is a disclaimer that an answer follows, so it is not here
+    rf"(?:(?:{_PREAMBLE})[^.!?\n]{{0,120}}?[.!?]? ?)?\bi (?:do not|don't|lack) (?:{_LACKED})\b",
     r"i (?:(?:must|have to|will have to|need to|respectfully) )+(?:decline|refuse)\b",
     r"(?:i am|i'm) not (?:comfortable|programmed|designed|allowed|permitted) (?:to|with)\b",
 ]

@@ -37,6 +37,13 @@ class Estimate:
     high: float | None
 
 
+@dataclass(frozen=True)
+class Undefined:
+    """A figure that these rows do not have; the reason is for the user."""
+
+    reason: str
+
+
 def means(totals: Float, counts: Float) -> Float:
     """Return the mean of each column over rows: shape (columns, resamples) for totals of that shape."""
     result: Float = totals / counts

@@ -285,7 +285,10 @@ def test_marked_rows_that_trained_the_judge_are_shown_apart() -> None:
         "== all rows, those that trained this judge included ==",
         "== rows that trained this judge ==",
         "== other rows ==",
+        "== biases ==",
+        "== agreement and consistency as published benchmarks count them ==",
     ]
+    assert result.bias.rows == 108  # what follows the figures is of the rows that are new to the judge
     assert "warning: " + result.warnings[0] in lines
     content = json.loads(json_text(result))
     assert content["settings"]["trained_rows"] == "mark"
@@ -393,7 +396,7 @@ P = [[0.2, 0.3, 0.5], [0.25, 0.25, 0.5], [0.25, 0.5, 0.25], [0.5, 0.25, 0.25]]
 
 def test_the_command_prints_a_table(tmp_path: Path) -> None:
     write(tmp_path, P, flags=["", "identical", "", ""], verdict_mass=[0.1, 0.9, 0.8, 0.7])
-    status, out, err = judge(tmp_path, "p.parquet", "t.csv", "--resamples", "100")
+    status, out, err = judge(tmp_path, "p.parquet", "t.csv", "--resamples", "100", "--brief")
     assert (status, err) == (0, [])
     assert out == (
         "predictions     p.parquet, predictions\n"
@@ -404,10 +407,15 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
         "log loss           0.6931  0.6931 to 0.6931\n"
         "  class rates      1.0986\n"
         "  difference      -0.4055  -0.4055 to -0.4055\n"
+        "  lengths only          -  fewer prompt groups (2) than folds (5)\n"
         "  uniform          1.0986\n"
         "accuracy           100.0%  100.0% to 100.0%\n"
         "  class rates       33.3%\n"
         "  uniform           33.3%\n"
+        "Brier score        0.3750  0.3750 to 0.3750\n"
+        "  class rates      0.6667\n"
+        "  uniform          0.6667\n"
+        "ECE                     -  fewer rows (3) than bins (15)  (most probable verdict, 15 equal bins)\n"
         "verdict mass       0.8000  median\n"
         "\n"
         "                        A        B      tie\n"
@@ -415,7 +423,25 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
         "label rates         0.333    0.333    0.333\n"
         "\n"
         "warning: only 2 prompt groups: the intervals are too narrow\n"
+        "warning: no calibration error: fewer rows (3) than bins (15)\n"
     )
+
+
+def test_all_of_it_is_printed_where_figures_are_missing(tmp_path: Path) -> None:
+    """One class, one prompt, one order, no known model: every figure is there, or the reason why it is not."""
+    frame = frame_of(8, prompts=1).assign(winner="model_b")
+    lines = "\n".join(text_lines(evaluated(frame, stored_for(frame))))
+    assert "nan" not in lines.lower()
+    for text in (
+        "lengths only          -  the labels have one class only",
+        "tie       ",
+        "- (nobody's verdict is A)",
+        "- (every verdict is B)",
+        "none (one prompt group)",
+        "log loss where people tied - (nobody's verdict is tie)",
+        "position bias        not measured",
+    ):
+        assert text in lines
 
 
 def test_the_command_prints_the_same_json_twice(tmp_path: Path) -> None:
@@ -425,7 +451,13 @@ def test_the_command_prints_the_same_json_twice(tmp_path: Path) -> None:
     content = json.loads(out)
     assert content["predictions"] == "p.parquet"
     assert content["kind"] == "predictions"
-    assert content["settings"] == {"trained_rows": "refuse", "resamples": 2000, "seed": 3, "level": 0.95}
+    assert content["settings"] == {
+        "trained_rows": "refuse",
+        "resamples": 2000,
+        "seed": 3,
+        "self_names": [],
+        "level": 0.95,
+    }
     assert content["rows"]["evaluated"] == 3
     assert content["figures"]["all"]["log_loss"]["value"] == pytest.approx(np.log(2))
     assert content["figures"]["all"]["groups"] == 2

@@ -1,0 +1,315 @@
+"""Agreement and consistency as published benchmarks count them, so that their numbers can be laid beside a judge's.
+
+The benchmarks differ in which orders they read, what they do with a verdict that changes with the order, and whether a
+tie is an answer. Each figure here follows the benchmark's own scoring code where it is public:
+
+- Auto-J: github.com/GAIR-NLP/auto-j, codes/leaderboard/pairwise_eval.py
+- PandaLM: github.com/WeOpenML/PandaLM, data/compute_metrics.py
+- JudgeLM: github.com/baaivision/JudgeLM, judgelm/llm_judge/eval_model_judgement.py
+- MT-Bench: arXiv 2306.05685, section 4.2, and github.com/lm-sys/FastChat, fastchat/llm_judge/compute_agreement.py
+- JudgeBench: github.com/ScalerLab/JudgeBench, utils/metrics.py
+- LLMBar: github.com/princeton-nlp/LLMBar, LLMEvaluator/evaluate.py
+- RewardBench: github.com/allenai/reward-bench, scripts/run_generative.py
+
+A verdict is the most probable of A, B and tie. LLMBar and RewardBench offer no tie: there it is the more probable of A
+and B. A row that could not be scored has no verdict: it is never right and never consistent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.comparison import Flag
+from judge.judged_rows import JudgedRows
+from judge.resample import Estimate, Resampler, Statistic
+from judge.verdict import Float
+
+Needs = Literal["reported", "one order", "both orders"]
+Mask = NDArray[np.bool_]
+Verdicts = NDArray[np.int64]  # 0 (A), 1 (B), 2 (tie) or -1, shape (rows,)
+
+NO_VERDICT = -1
+_TIE = 2
+_ONE_ORDER = "needs both orders, and only one was read (score with --swap all)"
+_NO_ORDER = "the file does not hold the log-probabilities of an order"
+_NO_WINNER = "no row's label is A or B"
+
+
+@dataclass(frozen=True)
+class AgreementFigure:
+    """A figure as a benchmark counts it.
+
+    Attributes:
+        key: a short name for programs.
+        name: the benchmark and what it calls the figure.
+        counts: what is counted, in one line.
+        source: where that is defined.
+        rows: how many rows it is over.
+        estimate: None where it cannot be measured.
+        remark: why it cannot be measured, or what to mind; often empty.
+    """
+
+    key: str
+    name: str
+    counts: str
+    source: str
+    rows: int
+    estimate: Estimate | None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class _Verdicts:
+    """The verdicts of some rows; `one` is of the order that shows A first, `two` of the other, mapped back.
+
+    `forced` are without ties: the more probable of A and B, -1 where they are equal. `winner` is where the label is no
+    tie, `has` which rows have the verdicts that a figure can need.
+    """
+
+    labels: Verdicts
+    reported: Verdicts
+    one: Verdicts
+    two: Verdicts
+    forced_one: Verdicts
+    forced_two: Verdicts
+    winner: Mask
+    has: dict[Needs, Mask]
+
+
+def _means(totals: Float, _: Float) -> Float:
+    """Return the mean of the first column over the rows that the last column marks."""
+    return np.asarray(totals[:1] / totals[-1])
+
+
+@dataclass(frozen=True)
+class _Definition:
+    """A figure: its words (see `AgreementFigure`), what is added up of a row, over which rows, and what follows.
+
+    `values` has shape (rows,) or (rows, columns); the statistic gets their totals and, last, the number of rows.
+    """
+
+    key: str
+    name: str
+    counts: str
+    source: str
+    needs: Needs
+    values: Callable[[_Verdicts], Float]
+    only: Callable[[_Verdicts], Mask] = lambda seen: np.ones(len(seen.labels), dtype=bool)
+    statistic: Statistic = _means
+    otherwise: str = "no row is left"
+
+
+def agreement_figures(rows: JudgedRows, resampler: Resampler) -> list[AgreementFigure]:
+    """Return a judge's agreement with the labels and with itself as published benchmarks count them.
+
+    Args:
+        rows: at least one.
+        resampler: of these rows' groups.
+    """
+    seen = _verdicts(rows)
+    return [_figure(definition, seen, resampler, rows) for definition in _DEFINITIONS]
+
+
+def _figure(definition: _Definition, seen: _Verdicts, resampler: Resampler, rows: JudgedRows) -> AgreementFigure:
+    needed = seen.has[definition.needs]
+    part: Mask = needed & definition.only(seen)
+    number = int(part.sum())
+    words = (definition.key, definition.name, definition.counts, definition.source)
+    if not number:
+        return AgreementFigure(*words, 0, None, definition.otherwise if needed.any() else _why_not(seen))
+    values = definition.values(seen).reshape(len(rows), -1)
+    columns = np.column_stack([np.where(part[:, np.newaxis], values, 0.0), part])
+    estimate = resampler.estimate(columns, definition.statistic)[0]
+    if not np.isfinite(estimate.value):
+        return AgreementFigure(*words, number, None, definition.otherwise)
+    if len(np.unique(rows.groups[part])) < 2:  # every resample that has the group gives the same figure
+        estimate = Estimate(estimate.value, None, None)
+    read = int(needed.sum())
+    remark = "" if read == len(rows) else f"over the {read:,} of {len(rows):,} rows read in {definition.needs}"
+    return AgreementFigure(*words, number, estimate, remark)
+
+
+def _why_not(seen: _Verdicts) -> str:
+    return _ONE_ORDER if seen.has["one order"].any() else _NO_ORDER
+
+
+def _verdicts(rows: JudgedRows) -> _Verdicts:
+    unscored = rows.has(Flag.NOT_SCORED)
+    first, second = np.isfinite(rows.first).all(axis=1), np.isfinite(rows.second).all(axis=1)
+    one, forced_one = _read(rows.first, first & ~unscored)
+    two, forced_two = _read(rows.second, second & ~unscored)
+    # a row that could not be scored counts against the judge in every order that was read at all
+    has_one, has_two = first | (unscored & first.any()), second | (unscored & second.any())
+    return _Verdicts(
+        labels=rows.labels,
+        reported=_read(rows.p, ~unscored)[0],
+        one=one,
+        two=two,
+        forced_one=forced_one,
+        forced_two=forced_two,
+        winner=rows.labels != _TIE,
+        has={"reported": np.ones(len(rows), dtype=bool), "one order": has_one, "both orders": has_one & has_two},
+    )
+
+
+def _read(p: Float, there: Mask) -> tuple[Verdicts, Verdicts]:
+    """Return the most probable of the three verdicts, and the more probable of A and B (-1 where they are equal)."""
+    filled = np.where(there[:, np.newaxis], p, 0.0)
+    forced = np.where(filled[:, 0] == filled[:, 1], NO_VERDICT, filled[:, :2].argmax(axis=1))
+    return np.where(there, filled.argmax(axis=1), NO_VERDICT), forced
+
+
+def _same(a: Verdicts, b: Verdicts) -> Float:
+    return np.asarray((a == b) & (a != NO_VERDICT), dtype=np.float64)
+
+
+def _combined(seen: _Verdicts) -> Verdicts:
+    """Return MT-Bench's verdict over both orders: the one that they agree on, otherwise a tie."""
+    return np.where(seen.one == seen.two, seen.one, _TIE)
+
+
+def _judgebench(seen: _Verdicts) -> Float:
+    """Return where more of the two orders' verdicts name the better response than the worse one: a tie is neither."""
+    worse = 1 - seen.labels
+    named = sum(_same(verdicts, seen.labels) - _same(verdicts, worse) for verdicts in (seen.one, seen.two))
+    return np.asarray(named > 0, dtype=np.float64)
+
+
+def _rewardbench(seen: _Verdicts) -> Float:
+    """Return the mean over the orders read of 1 for the better response, 0 for the worse one, 0.5 for neither."""
+    one, two = (np.where(v == NO_VERDICT, 0.5, v == seen.labels) for v in (seen.forced_one, seen.forced_two))
+    return np.where(seen.has["both orders"], (one + two) / 2, one)
+
+
+def _table(labels: Verdicts, verdicts: Verdicts) -> Float:
+    """Return a 1 in the row's cell of the table of labels and verdicts, shape (rows, 12); the last is no verdict."""
+    cell = 4 * labels + np.where(verdicts == NO_VERDICT, 3, verdicts)
+    return np.asarray(np.arange(12) == cell[:, np.newaxis], dtype=np.float64)
+
+
+def _macro_f1(totals: Float, _: Float) -> Float:
+    """Return the mean F1 of the three verdicts from the totals of `_table`."""
+    table = totals[:-1].reshape(3, 4, -1)
+    right = np.stack([table[k, k] for k in range(3)])
+    there = table.sum(axis=1) + table.sum(axis=0)[:3]  # labels and verdicts of each kind
+    return np.asarray(np.where(there > 0, 2 * right / there, 0.0).mean(axis=0, keepdims=True))
+
+
+def _kappa(totals: Float, _: Float) -> Float:
+    """Return Cohen's kappa from the totals of `_table`; NaN where chance alone agrees always."""
+    table, rows = totals[:-1].reshape(3, 4, -1), totals[-1]
+    observed = np.stack([table[k, k] for k in range(3)]).sum(axis=0) / rows
+    expected = (table.sum(axis=1) * table.sum(axis=0)[:3]).sum(axis=0) / rows**2
+    return np.asarray((observed - expected) / (1 - expected))[np.newaxis]  # 0 / 0 is NaN
+
+
+_DEFINITIONS = [
+    _Definition(
+        "kappa",
+        "Cohen's kappa",
+        "agreement of the most probable reported verdict with the label beyond chance: 0 is chance, 1 is perfect",
+        "J. Cohen, Educ. Psychol. Meas. 20, 1960",
+        "reported",
+        lambda seen: _table(seen.labels, seen.reported),
+        statistic=_kappa,
+        otherwise="all labels and verdicts are the same one",
+    ),
+    _Definition(
+        "one_order_agreement",
+        "PandaLM accuracy, JudgeLM agreement",
+        "the verdict with A shown first, ties included, is the label",
+        "PandaLM compute_metrics.py, JudgeLM eval_model_judgement.py",
+        "one order",
+        lambda seen: _same(seen.one, seen.labels),
+    ),
+    _Definition(
+        "macro_f1",
+        "PandaLM and JudgeLM macro F1",
+        "F1 of each verdict with A shown first, mean of the three (0 for one that never occurs)",
+        "PandaLM compute_metrics.py, JudgeLM eval_model_judgement.py",
+        "one order",
+        lambda seen: _table(seen.labels, seen.one),
+        statistic=_macro_f1,
+    ),
+    _Definition(
+        "autoj_agreement",
+        "Auto-J agreement",
+        "the verdicts of both orders, ties included, are the label; a verdict that changes is wrong",
+        "Auto-J pairwise_eval.py",
+        "both orders",
+        lambda seen: _same(seen.one, seen.labels) * _same(seen.two, seen.labels),
+    ),
+    _Definition(
+        "consistency",
+        "Auto-J, JudgeLM and MT-Bench consistency",
+        "the verdicts of both orders, ties included, are the same",
+        "Auto-J pairwise_eval.py, JudgeLM eval_model_judgement.py, MT-Bench table 2",
+        "both orders",
+        lambda seen: _same(seen.one, seen.two),
+    ),
+    _Definition(
+        "mtbench_s1",
+        "MT-Bench agreement, setup S1",
+        "the verdict, a tie where the two orders differ, is the label; ties count",
+        "MT-Bench section 4.2",
+        "both orders",
+        lambda seen: _same(_combined(seen), seen.labels),
+    ),
+    _Definition(
+        "mtbench_s2",
+        "MT-Bench agreement, setup S2",
+        "the same over rows that neither the label nor the judge (a tie where the orders differ) calls a tie",
+        "MT-Bench section 4.2",
+        "both orders",
+        lambda seen: _same(_combined(seen), seen.labels),
+        lambda seen: seen.winner & np.isin(_combined(seen), (0, 1)),
+        otherwise="no row where neither the label nor the judge's verdict is a tie",
+    ),
+    _Definition(
+        "judgebench",
+        "JudgeBench accuracy",
+        "more of the two orders' verdicts name the label than its rival (label and tie: right; label and rival: "
+        "wrong); rows labelled A or B",
+        "JudgeBench utils/metrics.py",
+        "both orders",
+        _judgebench,
+        lambda seen: seen.winner,
+        otherwise=_NO_WINNER,
+    ),
+    _Definition(
+        "llmbar_accuracy",
+        "LLMBar average accuracy",
+        "the more probable of A and B is the label, mean of both orders; rows labelled A or B",
+        "LLMBar evaluate.py",
+        "both orders",
+        lambda seen: (_same(seen.forced_one, seen.labels) + _same(seen.forced_two, seen.labels)) / 2,
+        lambda seen: seen.winner,
+        otherwise=_NO_WINNER,
+    ),
+    _Definition(
+        "llmbar_agreement",
+        "LLMBar positional agreement rate",
+        "the more probable of A and B is the same in both orders; rows labelled A or B",
+        "LLMBar evaluate.py",
+        "both orders",
+        lambda seen: _same(seen.forced_one, seen.forced_two),
+        lambda seen: seen.winner,
+        otherwise=_NO_WINNER,
+    ),
+    _Definition(
+        "rewardbench",
+        "RewardBench accuracy",
+        "the more probable of A and B is the label (equal: 1/2), mean of the orders read where the benchmark draws one "
+        "at random; rows labelled A or B",
+        "RewardBench run_generative.py",
+        "one order",
+        _rewardbench,
+        lambda seen: seen.winner,
+        otherwise=_NO_WINNER,
+    ),
+]

@@ -1,0 +1,271 @@
+"""The bias report: what moves a judge's verdicts that should not, next to what moves people's.
+
+These are several tests, each on its own at the 95% level: were none of the seven effects there, about 30% of reports
+would have one whose interval excludes 0. To be called present it must also be 2 points or more
+(`judge.bias_effects.called`). Only the scores of models, which can be many, are corrected for their number.
+
+All but the position effect compare the judge with the labels. A judge that knows little says 50:50 where people do
+not: people often prefer the longer response and rarely one that declines, so such a judge "favours the longer response
+less than people do". That is a true difference, of too little knowledge rather than of a taste.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from judge.bias_effects import MARGIN, Effect, Mask, Measured, Wording, not_measured, points, score_of_a
+from judge.judged_rows import JudgedRows
+from judge.resample import RESAMPLES, Estimate, Resampler
+from judge.self_preference import ModelScore, model_scores, own_family
+from judge.verdict import Float
+
+# How many times as long the longer response is; the last bin has no upper end.
+LENGTH_RATIOS = (1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+
+_POSITION = Wording(
+    "position",
+    "position bias",
+    "Position bias: a response scores {} points more when it is shown first than when it is shown second",
+    "Position bias: a response scores {} points more when it is shown second than when it is shown first",
+)
+_VERBOSITY = Wording(
+    "verbosity",
+    "verbosity bias",
+    "Verbosity bias: the longer response scores {} points more with the judge than with people",
+    "The longer response scores {} points less with the judge than with people",
+)
+_TIES = Wording(
+    "ties",
+    "tie bias",
+    "Too many ties: their mean probability is {} points above people's rate",
+    "Too few ties: their mean probability is {} points below people's rate",
+)
+_IDENTICAL = Wording(
+    "identical",
+    "identical responses",
+    "Between identical responses a tie is {} points more probable than people's rate",
+    "Between identical responses a tie is {} points less probable than people's rate",
+)
+_REFUSALS = Wording(
+    "refusals",
+    "refusal bias",
+    "Refusal bias: a response that declines scores {} points more with the judge than with people",
+    "Refusal bias: a response that declines scores {} points less with the judge than with people",
+)
+_EMPTY = Wording(
+    "empty",
+    "empty answers",
+    "An empty response scores {} points more with the judge than with people",
+    "An empty response scores {} points less with the judge than with people",
+)
+
+
+@dataclass(frozen=True)
+class PositionFigures:
+    """How the most probable verdicts of the two orders relate, over rows read in both; shares of 1.
+
+    Attributes:
+        rows: how many rows were read in both orders.
+        consistency: both verdicts are the same.
+        flip_rate: they differ, 1 - consistency.
+        to_first: they differ, and each order favours what it shows first more than the other order does.
+        to_second: they differ the other way; to_first + to_second = flip_rate.
+    """
+
+    rows: int
+    consistency: Estimate
+    flip_rate: Estimate
+    to_first: Estimate
+    to_second: Estimate
+
+
+@dataclass(frozen=True)
+class LengthBin:
+    """Rows whose longer response is more than `low` and at most `high` times as long, in characters.
+
+    `judge` and `people` are the longer response's mean scores, `difference` the first minus the second; None in a bin
+    without rows. `high` is None in the last bin.
+    """
+
+    low: float
+    high: float | None
+    rows: int
+    judge: Estimate | None
+    people: Estimate | None
+    difference: Estimate | None
+
+
+@dataclass(frozen=True)
+class TieFigures:
+    """The probability of a tie: its mean, people's rate, how often it is the highest, and where it is high.
+
+    `on_ties` and `on_others` are its means on rows that people call a tie and on others, `separation` the first minus
+    the second; None where there are no such rows.
+    """
+
+    rows: int
+    judge: Estimate
+    people: Estimate
+    most_probable: Estimate
+    on_ties: Estimate | None
+    on_others: Estimate | None
+    separation: Estimate | None
+
+
+@dataclass(frozen=True)
+class Bias:
+    """The bias report; shares and differences are fractions of 1, with 95% intervals.
+
+    Attributes:
+        rows: labelled rows that were scored.
+        margin: the least effect that matters.
+        effects: position, verbosity, ties, identical, refusals, empty, self_preference.
+        a_surplus: A's mean score with the judge minus with people, in whatever orders were read.
+        position: None where no row was read in both orders.
+        lengths: one a bin of `LENGTH_RATIOS`.
+        ties: None where no row was scored.
+        identical_gap: mean |P(A) - P(B)| between identical responses; None where there are none.
+        models: see `judge.self_preference.model_scores`.
+        models_left_out: how many models have too few rows for that.
+        own_family: the models that --self matched.
+    """
+
+    rows: int
+    margin: float
+    effects: list[Effect]
+    a_surplus: Estimate | None
+    position: PositionFigures | None
+    lengths: list[LengthBin]
+    ties: TieFigures | None
+    identical_gap: Estimate | None
+    models: list[ModelScore]
+    models_left_out: int
+    own_family: list[str]
+
+
+def bias_report(
+    rows: JudgedRows,
+    resampler: Resampler | None = None,
+    *,
+    self_names: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Bias:
+    """Measure a judge's biases on labelled rows.
+
+    Args:
+        rows: may be empty: nothing is measured then.
+        resampler: of these rows' groups; made of `resamples` and `seed` if None.
+        self_names: (parts of) the names of the judge's own model or family.
+
+    Raises:
+        JudgeError: a name of `self_names` without a letter or digit.
+    """
+    if resampler is None:  # without rows there is nothing to resample, and nothing is
+        resampler = Resampler(rows.groups if len(rows) else np.zeros(1, dtype=np.uint64), resamples, seed)
+    measured = Measured(rows, resampler)
+    facts, scored, p = rows.facts, measured.scored, measured.p
+    a_surplus = measured.mean(measured.judge - measured.people, scored)
+    tie_surplus: Float = p[:, 2] - (rows.labels == 2)
+    family, names = own_family(measured, self_names)
+    models, left_out = model_scores(measured)
+    longer = _longer(rows)
+    return Bias(
+        rows=int(scored.sum()),
+        margin=MARGIN,
+        effects=[
+            _position_effect(measured, a_surplus),
+            measured.preference(_VERBOSITY, longer, "all responses are as long as their rivals"),
+            measured.effect(_TIES, tie_surplus, scored, "there are no rows"),
+            measured.effect(_IDENTICAL, tie_surplus, scored & facts.identical, "no row has two identical responses"),
+            measured.preference(_REFUSALS, facts.refusal, "no row has exactly one response that declines"),
+            measured.preference(_EMPTY, facts.empty, "no row has exactly one empty response"),
+            family,
+        ],
+        a_surplus=a_surplus,
+        position=_position_figures(measured),
+        lengths=_length_bins(measured, longer),
+        ties=_tie_figures(measured),
+        identical_gap=measured.mean(np.abs(p[:, 0] - p[:, 1]), scored & facts.identical),
+        models=models,
+        models_left_out=left_out,
+        own_family=names,
+    )
+
+
+def _position_effect(measured: Measured, a_surplus: Estimate | None) -> Effect:
+    shift = _score(measured.rows.first) - _score(measured.rows.second)
+    if measured.both.any():
+        return measured.effect(_POSITION, shift, measured.both, "")
+    if a_surplus is None:
+        return not_measured(_POSITION, "no row was scored")
+    if not np.isfinite(measured.rows.first).any():
+        return not_measured(_POSITION, "the file does not hold the log-probabilities of the two orders")
+    return not_measured(
+        _POSITION,
+        "only one order was read; score with --swap all. In that order A scores "
+        f"{points(a_surplus)} points more with the judge than with people, which position bias may explain",
+    )
+
+
+def _score(p: Float) -> Float:
+    return score_of_a(p / p.sum(axis=1, keepdims=True))
+
+
+def _position_figures(measured: Measured) -> PositionFigures | None:
+    both = measured.both
+    if not both.any():
+        return None
+    # 1 for A, 0 for a tie, -1 for B: higher in the order that shows A first means that being first helps
+    ranks = np.array([1, -1, 0])
+    filled = [np.where(both[:, np.newaxis], p, 0.0) for p in (measured.rows.first, measured.rows.second)]
+    first, second = (ranks[p.argmax(axis=1)] for p in filled)
+    shares = [first == second, first != second, first > second, first < second]
+    return PositionFigures(int(both.sum()), *measured.means([share.astype(np.float64) for share in shares], both))
+
+
+def _longer(rows: JudgedRows) -> Mask:
+    """Return which response is longer in characters, neither where both are as long, shape (rows, 2)."""
+    a, b = rows.facts.characters[:, 1], rows.facts.characters[:, 2]
+    return np.column_stack([a > b, b > a])
+
+
+def _length_bins(measured: Measured, longer: Mask) -> list[LengthBin]:
+    lengths = measured.rows.facts.characters[:, 1:].astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # beside an empty response: infinite, in the last bin
+        ratio = lengths.max(axis=1) / lengths.min(axis=1)
+    sign = longer[:, 0].astype(np.float64) - longer[:, 1]
+    judge, people = (0.5 + sign * (score - 0.5) for score in (measured.judge, measured.people))
+    bins = []
+    for low, high in zip(LENGTH_RATIOS, (*LENGTH_RATIOS[1:], None), strict=True):
+        chosen: Mask = measured.scored & (sign != 0) & (ratio > low) & (ratio <= (high or np.inf))
+        means = measured.means([judge, people, judge - people], chosen) if chosen.any() else [None] * 3
+        bins.append(LengthBin(low, high, int(chosen.sum()), *means))
+    return bins
+
+
+def _tie_figures(measured: Measured) -> TieFigures | None:
+    scored, p = measured.scored, measured.p
+    if not scored.any():
+        return None
+    tie = measured.rows.labels == 2
+    highest = (p.argmax(axis=1) == 2).astype(np.float64)
+    judge, people, most = measured.means([p[:, 2], tie.astype(np.float64), highest], scored)
+    separation = None
+    if (scored & tie).any() and (scored & ~tie).any():
+        columns = [(scored & part) * weight for part in (tie, ~tie) for weight in (p[:, 2], 1.0)]
+        separation = measured.resampler.estimate(
+            np.column_stack(columns), lambda totals, _: (totals[0] / totals[1] - totals[2] / totals[3])[np.newaxis]
+        )[0]
+    return TieFigures(
+        rows=int(scored.sum()),
+        judge=judge,
+        people=people,
+        most_probable=most,
+        on_ties=measured.mean(p[:, 2], scored & tie),
+        on_others=measured.mean(p[:, 2], scored & ~tie),
+        separation=separation,
+    )

@@ -1,0 +1,192 @@
+"""Effects that a judge should not have: how each is measured, and when it is called present or absent.
+
+All effects are differences of *scores*. A response's score is the probability that it wins plus half that of a tie;
+people's score for it is 1, 0.5 or 0. Two points of score are what 14 Elo points are worth between equals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.comparison import Flag
+from judge.errors import counted
+from judge.judged_rows import JudgedRows
+from judge.resample import Estimate, Resampler
+from judge.verdict import Float
+
+Call = Literal["present", "absent", "undecided", "not measured"]
+Mask = NDArray[np.bool_]
+
+# 2 points of score move a rating by 400 log10(0.52 / 0.48) = 14 Elo points, about what separates neighbours in a table
+# of models. A smaller bias changes few decisions, whatever its p-value.
+MARGIN = 0.02
+# With fewer groups the bootstrap's intervals are too narrow to call anything (see judge.resample.FEW_GROUPS), and where
+# all the rows happen to agree they have no width at all.
+LEAST_GROUPS = 30
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One effect and whether it is there.
+
+    Attributes:
+        key: a short name for programs.
+        title: a short name for people.
+        rows: how many rows it is measured on.
+        groups: how many prompt groups those are.
+        estimate: the effect as a fraction of 1; None where it is not measured.
+        call: present, absent, undecided or not measured (`called`).
+        sentence: whether it is there and how big it is, in points of 1/100; or why it is not measured.
+    """
+
+    key: str
+    title: str
+    rows: int
+    groups: int
+    estimate: Estimate | None
+    call: Call
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How to say that an effect is there, one way or the other; `{}` is the number of points."""
+
+    key: str
+    title: str
+    more: str
+    less: str
+
+
+class Measured:
+    """Labelled rows that were scored, and means over parts of them with intervals on the same resamples.
+
+    Attributes:
+        judge: the score of A by the predictions, shape (rows,).
+        people: the score of A by the labels, shape (rows,).
+        scored: which rows were scored, shape (rows,); the others are in no effect.
+        both: which were scored in both orders.
+    """
+
+    def __init__(self, rows: JudgedRows, resampler: Resampler) -> None:
+        self.rows, self.resampler = rows, resampler
+        self.scored: Mask = ~rows.has(Flag.NOT_SCORED)
+        self.both: Mask = self.scored & np.isfinite(rows.first).all(axis=1) & np.isfinite(rows.second).all(axis=1)
+        self.p: Float = rows.p / rows.p.sum(axis=1, keepdims=True)
+        self.judge = score_of_a(self.p)
+        self.people = score_of_a(np.eye(3)[rows.labels])
+
+    def groups(self, chosen: Mask) -> int:
+        """Return the number of prompt groups of the chosen rows."""
+        return len(np.unique(self.rows.groups[chosen]))
+
+    def means(self, columns: list[Float], chosen: Mask) -> list[Estimate]:
+        """Return the mean of each column, shape (rows,), over the chosen rows, at least one.
+
+        A mean over a part is a ratio of two sums over all rows: whether a prompt has rows of that part is up to chance
+        too. Rows that are not chosen may hold NaN.
+        """
+        table = np.where(chosen[:, np.newaxis], np.column_stack(columns), 0.0)
+        found = self.resampler.estimate(np.column_stack([table, chosen]), lambda totals, _: totals[:-1] / totals[-1])
+        if self.groups(chosen) < 2:  # every resample that has the group gives the same mean
+            return [Estimate(one.value, None, None) for one in found]
+        return found
+
+    def mean(self, column: Float, chosen: Mask) -> Estimate | None:
+        """Return the mean of one column over the chosen rows, None if there are none."""
+        return self.means([column], chosen)[0] if chosen.any() else None
+
+    def effect(self, wording: Wording, column: Float, chosen: Mask, otherwise: str) -> Effect:
+        """Return the mean of a column over the chosen rows as an effect; `otherwise` says why there are none."""
+        estimate = self.mean(column, chosen)
+        if estimate is None:
+            return not_measured(wording, otherwise if self.scored.any() else "no row was scored")
+        groups, rows = self.groups(chosen), int(chosen.sum())
+        call = called(estimate, groups)
+        return Effect(
+            wording.key, wording.title, rows, groups, estimate, call, sentence(wording, estimate, call, rows, groups)
+        )
+
+    def preference(self, wording: Wording, marked: Mask, otherwise: str) -> Effect:
+        """Return by how much more than people the judge favours the marked response, where exactly one is.
+
+        Args:
+            wording: what to call it.
+            marked: which of A and B have the mark, shape (rows, 2).
+            otherwise: why it is not measured where no row has exactly one.
+        """
+        sign = marked[:, 0].astype(np.float64) - marked[:, 1]
+        return self.effect(wording, sign * (self.judge - self.people), self.scored & (sign != 0), otherwise)
+
+
+def score_of_a(p: Float) -> Float:
+    """Return the score of A, P(A) + P(tie) / 2, of probabilities of shape (rows, 3); B's is 1 minus it."""
+    return np.asarray((1 + p[:, 0] - p[:, 1]) / 2)
+
+
+def called(estimate: Estimate, groups: int) -> Call:
+    """Return whether an effect is there.
+
+    Present: its 95% interval excludes 0, and it is at least `MARGIN`. Absent: its whole interval is within the margin
+    either way (an equivalence test by confidence interval: D. J. Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987),
+    even where it excludes 0: it is then too small to matter. Undecided: anything else, no interval, or fewer than
+    `LEAST_GROUPS` groups.
+    """
+    if estimate.low is None or estimate.high is None or groups < LEAST_GROUPS:
+        return "undecided"
+    if estimate.low > -MARGIN and estimate.high < MARGIN:
+        return "absent"
+    return "present" if excludes_zero(estimate) and abs(estimate.value) >= MARGIN else "undecided"
+
+
+def excludes_zero(estimate: Estimate) -> bool:
+    """Return whether the interval is on one side of 0."""
+    return estimate.low is not None and estimate.high is not None and (estimate.low > 0 or estimate.high < 0)
+
+
+def not_measured(wording: Wording, reason: str) -> Effect:
+    """Return an effect that there are no rows for."""
+    return Effect(wording.key, wording.title, 0, 0, None, "not measured", f"Not measured: {reason}.")
+
+
+def sentence(wording: Wording, estimate: Estimate, call: Call, rows: int, groups: int) -> str:
+    """Return whether an effect is there, in one plain sentence."""
+    if call == "present":
+        return f"{_directed(wording, estimate)}."
+    if call == "absent":
+        small = ", which is too small to matter" if excludes_zero(estimate) else ""
+        return f"No {wording.title} to speak of: {points(estimate)} points, within ±{MARGIN * 100:.0f}{small}."
+    if groups < LEAST_GROUPS:
+        return (
+            f"Cannot be told from {counted(rows, 'row')} in {counted(groups, 'prompt group')}: {points(estimate)} "
+            f"points; {LEAST_GROUPS} groups are the least."
+        )
+    return f"Cannot be told from {counted(rows, 'row')}: {points(estimate)} points."
+
+
+def points(estimate: Estimate) -> str:
+    """Return `+6.1 (+4.9 to +7.3)`, in points of 1/100."""
+    return _shown(estimate, "+.1f", 100)
+
+
+def _directed(wording: Wording, estimate: Estimate) -> str:
+    """Return the words for the effect's direction with its size and interval, without signs where they all agree."""
+    more = estimate.value >= 0
+    return (wording.more if more else wording.less).format(_shown(estimate, ".1f", 100 if more else -100))
+
+
+def _shown(estimate: Estimate, form: str, scale: int) -> str:
+    value = f"{_rounded(scale * estimate.value):{form}}"
+    if estimate.low is None or estimate.high is None:
+        return value
+    low, high = sorted((scale * estimate.low, scale * estimate.high))
+    return f"{value} ({_rounded(low):{form}} to {_rounded(high):{form}})"
+
+
+def _rounded(value: float) -> float:
+    """Return a number of one decimal that is not -0.0."""
+    return round(value, 1) + 0.0

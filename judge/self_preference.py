@@ -1,0 +1,147 @@
+"""Whether a judge favours what certain models wrote, its own relatives above all, where the table names the models."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from judge.bias_effects import LEAST_GROUPS, MARGIN, Call, Effect, Mask, Measured, Wording, called, not_measured
+from judge.errors import JudgeError, printable
+from judge.resample import Estimate
+from judge.verdict import Float
+
+# Models beyond these, by rows, are counted and not measured one by one.
+MOST_MODELS = 100
+ERROR_RATE = 0.05
+_WIDTH = 2 * 1.959964  # of a 95% interval, in standard errors
+_WORDING = Wording(
+    "self_preference",
+    "self-preference",
+    "Self-preference: the judge's own family scores {} points more with the judge than with people",
+    "The judge's own family scores {} points less with the judge than with people",
+)
+
+
+@dataclass(frozen=True)
+class ModelScore:
+    """How a model's responses fare with the judge and with people, a tie counting half.
+
+    Attributes:
+        name: the model's, as in the table.
+        rows: comparisons in which exactly one response is the model's.
+        judge: its mean score with the judge.
+        people: with people.
+        difference: the judge's minus people's.
+        p_value: that there is no difference, by the normal law with the bootstrap's width, after Holm's correction for
+            the number of models (S. Holm, Scand. J. Statist. 6, 1979); None without an interval.
+        call: present, absent or undecided, as `judge.bias_effects.called`, but present only where p_value < 0.05.
+    """
+
+    name: str
+    rows: int
+    judge: Estimate
+    people: Estimate
+    difference: Estimate
+    p_value: float | None
+    call: Call
+
+
+def own_family(measured: Measured, self_names: Sequence[str]) -> tuple[Effect, list[str]]:
+    """Return by how much more than people the judge favours its own family, and which models that is.
+
+    Args:
+        measured: the rows.
+        self_names: parts of names, for example `llama-3-8b`; case and punctuation do not matter.
+
+    Raises:
+        JudgeError: a name without a letter or digit.
+    """
+    names = _known_names(measured)
+    wanted = [_plain(name) for name in self_names]
+    for name, given in zip(wanted, self_names, strict=True):
+        if not name:
+            raise JudgeError(f"--self={printable(given)!r}: expected (a part of) a model's name")
+    if not names:
+        return not_measured(_WORDING, "the table does not say which models wrote the responses"), []
+    if not wanted:
+        return not_measured(_WORDING, "name the judge's own model or family with --self NAME"), []
+    matching = [name for name in names if any(part in _plain(name) for part in wanted)]
+    shown = ", ".join(printable(name, 40) for name in self_names)
+    if not matching:
+        return not_measured(_WORDING, f"no model's name in the table has {shown} in it"), []
+    marked: Mask = np.isin(measured.rows.facts.models.astype(str), matching)
+    reason = f"no row compares {shown} with another model"
+    return measured.preference(_WORDING, marked, reason), matching
+
+
+def model_scores(measured: Measured) -> tuple[list[ModelScore], int]:
+    """Return the models of at least `LEAST_GROUPS` prompt groups, the most favoured first, and how many have fewer.
+
+    A judge that knows little scores every model near 50, so it favours weak models and slights strong ones without
+    knowing who wrote what: read a model's difference beside its score with people.
+    """
+    names = _known_names(measured)
+    a, b = measured.rows.facts.models.T if names else (np.empty(0), np.empty(0))
+    numbers = {name: int((((a == name) != (b == name)) & measured.scored).sum()) for name in names}
+    often = sorted((name for name in names if numbers[name] >= LEAST_GROUPS), key=lambda name: (-numbers[name], name))
+    found = []
+    for name in often[:MOST_MODELS]:
+        sign: Float = (a == name).astype(np.float64) - (b == name)
+        chosen: Mask = measured.scored & (sign != 0)
+        if measured.groups(chosen) >= LEAST_GROUPS:
+            found.append((name, int(chosen.sum()), _scores(measured, sign, chosen)))
+    adjusted = holm([p_value(difference) for _, _, (_, _, difference) in found])
+    scores = [
+        ModelScore(name, rows, *estimates, p, _called(estimates[2], p))
+        for (name, rows, estimates), p in zip(found, adjusted, strict=True)
+    ]
+    return sorted(scores, key=lambda one: (-one.difference.value, one.name)), len(names) - len(found)
+
+
+def _scores(measured: Measured, sign: Float, chosen: Mask) -> tuple[Estimate, Estimate, Estimate]:
+    """Return a model's score with the judge, with people and the difference; `sign` is 1 where it wrote A, -1 for B."""
+    judge = 0.5 + sign * (measured.judge - 0.5)
+    people = 0.5 + sign * (measured.people - 0.5)
+    first, second, third = measured.means([judge, people, judge - people], chosen)
+    return first, second, third
+
+
+def p_value(estimate: Estimate) -> float | None:
+    """Return the two-sided p-value that a figure is 0, by the normal law with the width of its 95% interval."""
+    if estimate.low is None or estimate.high is None:
+        return None
+    error = (estimate.high - estimate.low) / _WIDTH
+    if error == 0:
+        return float(estimate.value == 0)
+    return math.erfc(abs(estimate.value) / error / math.sqrt(2))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values corrected for their number by Holm's method, in the same order; None stays None."""
+    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for place, (p, i) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - place) * p))
+        adjusted[i] = highest
+    return adjusted
+
+
+def _called(difference: Estimate, p: float | None) -> Call:
+    call = called(difference, LEAST_GROUPS)
+    if call == "absent":
+        return call
+    return "present" if p is not None and p < ERROR_RATE and abs(difference.value) >= MARGIN else "undecided"
+
+
+def _known_names(measured: Measured) -> list[str]:
+    return sorted({str(name) for name in measured.rows.facts.models.ravel()} - {""})
+
+
+def _plain(name: str) -> str:
+    """Return a name in lower case with everything but letters and digits as single hyphens."""
+    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")

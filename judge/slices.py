@@ -1,0 +1,125 @@
+"""The same figures on parts of the rows: where a judge is better or worse than elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.judged_rows import JudgedRows
+from judge.metrics import hits, log_losses
+from judge.resample import Estimate, Float, Resampler
+
+# The commonest values of a dimension have a slice each, the others one together.
+MOST_SLICES = 8
+# Fewer prompt groups than these say too little to be read.
+FEWEST_GROUPS = 10
+_LENGTHS = (1_000, 2_000, 4_000, 8_000)
+_REST = "others"
+_EDGES = (0, *_LENGTHS)
+# Dimensions whose slices have an order of their own.
+_ORDERS: dict[str, list[str]] = {
+    "turns": ["1", "2", "3", "4 or more"],
+    "length": [f"{low:,} to {high - 1:,}" for low, high in zip(_EDGES, _LENGTHS, strict=False)]
+    + [f"{_LENGTHS[-1]:,} and more"],
+    "responses": ["ordinary", "identical", "one or both empty"],
+}
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The figures of the rows that have one value of a dimension.
+
+    Attributes:
+        difference: the log loss of these rows minus that of all other rows, nats.
+        few: whether there are fewer than `FEWEST_GROUPS` prompt groups.
+    """
+
+    dimension: str
+    name: str
+    rows: int
+    groups: int
+    log_loss: Estimate
+    accuracy: Estimate
+    difference: Estimate
+    few: bool
+
+
+def slices_of(rows: JudgedRows, resampler: Resampler) -> list[Slice]:
+    """Return the slices of every dimension in which the rows differ, in a fixed order.
+
+    Dimensions are language, turns, length (characters of prompt and responses), what the budget cut, source, empty and
+    identical responses, and the pair of models, whichever of them wrote A.
+    """
+    losses, right = log_losses(rows.p, rows.labels), hits(rows.p, rows.labels)
+    return [
+        _slice(dimension, name, inside, rows, losses, right, resampler)
+        for dimension, values in _dimensions(rows)
+        for name, inside in _parts(values, _ORDERS.get(dimension))
+    ]
+
+
+def _dimensions(rows: JudgedRows) -> Iterator[tuple[str, NDArray[np.object_]]]:
+    """Yield each dimension's name, and the rows' values in it; an empty value is in no slice."""
+    facts = rows.facts
+    yield "language", facts.language
+    yield "turns", np.where(facts.turns >= 4, "4 or more", facts.turns.astype(str)).astype(object)
+    yield "length", _length_names(facts.characters.sum(axis=1))
+    yield "budget", np.where(rows.cut, "cut", "whole").astype(object)
+    yield "source", facts.source
+    names = np.where(facts.empty.any(axis=1), "one or both empty", "ordinary")
+    yield "responses", np.where(facts.identical, "identical", names).astype(object)
+    yield "models", _pairs(facts.models)
+
+
+def _length_names(characters: NDArray[np.int64]) -> NDArray[np.object_]:
+    return np.array(_ORDERS["length"], dtype=object)[np.searchsorted(_LENGTHS, characters, side="right")]
+
+
+def _pairs(models: NDArray[np.object_]) -> NDArray[np.object_]:
+    both = [" / ".join(sorted(pair)) if all(pair) else "" for pair in models.tolist()]
+    return np.array(both, dtype=object)
+
+
+def _parts(values: NDArray[np.object_], in_order: list[str] | None) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield the name and the rows of each slice, the commonest values first unless they have an order.
+
+    Values without an order are in a slice of their own if they are common; the others share one.
+    """
+    names, counts = np.unique(values[values != ""].astype(str), return_counts=True)
+    if len(names) < 2:
+        return
+    common = counts >= FEWEST_GROUPS
+    by_count = names[np.lexsort((names, -counts))][: int(common.sum())].tolist()
+    shown = in_order or by_count[:MOST_SLICES]
+    for name in shown:
+        inside = np.asarray(values == name, dtype=np.bool_)
+        if inside.any():
+            yield name, inside
+    rest = np.asarray((values != "") & ~np.isin(values.astype(str), shown), dtype=np.bool_)
+    if rest.any() and not rest.all():
+        yield _REST, rest
+
+
+def _slice(
+    dimension: str,
+    name: str,
+    inside: NDArray[np.bool_],
+    rows: JudgedRows,
+    losses: Float,
+    right: Float,
+    resampler: Resampler,
+) -> Slice:
+    def figures(totals: Float, counts: Float) -> Float:
+        loss, correct, number, all_loss = totals
+        elsewhere = (all_loss - loss) / (counts - number)
+        return np.stack([loss / number, correct / number, loss / number - elsewhere])
+
+    columns = np.column_stack([losses * inside, right * inside, inside, losses])
+    loss, accuracy, difference = resampler.estimate(columns, figures)
+    groups = len(np.unique(rows.groups[inside]))
+    if groups < 2:
+        loss, accuracy, difference = (Estimate(e.value, None, None) for e in (loss, accuracy, difference))
+    return Slice(dimension, name, int(inside.sum()), groups, loss, accuracy, difference, groups < FEWEST_GROUPS)

@@ -1,0 +1,164 @@
+"""Fitting a conditional logit: the one statistical core of calibration, of ensembles and of the length baseline.
+
+The logit of verdict c in a row is a weighted sum of what is known about that verdict in that row (D. McFadden,
+Conditional Logit Analysis of Qualitative Choice Behavior, 1974). Its negative log-likelihood is convex, so there is
+one minimum at most, and Newton's method finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float64]
+Bounds = Sequence[tuple[float | None, float | None]]
+
+# Where the data have no single best parameters, this times half their squared length is added to the mean loss (in
+# units of each column's root mean square). It is far too small to matter where they have.
+RIDGE = 1e-6
+# Curvature under this is none: columns have unit size, and a mean loss that still falls has a slope no larger.
+_FLAT = 1e-7
+_SLOPE = 1e-9
+
+
+def fit_softmax(
+    design: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    *,
+    start: NDArray[np.floating] | None = None,
+    bounds: Bounds | None = None,
+    weights: NDArray[np.floating] | None = None,
+) -> Float:
+    """Return the parameters theta of `logits[:, c] = sum_k theta_k design[:, c, k]` that make the labels likeliest.
+
+    Where there is no single optimum, because a direction separates the labels perfectly (a class without a row and a
+    bias of its own is such a case) or because columns say the same, a ridge of `RIDGE` is added. The result is then
+    finite, still nearly the best, and the shortest of its kind: a column that says nothing gets 0.
+
+    Args:
+        design: shape (rows, 3, parameters); what is the same for the three verdicts of a row has no effect.
+        labels: 0 (A), 1 (B) or 2 (tie), shape (rows,).
+        start: where to begin, shape (parameters,); zeros if None. It affects the time only.
+        bounds: the lowest and highest value of each parameter, None for no bound.
+        weights: of the rows, 0 or more, shape (rows,); 1 if None.
+
+    Returns:
+        theta, float64, shape (parameters,).
+
+    Raises:
+        ValueError: no rows, shapes that do not belong together, a label that is none, numbers that are not finite,
+            weights that are negative or all 0.
+    """
+    values, share = _checked(design, labels, weights)
+    parameters = values.shape[2]
+    low, high = _limits(bounds, parameters)
+    if parameters == 0:
+        return np.zeros(0)
+    values = values - values.mean(axis=1, keepdims=True)
+    size = np.sqrt(np.einsum("r,rck->k", share, values**2) / 3)
+    size[size <= 1e-12 * max(size.max(), 1e-300)] = 1.0  # a column that says nothing
+    columns = np.ascontiguousarray(np.moveaxis(values / size, 2, 0))  # (parameters, rows, 3)
+    loss = _Loss(columns, labels, share)
+    begin = np.zeros(parameters) if start is None else np.asarray(start, np.float64) * size
+    theta = _minimum(loss, np.clip(begin, low * size, high * size), low * size, high * size)
+    if np.linalg.eigvalsh(loss.curvature(theta)).min() < _FLAT:
+        loss.ridge = RIDGE
+        zero = np.clip(np.zeros(parameters), low * size, high * size)
+        theta = _minimum(loss, zero, low * size, high * size)
+    result: Float = np.clip(theta / size, low, high)
+    return result
+
+
+def _checked(
+    design: NDArray[np.floating], labels: NDArray[np.integer], weights: NDArray[np.floating] | None
+) -> tuple[Float, Float]:
+    """Return the design in float64, and the share of each row in the mean loss."""
+    values = np.asarray(design, dtype=np.float64)
+    if values.ndim != 3 or values.shape[1] != 3 or np.shape(labels) != values.shape[:1]:
+        raise ValueError(
+            f"expected a design (rows, 3, parameters) and labels (rows,), found {values.shape}, {np.shape(labels)}"
+        )
+    rows = len(values)
+    if not rows:
+        raise ValueError("there are no rows to fit")
+    if not np.isin(labels, (0, 1, 2)).all():  # -1 (no label) would index the tie's column
+        raise ValueError("labels must be 0, 1 or 2: leave out the rows without a label")
+    if not np.isfinite(values).all():
+        raise ValueError("the design holds NaN or infinity")
+    share = np.ones(rows) if weights is None else np.asarray(weights, dtype=np.float64)
+    if share.shape != (rows,) or not np.isfinite(share).all() or share.min() < 0 or share.sum() == 0:
+        raise ValueError(f"expected {rows} finite weights of 0 or more, not all 0")
+    return values, share / share.sum()
+
+
+def _limits(bounds: Bounds | None, parameters: int) -> tuple[Float, Float]:
+    if bounds is None:
+        return np.full(parameters, -np.inf), np.full(parameters, np.inf)
+    if len(bounds) != parameters:
+        raise ValueError(f"expected {parameters} bounds, found {len(bounds)}")
+    low = np.array([-np.inf if bound[0] is None else bound[0] for bound in bounds], dtype=np.float64)
+    high = np.array([np.inf if bound[1] is None else bound[1] for bound in bounds], dtype=np.float64)
+    if not (low <= high).all():
+        raise ValueError("a lower bound lies above its upper bound")
+    return low, high
+
+
+class _Loss:
+    """The mean negative log-likelihood in nats, with its slope and curvature.
+
+    Sums are `einsum`s, not matrix products, whose last digit would depend on the number of threads.
+    """
+
+    def __init__(self, columns: Float, labels: NDArray[np.integer], share: Float) -> None:
+        self.columns, self.share = columns, share
+        self.rows = np.arange(len(share))
+        self.labels = labels
+        self.ridge = 0.0
+        # what the slope loses by the labels, the same for all parameters
+        self.chosen = np.einsum("r,kr->k", share, columns[:, self.rows, labels])
+
+    def _probabilities(self, theta: Float) -> tuple[Float, Float]:
+        logits = np.einsum("k,krc->rc", theta, self.columns)
+        logits -= logits.max(axis=1, keepdims=True)
+        p = np.exp(logits)
+        total = p.sum(axis=1)
+        p /= total[:, np.newaxis]
+        losses: Float = np.log(total) - logits[self.rows, self.labels]
+        return p, losses
+
+    def value_and_slope(self, theta: Float) -> tuple[float, Float]:
+        p, losses = self._probabilities(theta)
+        p *= self.share[:, np.newaxis]
+        slope = np.einsum("rc,krc->k", p, self.columns) - self.chosen + self.ridge * theta
+        return float(np.einsum("r,r->", self.share, losses) + self.ridge * (theta @ theta) / 2), slope
+
+    def curvature(self, theta: Float) -> Float:
+        p, _ = self._probabilities(theta)
+        spread = self.columns - np.einsum("rc,krc->kr", p, self.columns)[:, :, np.newaxis]
+        spread *= np.sqrt(p * self.share[:, np.newaxis])
+        result: Float = np.einsum("krc,lrc->kl", spread, spread) + self.ridge * np.eye(len(theta))
+        return result
+
+
+def _minimum(loss: _Loss, start: Float, low: Float, high: Float) -> Float:
+    """Return where the loss is lowest between the limits: the free minimum where that lies between them."""
+    from scipy.optimize import minimize
+
+    options = {"gtol": _SLOPE, "maxiter": 200}
+    free: Float = minimize(
+        loss.value_and_slope, start, jac=True, hess=loss.curvature, method="trust-exact", options=options
+    ).x
+    if ((low <= free) & (free <= high)).all():
+        return free
+    options = {"gtol": _SLOPE, "ftol": 1e-15, "maxiter": 1000}
+    found: Float = minimize(
+        loss.value_and_slope,
+        np.clip(free, low, high),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=list(zip(low, high, strict=True)),
+        options=options,
+    ).x
+    return found
