@@ -51,6 +51,16 @@ SelfNames = Annotated[
     typer.Option("--self", help="Name of a model that is the judge itself or its relative; more than once if need be."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
+RefuseOrDrop = Annotated[
+    Literal["refuse", "drop"],
+    typer.Option("--trained-rows", help="If labelled rows trained a judge: refuse, or leave them out."),
+]
+Folds = Annotated[int, typer.Option(help="Folds of the cross-validation over prompt groups.")]
+Submission = Annotated[Path | None, typer.Option(help="Also write a contest submission (CSV).")]
+Sample = Annotated[
+    Path | None, typer.Option(help="The contest's sample submission: its columns, order and ids are used.")
+]
+Floor = Annotated[float, typer.Option(help="Smallest probability in the submission.")]
 Resamples = Annotated[int, typer.Option(help="Bootstrap resamples of prompt groups for the intervals.")]
 ResamplingSeed = Annotated[int, typer.Option("--seed", help="Seed of the resampling.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -61,12 +71,9 @@ def score(
     model: Model,
     table: TableFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="Predictions: .parquet or .csv.")],
-    submission: Annotated[Path | None, typer.Option(help="Also write a contest submission (CSV).")] = None,
-    sample: Annotated[
-        Path | None,
-        typer.Option(help="The contest's sample submission: its columns, order and ids are used."),
-    ] = None,
-    floor: Annotated[float, typer.Option(help="Smallest probability in the submission.")] = 1e-4,
+    submission: Submission = None,
+    sample: Sample = None,
+    floor: Floor = 1e-4,
     template: Annotated[
         str | None,
         typer.Option(
@@ -184,6 +191,80 @@ def evaluate(
     settings = EvaluateSettings(trained_rows, resamples, seed, tuple(self_names or ()))
     for line in evaluation_output(predictions, table, settings, as_json, brief):
         typer.echo(line)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Predictions of one judge, A: .parquet, .csv, or a submission.")],
+    second: Annotated[Path, typer.Argument(help="Predictions of another, B, for the same table.")],
+    table: LabelledTable,
+    trained_rows: RefuseOrDrop = "refuse",
+    rows: Annotated[int, typer.Option(help="How many of the rows that changed most are listed.")] = 10,
+    permutations: Annotated[int, typer.Option(help="Random sign flips for the p-values.")] = 10_000,
+    resamples: Resamples = 2000,
+    seed: ResamplingSeed = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Say whether one judge is better than another on the same labelled rows, or whether nothing can be said."""
+    del debug
+    from judge.compare import CompareSettings
+    from judge.compare_command import run_compare
+
+    settings = CompareSettings(trained_rows, resamples, permutations, rows, seed)
+    for line in run_compare(first, second, table, settings, as_json):
+        typer.echo(line)
+
+
+@app.command()
+def ensemble(
+    members: Annotated[list[Path], typer.Argument(help="What judge score wrote for one table, two files or more.")],
+    table: Annotated[
+        Path | None, typer.Option(help="Labelled table: the weights are fitted and the blend is measured on it.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Blended predictions: .parquet or .csv.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="One for each file, summing to 1, such as 0.6,0.4. [default: fitted; equal without a table]"),
+    ] = None,
+    folds: Folds = 5,
+    trained_rows: RefuseOrDrop = "refuse",
+    submission: Submission = None,
+    sample: Sample = None,
+    floor: Floor = 1e-4,
+    resamples: Resamples = 2000,
+    seed: ResamplingSeed = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Blend predictions of several judges, and say whether that is better than the best of them alone."""
+    del debug
+    from judge.ensemble import EnsembleSettings, parse_weights
+    from judge.ensemble_command import run_ensemble
+    from judge.score_command import SubmissionOptions
+
+    given = None if weights is None else parse_weights(weights)
+    settings = EnsembleSettings(given, folds, trained_rows, resamples, seed)
+    wanted = SubmissionOptions(submission, sample, floor)
+    for line in run_ensemble(members, table, output, settings, wanted, as_json):
+        typer.echo(line)
+
+
+@app.command()
+def show(
+    predictions: PredictionsFile,
+    table: TableFile,
+    row_id: Annotated[str, typer.Argument(metavar="ID", help="The row's id in the table.")],
+    width: Annotated[int | None, typer.Option(help="Columns to use. [default: the terminal's]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Print one comparison: the conversation with A and B side by side, people's verdict and the judge's."""
+    del debug
+    from judge.show_command import run_show
+
+    run_show(predictions, table, row_id, width)
 
 
 @app.command()

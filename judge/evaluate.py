@@ -6,6 +6,7 @@ rows that trained the judge are kept out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,14 +20,13 @@ from judge.judged_rows import JudgedRows, join
 from judge.metrics import MARGIN
 from judge.predictions_file import Kind, StoredPredictions
 from judge.quality import Figures, figures_of
-from judge.resample import FEW_GROUPS, RESAMPLES, Resampler, Undefined
+from judge.resample import FEW_GROUPS, RESAMPLES, Resampler, Undefined, check_resampling
 from judge.slices import Slice, slices_of
 from judge.table import Table
 
 TrainedRows = Literal["refuse", "mark", "drop"]
 Part = Literal["all", "trained", "untrained"]
 
-_MOST_RESAMPLES = 100_000
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,12 @@ class Evaluation:
     warnings: list[str]
 
 
-def evaluate(stored: StoredPredictions, table: Table, settings: EvaluateSettings | None = None) -> Evaluation:
+def evaluate(
+    stored: StoredPredictions,
+    table: Table,
+    settings: EvaluateSettings | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> Evaluation:
     """Compare predictions with the labels of their table.
 
     Args:
@@ -93,14 +98,15 @@ def evaluate(stored: StoredPredictions, table: Table, settings: EvaluateSettings
         table: read once, in a stream. Its texts only tell which rows share a prompt, so open it with
             `on_bad_row="placeholder"`.
         settings: the defaults if None.
+        on_rows: told how many rows have been read so far.
 
     Raises:
         JudgeError: the ids of the two are not the same, no row has a label, a labelled row trained the judge
             (unless the settings allow it), or a setting is out of range.
     """
     settings = settings or EvaluateSettings()
-    _check(settings)
-    joined = join(stored, table)
+    check_resampling(settings.resamples, settings.seed)
+    joined = join(stored, table, on_rows)
     rows = _handle_trained(joined, stored, settings)
     trained = rows.has(Flag.TRAINED_ON)
     parts: dict[Part, JudgedRows] = {"all": rows}
@@ -135,13 +141,6 @@ def evaluate(stored: StoredPredictions, table: Table, settings: EvaluateSettings
         slices_of(parts[new], resamplers[new]),
         _warnings(counts, figures),
     )
-
-
-def _check(settings: EvaluateSettings) -> None:
-    if not 100 <= settings.resamples <= _MOST_RESAMPLES:
-        raise JudgeError(f"--resamples={settings.resamples}: expected 100 to {_MOST_RESAMPLES:,}")
-    if settings.seed < 0:
-        raise JudgeError(f"--seed={settings.seed}: expected a number of 0 or more")
 
 
 def _handle_trained(rows: JudgedRows, stored: StoredPredictions, settings: EvaluateSettings) -> JudgedRows:

@@ -11,6 +11,7 @@ from typing import Any
 from judge.evaluate import EvaluateSettings, Evaluation, evaluate
 from judge.evaluation_text import text_lines
 from judge.predictions_file import read_predictions
+from judge.progress import ReadingTerminal
 from judge.resample import LEVEL
 from judge.table import Table
 
@@ -24,7 +25,8 @@ def evaluation_output(
         JudgeError: see `judge.predictions_file.read_predictions`, `judge.table.Table` and `judge.evaluate.evaluate`.
     """
     stored = read_predictions(predictions)
-    result = evaluate(stored, Table.open(table, on_bad_row="placeholder"), settings)
+    with ReadingTerminal(len(stored.ids)) as terminal:
+        result = evaluate(stored, Table.open(table, on_bad_row="placeholder"), settings, terminal.read)
     yield from [json_text(result)] if as_json else text_lines(result, brief)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -58,8 +59,13 @@ class JudgedRows:
         return JudgedRows(**arrays, facts=self.facts.where(chosen))
 
 
-def join(stored: StoredPredictions, table: Table) -> JudgedRows:
+def join(stored: StoredPredictions, table: Table, on_rows: Callable[[int], None] | None = None) -> JudgedRows:
     """Return the labelled rows of a table with their predictions, joined by id.
+
+    Args:
+        stored: the predictions.
+        table: read once, in a stream.
+        on_rows: told how many rows have been read so far.
 
     Raises:
         JudgeError: a row without a prediction, a prediction without a row, or no labelled row.
@@ -71,6 +77,8 @@ def join(stored: StoredPredictions, table: Table) -> JudgedRows:
             known.add(str(row.id))
             if row.label >= 0:
                 labelled.append((str(row.id), row.label, group_key(row), facts_of(row)))
+        if on_rows is not None:
+            on_rows(len(known))
     places = {row_id: i for i, row_id in enumerate(stored.ids)}
     _check_same_ids(known, places, stored.name, table.name)
     if not labelled:

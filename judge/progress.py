@@ -82,6 +82,34 @@ class Terminal:
             self._err.print(f"{what}: {text}" if text else what, soft_wrap=True)
 
 
+class ReadingTerminal(Terminal):
+    """Shows how far the reading of a table is whose number of rows is known."""
+
+    first_task = "reading the table"
+
+    def __init__(self, rows: int, clock: Callable[[], float] = time.monotonic, quiet: bool = False) -> None:
+        super().__init__(clock, quiet)
+        self._rows = rows
+
+    def __enter__(self) -> ReadingTerminal:
+        self.begin()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
+
+    def read(self, rows: int) -> None:
+        """Show that so many rows have been read, and how long the rest takes."""
+        now = self._clock()
+        if self._first is None:
+            self._first = (now, rows)
+        text = f"{rows:,} of {self._rows:,} rows"
+        seconds, done = now - self._first[0], rows - self._first[1]
+        if seconds > 1 and done > 0 and rows < self._rows:
+            text += f", {duration((self._rows - rows) * seconds / done)} left"
+        self._show("computing the figures" if rows >= self._rows else self.first_task, rows, self._rows, text)
+
+
 class ScoringTerminal(Terminal):
     """Shows the events of scoring a table, and its figures."""
 

@@ -26,7 +26,7 @@ from judge.quality import Figure, area_under_curve, figures_of, mean_where
 from judge.reliability import calibration_error, reliabilities
 from judge.resample import Estimate, Resampler, Undefined
 from judge.split import folds
-from tests.labelled_rows import drawn_labels, rows_of
+from tests.made_rows import rows_of, sampled
 
 unhurried = settings(deadline=None, max_examples=30)  # the cores are shared
 SEEDS = st.integers(0, 2**32 - 1)
@@ -36,7 +36,7 @@ def simulated(n: int, seed: int = 0, sharpness: float = 1.0) -> tuple[NDArray[np
     """Return probabilities and labels that were drawn with them; a sharpness over 1 makes the first too certain."""
     rng = np.random.default_rng(seed)
     p = rng.dirichlet([1.5, 1.5, 1.0], n)
-    labels = drawn_labels(p, rng)
+    labels = sampled(p, rng)
     told = p**sharpness
     return told / told.sum(axis=1, keepdims=True), labels
 
@@ -118,7 +118,7 @@ def test_the_intervals_hold_the_truth_in_about_95_of_100_simulated_tables() -> N
         z = rng.normal(size=(groups, 3))[number] + 0.6 * rng.normal(size=(3 * groups, 3))
         p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
         told = np.exp(1.3 * z)
-        return told / told.sum(axis=1, keepdims=True), drawn_labels(p, rng), number
+        return told / told.sum(axis=1, keepdims=True), sampled(p, rng), number
 
     def figures(seed: int, groups: int, resamples: int) -> dict[str, Figure]:
         p, labels, number = table(groups, seed)
@@ -246,7 +246,7 @@ def test_the_length_baseline_is_scikit_learns_logistic_regression_across_the_sam
     characters = np.column_stack([np.full(n, 50), rng.integers(20, 2000, n), rng.integers(20, 2000, n)])
     ratio = np.log1p(characters[:, 1]) - np.log1p(characters[:, 2])
     logits = np.column_stack([0.5 * ratio, -0.5 * ratio, -0.4 * np.abs(ratio)])
-    labels = drawn_labels(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), rng)
+    labels = sampled(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), rng)
     rows = rows_of(np.full((n, 3), 1 / 3), labels, characters=characters)
     fold = folds(rows.groups, labels, 5, 0)
     features = np.column_stack([ratio, np.abs(ratio)])

@@ -11,7 +11,7 @@ from judge.judged_rows import JudgedRows
 from judge.metrics import hits, log_losses
 from judge.resample import Resampler
 from judge.slices import MOST_SLICES, Slice, slices_of
-from tests.labelled_rows import drawn_labels, rows_of
+from tests.made_rows import rows_of, sampled
 
 unhurried = settings(deadline=None, max_examples=25)
 
@@ -19,7 +19,7 @@ unhurried = settings(deadline=None, max_examples=25)
 def some_rows(n: int, seed: int = 0, **more: object) -> JudgedRows:
     rng = np.random.default_rng(seed)
     p = rng.dirichlet([1, 1, 1], n)
-    return rows_of(p, drawn_labels(p, rng), **more)
+    return rows_of(p, sampled(p, rng), **more)
 
 
 def sliced(rows: JudgedRows, resamples: int = 200) -> dict[str, list[Slice]]:
@@ -127,7 +127,7 @@ def test_slices_hold_their_truth_in_about_95_of_100_simulated_tables() -> None:
     for _ in range(trials):
         p = np.full((240, 3), [0.5, 0.3, 0.2])
         part = np.arange(240) < 80
-        rows = rows_of(p, drawn_labels(p, rng), language=names(["x"] * 80 + ["y"] * 160), groups=np.arange(240) // 2)
+        rows = rows_of(p, sampled(p, rng), language=names(["x"] * 80 + ["y"] * 160), groups=np.arange(240) // 2)
         first = slices_of(rows, Resampler(rows.groups, 300))[1]
         assert (first.name, first.rows) == ("x", part.sum())
         assert first.log_loss.low is not None

@@ -1,0 +1,182 @@
+"""Several files of predictions of the same rows, side by side: what an ensemble and a comparison start from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.comparison import Flag
+from judge.errors import JudgeError, counted, printable
+from judge.judged_rows import JudgedRows, join
+from judge.predictions_file import StoredPredictions, read_predictions
+from judge.resample import FEW_GROUPS
+from judge.table import Table
+from judge.verdict import Float
+
+RefuseOrDrop = Literal["refuse", "drop"]
+
+
+@dataclass(frozen=True)
+class MemberRows:
+    """The labelled rows of a table with what each member says of them.
+
+    Attributes:
+        rows: in the order of their ids as text; `flags` are those of all members together, the rest (`p`, `mass`,
+            `first`, ...) is the first member's.
+        p: probabilities of A, B and tie, shape (members, rows, 3).
+        scored: which members could score which rows, shape (members, rows).
+        unlabelled: how many of the table's rows have no label.
+        dropped: how many labelled rows were left out because they trained a member.
+        flagless: names of the members whose file has no flags.
+    """
+
+    rows: JudgedRows
+    p: Float
+    scored: NDArray[np.bool_]
+    unlabelled: int
+    dropped: int
+    flagless: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def warnings(self) -> list[str]:
+        """Return what the user must know to read figures of these rows, as whole lines."""
+        groups = len(np.unique(self.rows.groups))
+        seen = int(self.rows.has(Flag.TRAINED_PROMPT).sum())
+        lost = int((~self.scored).any(axis=0).sum())
+        found: list[tuple[object, str]] = [
+            (
+                self.flagless,
+                f"{', '.join(self.flagless)}: no column flags, so it is not known whether rows trained the judge",
+            ),
+            (
+                seen,
+                f"{counted(seen, 'row')} with the prompt of another row that trained a judge: the figures may be too "
+                "good",
+            ),
+            (
+                groups < FEW_GROUPS,
+                f"only {counted(groups, 'prompt group')}: "
+                + ("there is no interval" if groups < 2 else "the intervals are too narrow"),
+            ),
+            (lost, f"{counted(lost, 'row')} that a judge could not score: they count with 1/3 each for that judge"),
+        ]
+        return [text for holds, text in found if holds]
+
+
+def read_members(paths: Sequence[Path]) -> list[StoredPredictions]:
+    """Read files of predictions and bring them into the order of the first one's rows.
+
+    Files with the same name get their path as a name.
+
+    Raises:
+        JudgeError: a file cannot be read (`read_predictions`), its ids are not those of the first, a file is given
+            twice, or two files hold the same probabilities.
+    """
+    places = [path.resolve() for path in paths]
+    for k, place in enumerate(places):
+        if place in places[:k]:
+            raise JudgeError(f"{printable(str(paths[k]), 4096)}: is given twice; give each judge once")
+    members = [read_predictions(path) for path in paths]
+    names = Counter(member.name for member in members)
+    members = [
+        replace(member, name=printable(str(path), 4096)) if names[member.name] > 1 else member
+        for member, path in zip(members, paths, strict=True)
+    ]
+    aligned = [_aligned(member, members[0]) for member in members]
+    for k, member in enumerate(aligned):
+        same = next((other.name for other in aligned[:k] if np.array_equal(other.p, member.p)), None)
+        if same is not None:
+            raise JudgeError(f"{member.name}: holds the same probabilities as {same}; give each judge once")
+    return aligned
+
+
+def _aligned(member: StoredPredictions, first: StoredPredictions) -> StoredPredictions:
+    """Return a member's rows in the order of the first member's."""
+    places = {row_id: i for i, row_id in enumerate(member.ids)}
+    missing = [row_id for row_id in first.ids if row_id not in places]
+    surplus = places.keys() - set(first.ids)
+    problems = []
+    for ids, what in (
+        (missing, f"has no prediction for {{}} of {first.name}"),
+        (surplus, f"has predictions for {{}} that {first.name} does not have"),
+    ):
+        if ids:
+            problems.append(what.format(counted(len(ids), "row")) + f" (for example id {printable(min(ids), 40)})")
+    if problems:
+        raise JudgeError(f"{member.name}: {'; '.join(problems)}; give predictions of the same table")
+    order = np.array([places[row_id] for row_id in first.ids])
+    columns = {field.name: getattr(member, field.name) for field in fields(member)}
+    ordered = {name: values[order] for name, values in columns.items() if isinstance(values, np.ndarray)}
+    return replace(member, ids=first.ids, **ordered)
+
+
+def has_scored(member: StoredPredictions) -> NDArray[np.bool_]:
+    """Return which rows a member could score, shape (rows,); all where its file has no flags."""
+    if member.flags is None:
+        return np.ones(len(member.ids), dtype=np.bool_)
+    scored: NDArray[np.bool_] = (member.flags & np.uint32(Flag.NOT_SCORED)) == 0
+    return scored
+
+
+def joint_flags(members: Sequence[StoredPredictions]) -> NDArray[np.uint32]:
+    """Return the flags of aligned members together, shape (rows,); a row is not scored if no member scored it."""
+    flags = np.zeros(len(members[0].ids), dtype=np.uint32)
+    for member in members:
+        if member.flags is not None:
+            flags |= member.flags
+    scored = np.any([has_scored(member) for member in members], axis=0)
+    joint: NDArray[np.uint32] = np.where(scored, flags & ~np.uint32(Flag.NOT_SCORED), flags)
+    return joint
+
+
+def labelled_rows(members: Sequence[StoredPredictions], table: Table, trained_rows: RefuseOrDrop) -> MemberRows:
+    """Join aligned members with a table's labels, without the rows that trained any of them.
+
+    Args:
+        members: of `read_members`.
+        table: read once, in a stream; open it with `on_bad_row="placeholder"`.
+        trained_rows: refuse labelled rows that trained a member, or drop them.
+
+    Raises:
+        JudgeError: the ids are not the table's, no row has a label, rows trained a member and are refused, or no row
+            is left.
+    """
+    together = replace(members[0], flags=joint_flags(members))
+    rows = join(together, table)
+    kept = ~_trained(rows, members, trained_rows)
+    places = {row_id: i for i, row_id in enumerate(members[0].ids)}
+    order = np.array([places[row_id] for row_id in rows.ids])[kept]
+    return MemberRows(
+        rows=rows.where(kept),
+        p=np.stack([member.p[order] for member in members]),
+        scored=np.stack([has_scored(member)[order] for member in members]),
+        unlabelled=table.counts["rows"] - len(rows),
+        dropped=int((~kept).sum()),
+        flagless=tuple(member.name for member in members if member.flags is None),
+    )
+
+
+def _trained(rows: JudgedRows, members: Sequence[StoredPredictions], choice: RefuseOrDrop) -> NDArray[np.bool_]:
+    """Return which labelled rows trained a member and are to be left out."""
+    trained = rows.has(Flag.TRAINED_ON)
+    if not trained.any():
+        return trained
+    names = [m.name for m in members if m.flags is not None and ((m.flags & np.uint32(Flag.TRAINED_ON)) != 0).any()]
+    if choice == "refuse":
+        raise JudgeError(
+            f"{', '.join(names)}: {trained.sum():,} of {counted(len(rows), 'labelled row')} trained "
+            f"{'one of these judges' if len(names) > 1 else 'this judge'} (for example id "
+            f"{printable(rows.ids[trained][0], 40)}), so figures on them would say little about new rows; pass "
+            "--trained-rows=drop to leave them out"
+        )
+    if trained.all():
+        raise JudgeError(f"{', '.join(names)}: every labelled row trained a judge, so --trained-rows=drop leaves none")
+    return trained
