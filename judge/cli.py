@@ -46,6 +46,10 @@ MostLogLoss = Annotated[float, typer.Option(help="Largest increase of the log lo
 MostFlips = Annotated[float, typer.Option(help="Largest share of changed verdicts that passes.")]
 LabelledTable = Annotated[Path, typer.Argument(help="The labelled table of the same ids: .csv, .parquet or .jsonl.")]
 PredictionsFile = Annotated[Path, typer.Argument(help="What judge score wrote (.parquet, .csv), or a submission.")]
+Partial = Annotated[
+    bool,
+    typer.Option("--partial", help="Leave out rows of the table without a prediction, such as those that trained."),
+]
 SelfNames = Annotated[
     list[str] | None,
     typer.Option("--self", help="Name of a model that is the judge itself or its relative; more than once if need be."),
@@ -173,6 +177,7 @@ def evaluate(
         Literal["refuse", "mark", "drop"],
         typer.Option(help="If rows trained this judge: refuse, show their figures apart, or leave them out."),
     ] = "refuse",
+    partial: Partial = False,
     self_names: SelfNames = None,
     brief: Annotated[bool, typer.Option("--brief", help="Print the headline figures and the warnings only.")] = False,
     as_json: AsJson = False,
@@ -188,7 +193,7 @@ def evaluate(
     from judge.evaluate import EvaluateSettings
     from judge.evaluate_command import evaluation_output
 
-    settings = EvaluateSettings(trained_rows, resamples, seed, tuple(self_names or ()))
+    settings = EvaluateSettings(trained_rows, resamples, seed, partial, tuple(self_names or ()))
     for line in evaluation_output(predictions, table, settings, as_json, brief):
         typer.echo(line)
 

@@ -37,24 +37,28 @@ class EvaluateSettings:
         trained_rows: what to do when rows trained the judge: refuse, mark (evaluate all, and apart), or drop them.
         resamples: bootstrap resamples of prompt groups.
         seed: of the resampling.
+        partial: leave out rows without a prediction.
         self_names: names of models that are the judge itself or its relatives, for self-preference.
     """
 
     trained_rows: TrainedRows = "refuse"
     resamples: int = RESAMPLES
     seed: int = 0
+    partial: bool = False
     self_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows by what became of them; all but the first four count evaluated rows.
+    """Rows by what became of them; all but the first five count evaluated rows.
 
+    `unpredicted` are labelled rows without a prediction, `dropped` ones that trained the judge.
     `trained_on` and `trained_prompt` are None where the predictions have no flags.
     """
 
     table: int
     unlabelled: int
+    unpredicted: int
     dropped: int
     evaluated: int
     trained_on: int | None
@@ -106,7 +110,7 @@ def evaluate(
     """
     settings = settings or EvaluateSettings()
     check_resampling(settings.resamples, settings.seed)
-    joined = join(stored, table, on_rows)
+    joined = join(stored, table, on_rows, partial=settings.partial)
     rows = _handle_trained(joined, stored, settings)
     trained = rows.has(Flag.TRAINED_ON)
     parts: dict[Part, JudgedRows] = {"all": rows}
@@ -115,7 +119,8 @@ def evaluate(
     flagged = stored.flags is not None
     counts = RowCounts(
         table=table.counts["rows"],
-        unlabelled=table.counts["rows"] - len(joined),
+        unlabelled=table.counts["rows"] - table.counts["labelled"],
+        unpredicted=table.counts["labelled"] - len(joined),
         dropped=len(joined) - len(rows),
         evaluated=len(rows),
         trained_on=int(trained.sum()) if flagged else None,

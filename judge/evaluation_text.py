@@ -54,6 +54,7 @@ def _heading(evaluation: Evaluation) -> Iterator[str]:
     rows = evaluation.rows
     yield _line("predictions", f"{evaluation.predictions}, {_KINDS[evaluation.kind]}")
     left_out = [f"{rows.unlabelled:,} without a label"] if rows.unlabelled else []
+    left_out += [f"{rows.unpredicted:,} without a prediction"] if rows.unpredicted else []
     left_out += [f"{rows.dropped:,} that trained this judge"] if rows.dropped else []
     yield _line(
         "table",
@@ -121,10 +122,17 @@ def _verdict_lines(figures: Figures) -> Iterator[str]:
 
 
 def _agreement_lines(figures: Sequence[AgreementFigure]) -> Iterator[str]:
-    width = max(len(one.name) for one in figures)
-    for one in figures:
-        value = "-" if one.estimate is None else _short(one.estimate, ".3f" if "kappa" in one.key else ".1%")
+    measured = [one for one in figures if one.estimate is not None]
+    width = max((len(one.name) for one in measured), default=0)
+    for one in measured:
+        value = _short(one.estimate, ".3f" if "kappa" in one.key else ".1%") if one.estimate else "-"
         yield f"{one.name:{width}}  {value}" + (f"  ({one.remark})" if one.remark else "")
+    missing: dict[str, list[str]] = {}
+    for one in figures:
+        if one.estimate is None:
+            missing.setdefault(one.remark, []).append(one.name)
+    for reason, names in missing.items():
+        yield f"not measured: {', '.join(names)}: {reason}"
 
 
 def _slice_lines(slices: Sequence[Slice]) -> Iterator[str]:

@@ -59,28 +59,35 @@ class JudgedRows:
         return JudgedRows(**arrays, facts=self.facts.where(chosen))
 
 
-def join(stored: StoredPredictions, table: Table, on_rows: Callable[[int], None] | None = None) -> JudgedRows:
+def join(
+    stored: StoredPredictions,
+    table: Table,
+    on_rows: Callable[[int], None] | None = None,
+    *,
+    partial: bool = False,
+) -> JudgedRows:
     """Return the labelled rows of a table with their predictions, joined by id.
 
     Args:
         stored: the predictions.
         table: read once, in a stream.
         on_rows: told how many rows have been read so far.
+        partial: leave out rows without a prediction, such as those that trained the judge.
 
     Raises:
-        JudgeError: a row without a prediction, a prediction without a row, or no labelled row.
+        JudgeError: a row without a prediction (unless `partial`), a prediction without a row, or no labelled row.
     """
     known: set[str] = set()
+    places = {row_id: i for i, row_id in enumerate(stored.ids)}
     labelled: list[tuple[str, int, int, Fact]] = []  # id, label, group
     for chunk in table.chunks():
         for row in chunk:
             known.add(str(row.id))
-            if row.label >= 0:
+            if row.label >= 0 and str(row.id) in places:
                 labelled.append((str(row.id), row.label, group_key(row), facts_of(row)))
         if on_rows is not None:
             on_rows(len(known))
-    places = {row_id: i for i, row_id in enumerate(stored.ids)}
-    _check_same_ids(known, places, stored.name, table.name)
+    _check_same_ids(known, places, stored.name, table.name, partial)
     if not labelled:
         raise JudgeError(
             f"{table.name}: no row has a label; give the columns winner_model_a, winner_model_b and winner_tie "
@@ -108,14 +115,18 @@ def _order(logprobs: Float | None, rows: NDArray[np.integer]) -> Float:
     return np.full((len(rows), 3), np.nan) if logprobs is None else probabilities(logprobs[rows])
 
 
-def _check_same_ids(known: set[str], predicted: dict[str, int], name: str, table: str) -> None:
+def _check_same_ids(known: set[str], predicted: dict[str, int], name: str, table: str, partial: bool) -> None:
     problems = []
+    unread = set() if partial and not known.isdisjoint(predicted) else known - predicted.keys()
     for missing, what in (
-        (known - predicted.keys(), f"{name}: has no prediction for {{}} of {table}"),
+        (unread, f"{name}: has no prediction for {{}} of {table}"),
         (predicted.keys() - known, f"{name}: has predictions for {{}} that {table} does not have"),
     ):
         if missing:
             example = printable(min(missing), 40)
             problems.append(what.format(counted(len(missing), "row")) + f" (for example id {example})")
     if problems:
-        raise JudgeError("; ".join(problems) + "; give the predictions and the table that belong together")
+        advice = "; give the predictions and the table that belong together"
+        if len(problems) == 1 and unread and not known.isdisjoint(predicted):
+            advice += ", or pass --partial to leave out the rows without a prediction"
+        raise JudgeError("; ".join(problems) + advice)
