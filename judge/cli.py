@@ -204,6 +204,7 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Predictions of another, B, for the same table.")],
     table: LabelledTable,
     trained_rows: RefuseOrDrop = "refuse",
+    partial: Partial = False,
     rows: Annotated[int, typer.Option(help="How many of the rows that changed most are listed.")] = 10,
     permutations: Annotated[int, typer.Option(help="Random sign flips for the p-values.")] = 10_000,
     resamples: Resamples = 2000,
@@ -216,7 +217,7 @@ def compare(
     from judge.compare import CompareSettings
     from judge.compare_command import run_compare
 
-    settings = CompareSettings(trained_rows, resamples, permutations, rows, seed)
+    settings = CompareSettings(trained_rows, resamples, permutations, rows, seed, partial)
     for line in run_compare(first, second, table, settings, as_json):
         typer.echo(line)
 
@@ -236,6 +237,7 @@ def ensemble(
     ] = None,
     folds: Folds = 5,
     trained_rows: RefuseOrDrop = "refuse",
+    partial: Partial = False,
     submission: Submission = None,
     sample: Sample = None,
     floor: Floor = 1e-4,
@@ -251,7 +253,7 @@ def ensemble(
     from judge.score_command import SubmissionOptions
 
     given = None if weights is None else parse_weights(weights)
-    settings = EnsembleSettings(given, folds, trained_rows, resamples, seed)
+    settings = EnsembleSettings(given, folds, trained_rows, resamples, seed, partial)
     wanted = SubmissionOptions(submission, sample, floor)
     for line in run_ensemble(members, table, output, settings, wanted, as_json):
         typer.echo(line)

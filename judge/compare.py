@@ -33,6 +33,7 @@ class CompareSettings:
         permutations: of the p-value's test.
         rows: how many of the rows that changed most are listed.
         seed: of resampling and permutations.
+        partial: leave out rows without a prediction.
     """
 
     trained_rows: RefuseOrDrop = "refuse"
@@ -40,6 +41,7 @@ class CompareSettings:
     permutations: int = PERMUTATIONS
     rows: int = 10
     seed: int = 0
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class CompareResult:
     rows: int
     groups: int
     unlabelled: int
+    unpredicted: int
     dropped: int
     differences: dict[str, Difference]
     verdicts: Verdicts
@@ -110,7 +113,7 @@ def compare(
     """
     settings = settings or CompareSettings()
     _check(settings)
-    labelled = labelled_rows(members, table, settings.trained_rows)
+    labelled = labelled_rows(members, table, settings.trained_rows, settings.partial)
     names = (members[0].name, members[1].name)
     return CompareResult(
         names=names,
@@ -119,6 +122,7 @@ def compare(
         rows=len(labelled),
         groups=len(np.unique(labelled.rows.groups)),
         unlabelled=labelled.unlabelled,
+        unpredicted=labelled.unpredicted,
         dropped=labelled.dropped,
         differences=_differences(labelled, names, settings),
         verdicts=_verdicts(labelled),

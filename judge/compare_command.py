@@ -40,6 +40,7 @@ def json_text(result: CompareResult) -> str:
 def text_lines(result: CompareResult) -> Iterator[str]:
     """Yield a comparison as aligned lines of plain text."""
     left_out = [f"{result.unlabelled:,} without a label"] if result.unlabelled else []
+    left_out += [f"{result.unpredicted:,} without a prediction"] if result.unpredicted else []
     left_out += [f"{result.dropped:,} that trained a judge"] if result.dropped else []
     yield f"A               {result.names[0]}"
     yield f"B               {result.names[1]}"

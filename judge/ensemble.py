@@ -33,6 +33,7 @@ class EnsembleSettings:
         trained_rows: refuse labelled rows that trained a member, or drop them.
         resamples: bootstrap resamples of prompt groups.
         seed: of folds and resampling.
+        partial: leave out rows of the table without a prediction.
     """
 
     weights: tuple[float, ...] | None = None
@@ -40,6 +41,7 @@ class EnsembleSettings:
     trained_rows: RefuseOrDrop = "refuse"
     resamples: int = RESAMPLES
     seed: int = 0
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Measured:
     rows: int
     groups: int
     unlabelled: int
+    unpredicted: int
     dropped: int
     folds: int | None
     fold_weights: list[list[float]]
@@ -156,7 +159,7 @@ def ensemble(
     weights = np.full(count, 1 / count) if settings.weights is None else on_simplex(np.array(settings.weights))
     measured = None
     if table is not None:
-        labelled = labelled_rows(members, table, settings.trained_rows)
+        labelled = labelled_rows(members, table, settings.trained_rows, settings.partial)
         fold_weights: list[Float] = []
         if settings.weights is None:
             out_of_fold, fold_weights = _cross_validated(labelled, settings)
@@ -227,6 +230,7 @@ def _measured(
         rows=len(rows),
         groups=groups,
         unlabelled=labelled.unlabelled,
+        unpredicted=labelled.unpredicted,
         dropped=labelled.dropped,
         folds=len(fold_weights) or None,
         fold_weights=[[float(w) for w in weights] for weights in fold_weights],

@@ -93,6 +93,8 @@ def _ids(ids: list[str], table: Table | None) -> tuple[pa.Array, list[int]]:
     if table is not None:
         places = {row_id: i for i, row_id in enumerate(ids)}
         own = table.ids()
+        predicted = [i for i, row_id in enumerate(own.to_pylist()) if str(row_id) in places]  # all, unless --partial
+        own = own.take(pa.array(predicted, pa.int64()))
         return own, [places[str(row_id)] for row_id in own.to_pylist()]
     order = list(range(len(ids)))
     if all(text.isascii() and text.isdecimal() and (text == "0" or text[0] != "0") for text in ids):
@@ -159,6 +161,7 @@ def text_lines(found: Ensemble) -> Iterator[str]:
 
 def _measured_lines(found: Ensemble, measured: Measured) -> Iterator[str]:
     left_out = [f"{measured.unlabelled:,} without a label"] if measured.unlabelled else []
+    left_out += [f"{measured.unpredicted:,} without a prediction"] if measured.unpredicted else []
     left_out += [f"{measured.dropped:,} that trained a member"] if measured.dropped else []
     yield (
         f"{measured.table}, {counted(measured.rows, 'row')} in {counted(measured.groups, 'prompt group')}"

@@ -32,6 +32,7 @@ class MemberRows:
         p: probabilities of A, B and tie, shape (members, rows, 3).
         scored: which members could score which rows, shape (members, rows).
         unlabelled: how many of the table's rows have no label.
+        unpredicted: how many labelled rows have no prediction.
         dropped: how many labelled rows were left out because they trained a member.
         flagless: names of the members whose file has no flags.
     """
@@ -40,6 +41,7 @@ class MemberRows:
     p: Float
     scored: NDArray[np.bool_]
     unlabelled: int
+    unpredicted: int
     dropped: int
     flagless: tuple[str, ...]
 
@@ -137,20 +139,23 @@ def joint_flags(members: Sequence[StoredPredictions]) -> NDArray[np.uint32]:
     return joint
 
 
-def labelled_rows(members: Sequence[StoredPredictions], table: Table, trained_rows: RefuseOrDrop) -> MemberRows:
+def labelled_rows(
+    members: Sequence[StoredPredictions], table: Table, trained_rows: RefuseOrDrop, partial: bool = False
+) -> MemberRows:
     """Join aligned members with a table's labels, without the rows that trained any of them.
 
     Args:
         members: of `read_members`.
         table: read once, in a stream; open it with `on_bad_row="placeholder"`.
         trained_rows: refuse labelled rows that trained a member, or drop them.
+        partial: leave out rows without a prediction.
 
     Raises:
         JudgeError: the ids are not the table's, no row has a label, rows trained a member and are refused, or no row
             is left.
     """
     together = replace(members[0], flags=joint_flags(members))
-    rows = join(together, table)
+    rows = join(together, table, partial=partial)
     kept = ~_trained(rows, members, trained_rows)
     places = {row_id: i for i, row_id in enumerate(members[0].ids)}
     order = np.array([places[row_id] for row_id in rows.ids])[kept]
@@ -158,7 +163,8 @@ def labelled_rows(members: Sequence[StoredPredictions], table: Table, trained_ro
         rows=rows.where(kept),
         p=np.stack([member.p[order] for member in members]),
         scored=np.stack([has_scored(member)[order] for member in members]),
-        unlabelled=table.counts["rows"] - len(rows),
+        unlabelled=table.counts["rows"] - table.counts["labelled"],
+        unpredicted=table.counts["labelled"] - len(rows),
         dropped=int((~kept).sum()),
         flagless=tuple(member.name for member in members if member.flags is None),
     )

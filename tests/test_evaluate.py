@@ -488,3 +488,24 @@ def test_the_command_exits_2_with_one_line_on_standard_error(tmp_path: Path) -> 
         status, out, err = judge(tmp_path, *arguments, "--resamples", "100")
         assert (status, out, len(err)) == (2, "", 1)
         assert err[0].startswith(error)
+
+
+def test_partial_predictions_are_evaluated_on_their_rows_alone_when_asked() -> None:
+    frame = frame_of(50)
+    stored = stored_for(frame)
+    half = replace(stored, ids=stored.ids[:30], p=stored.p[:30], verdict_mass=None, flags=np.zeros(30, dtype=np.uint32))
+    assert error_of(frame, half) == (
+        "p.parquet: has no prediction for 20 rows of t.csv (for example id row-30); give the predictions and the table "
+        "that belong together, or pass --partial to leave out the rows without a prediction"
+    )
+    result = evaluated(frame, half, replace(QUICK, partial=True))
+    assert result.figures["all"] == evaluated(frame[:30], half).figures["all"]
+    assert (result.rows.table, result.rows.evaluated, result.rows.unpredicted, result.rows.unlabelled) == (
+        50,
+        30,
+        20,
+        0,
+    )
+    assert "left out: 20 without a prediction" in "\n".join(text_lines(result))
+    strange = replace(half, ids=[f"other-{i}" for i in range(30)])
+    assert "has no prediction for 50 rows" in error_of(frame, strange, replace(QUICK, partial=True))
