@@ -215,7 +215,9 @@ def test_ids_must_be_the_same_in_both_files() -> None:
     end = "; give the predictions and the table that belong together"
     short = replace(stored, ids=stored.ids[:3], p=stored.p[:3])
     assert error_of(frame, short) == (
-        "p.parquet: has no prediction for 2 rows of t.csv (for example id \\x1b[31m)" + end
+        "p.parquet: has no prediction for 2 rows of t.csv (for example id \\x1b[31m)"
+        + end
+        + ", or pass --partial to leave out the rows without a prediction"
     )
     assert error_of(frame[:4], stored) == (
         "p.parquet: has predictions for 1 row that t.csv does not have (for example id row-4)" + end
@@ -455,6 +457,7 @@ def test_the_command_prints_the_same_json_twice(tmp_path: Path) -> None:
         "trained_rows": "refuse",
         "resamples": 2000,
         "seed": 3,
+        "partial": False,
         "self_names": [],
         "level": 0.95,
     }
