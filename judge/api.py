@@ -73,7 +73,8 @@ class Judge:
 
         Returns:
             One row for each of the frame's, in its order and with its index; the columns are those of
-            `judge.predictions.predictions_table`.
+            `judge.predictions.predictions_table`. Where the judge has a calibration, `p_*` are calibrated
+            (`calibration="off"` leaves them as read).
 
         Raises:
             JudgeError: the frame cannot be read, or the engine does not work.

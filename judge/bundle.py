@@ -19,7 +19,7 @@ from typing import Any
 
 from judge.errors import JudgeError, printable
 from judge.judge_file import FILE as JUDGE_FILE
-from judge.judge_file import JudgeFile, read_judge_file
+from judge.judge_file import JudgeFile, read_judge_file, with_calibration
 
 # Files whose content changes what a model computes or how its prompts are built.
 _CONTENT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
@@ -187,6 +187,8 @@ class ModelFolder:
     def digest(self) -> str:
         """SHA-256 over the names and contents of the files that decide what the model computes.
 
+        A calibration in `judge.json` does not count: it changes what is made of the numbers that are read, not them.
+
         Raises:
             JudgeError: the base model is not the one that the adapter was trained on.
         """
@@ -204,8 +206,18 @@ class ModelFolder:
 def _file_digests(path: Path) -> dict[str, str]:
     files = sorted({f for pattern in _CONTENT for f in path.glob(pattern) if f.name not in _IGNORED})
     with ThreadPoolExecutor(4) as pool:
-        digests = pool.map(file_digest, files)
+        digests = pool.map(_content_digest, files)
         return dict(zip([f.name for f in files], digests, strict=True))
+
+
+def _content_digest(path: Path) -> str:
+    if path.name != JUDGE_FILE:
+        return file_digest(path)
+    try:
+        text = with_calibration(path.read_text(encoding="utf-8"), None)
+    except ValueError:
+        return file_digest(path)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _joined_digest(digests: dict[str, str]) -> str:

@@ -96,6 +96,9 @@ def score(
         str,
         typer.Option(help="Read rows with A and B exchanged too: off, all, auto, or the least certain N%."),
     ] = "off",
+    calibration: Annotated[
+        Literal["auto", "off"], typer.Option(help="Apply the calibration that is stored in the bundle, or not.")
+    ] = "auto",
     readout: Readout = "vllm",
     cells: Cells = "auto",
     on_bad_row: Annotated[
@@ -132,6 +135,7 @@ def score(
             "max_tokens": max_tokens,
             "truncation": truncation,
             "swap": swap,
+            "calibration": calibration,
             "readout": readout,
             "dtype": dtype,
             "weights": weights,
@@ -195,6 +199,55 @@ def evaluate(
 
     settings = EvaluateSettings(trained_rows, resamples, seed, partial, tuple(self_names or ()))
     for line in evaluation_output(predictions, table, settings, as_json, brief):
+        typer.echo(line)
+
+
+@app.command()
+def calibrate(
+    predictions: Annotated[
+        Path | None,
+        typer.Argument(help="Held-out predictions that judge score wrote: .parquet, .csv, or a submission."),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Argument(help="The labelled table of the same ids: .csv, .parquet or .jsonl.")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="The judge that wrote them: a calibration that helps is stored in it.")
+    ] = None,
+    method: Annotated[
+        Literal["auto", "temperature", "temperature+bias", "vector", "position", "contextual"],
+        typer.Option(help="How to calibrate; auto takes the best by cross-validation."),
+    ] = "auto",
+    folds: Folds = 5,
+    trained_rows: RefuseOrDrop = "refuse",
+    partial: Partial = False,
+    base: Base = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Take the calibration out of --bundle; nothing else.")
+    ] = False,
+    resamples: Resamples = 2000,
+    seed: ResamplingSeed = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Fit a correction of a judge's probabilities on held-out predictions; keep it only if it is shown to help.
+
+    judge score applies what is stored in the bundle.
+    """
+    del debug
+    from judge.calibrate import CalibrateSettings
+    from judge.calibrate_command import calibrate_output, remove_calibration
+
+    if remove:
+        if bundle is None or predictions is not None:
+            raise JudgeError("--remove goes with --bundle FOLDER and nothing else")
+        lines = remove_calibration(bundle)
+    elif predictions is None or table is None:
+        raise JudgeError("give the predictions and their labelled table: judge calibrate PREDICTIONS TABLE")
+    else:
+        settings = CalibrateSettings(method, folds, trained_rows, resamples, seed, partial)
+        lines = calibrate_output(predictions, table, settings, bundle=bundle, base=base, as_json=as_json)
+    for line in lines:
         typer.echo(line)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from judge.budget import Policy
+from judge.calibration import Calibration
 from judge.errors import JudgeError, printable
 from judge.template import Template, make_template
 
@@ -45,6 +46,7 @@ class JudgeFile(BaseModel):
         metrics: held-out figures before and after, and the baselines.
         stages: what was done to the trained weights since, in order: each has a `stage` (`merged`, `quantized`) and its
             figures.
+        calibration: what `judge calibrate` stored; no part of `judge.bundle.ModelFolder.digest`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +64,7 @@ class JudgeFile(BaseModel):
     training: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     stages: tuple[dict[str, Any], ...] = ()
+    calibration: Calibration | None = None
 
     def setting(self, name: str, default: Any = None) -> Any:
         """Return a setting of the run that trained the judge."""
@@ -71,6 +74,10 @@ class JudgeFile(BaseModel):
     def with_stage(self, stage: str, **figures: Any) -> JudgeFile:
         """Return the content with one more stage at the end."""
         return self.model_copy(update={"stages": (*self.stages, {"stage": stage, **figures})})
+
+    def uncalibrated(self) -> JudgeFile:
+        """Return the content without its calibration, for weights that it was not fitted to."""
+        return self.model_copy(update={"calibration": None})
 
     def stored_template(self) -> Template:
         """Return the prompt template that the judge was trained with.
@@ -83,7 +90,32 @@ class JudgeFile(BaseModel):
 
 def write_judge_file(folder: Path, content: JudgeFile) -> None:
     """Write `judge.json` into a folder that is not yet under its final name."""
-    (folder / FILE).write_text(json.dumps(content.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+    (folder / FILE).write_text(judge_file_text(content), encoding="utf-8")
+
+
+def judge_file_text(content: JudgeFile) -> str:
+    """Return `judge.json` as text; without a calibration, it has no such key."""
+    values = content.model_dump(mode="json")
+    if content.calibration is None:
+        del values["calibration"]
+    return json.dumps(values, indent=1) + "\n"
+
+
+def with_calibration(text: str, calibration: Calibration | None) -> str:
+    """Return the text of a `judge.json` with this calibration and all else as it was; None takes it out.
+
+    What a calibration was stored in and removed from again is byte for byte what `write_judge_file` wrote.
+
+    Raises:
+        ValueError: not a JSON object.
+    """
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("expected a JSON object")
+    values.pop("calibration", None)
+    if calibration is not None:
+        values["calibration"] = calibration.model_dump(mode="json")
+    return json.dumps(values, indent=1) + "\n"
 
 
 def read_judge_file(folder: Path) -> JudgeFile | None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from judge.calibration import Calibration, mean_of_read
 from judge.comparison import Flag
 from judge.errors import JudgeError
 from judge.metrics import UNIFORM_LOG_LOSS, accuracy, log_loss
 from judge.predictions_file import read_predictions
 from judge.prepared import Prepared
 from judge.run_folder import whole_file
-from judge.verdict import NAMES, Float, average_orders, unread, verdict_mass
+from judge.verdict import NAMES, Float, probabilities, unread, verdict_mass
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +34,7 @@ class Predictions:
         has_mass: whether the log-probabilities are over the full vocabulary.
         seconds: wall time of the reading of verdicts in this session.
         tokens: prompt tokens read in this session.
+        calibration: what is applied to the probabilities; the log-probabilities stay as they were read.
     """
 
     prepared: Prepared
@@ -41,13 +43,14 @@ class Predictions:
     has_mass: bool
     seconds: float
     tokens: int
+    calibration: Calibration | None = None
 
     @property
     def p(self) -> Float:
         """Probabilities of A, B and tie, shape (rows, 3): uniform where a row could not be scored."""
         # A row whose first order failed may still have the second.
-        first = np.where(unread(self.first)[:, np.newaxis], self.second, self.first)
-        p = average_orders(first, self.second)
+        average = self.calibration.apply if self.calibration else mean_of_read
+        p = average(probabilities(self.first), probabilities(self.second))
         return np.where(unread(p)[:, np.newaxis], 1 / 3, p)
 
     @property
@@ -75,6 +78,7 @@ def summary(predictions: Predictions) -> dict[str, Any]:
         "mean_prompt_tokens": float(rows["length"].mean()),
         "tokens": predictions.tokens,
         "seconds": predictions.seconds,
+        "calibration": predictions.calibration.in_words() if predictions.calibration else None,
     }
     trained_on = (predictions.flags & Flag.TRAINED_ON) != 0
     result["trained_on_rows"] = int(trained_on.sum())
@@ -105,11 +109,11 @@ def check_output(path: Path) -> None:
 def predictions_table(predictions: Predictions) -> pa.Table:
     """Return the predictions as a table.
 
-    Columns: `id`; `p_a, p_b, p_tie` (float64, averaged over the orders that were read); `logprob_*` (A shown
-    first) and `swap_logprob_*` (B shown first, mapped back to the table's A and B; null where not read);
-    `verdict_mass` and `swap_verdict_mass` (null where the read-out does not know it); `prompt_tokens`;
-    `tokens_*` before cutting, `cut_*` the tokens lost, `cut_turns` the turns left out; `flags`, names joined
-    by commas.
+    Columns: `id`; `p_a, p_b, p_tie` (float64, averaged over the orders that were read, and calibrated where the judge
+    has a calibration); `logprob_*` (as read, A shown first) and `swap_logprob_*` (B shown first, mapped back to the
+    table's A and B; null where not read); `verdict_mass` and `swap_verdict_mass` (null where the read-out does not know
+    it); `prompt_tokens`; `tokens_*` before cutting, `cut_*` the tokens lost, `cut_turns` the turns left out; `flags`,
+    names joined by commas.
     """
     import pyarrow as pa
 

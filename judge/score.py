@@ -30,7 +30,9 @@ from judge.run_folder import Manifest, RunFolder, whole_file
 from judge.score_settings import (
     ScoreSettings,
     choose_budget,
+    choose_calibration,
     choose_template,
+    differs_from_calibrating,
     differs_from_training,
     how_weights_are_read,
     make_pool,
@@ -107,6 +109,8 @@ class Scorer:
         self.budget = choose_budget(model, settings)
         self.builder = PromptBuilder(TextEncoder(load_tokenizer(model.path)), self.template, self.budget)
         self.warning = differs_from_training(model, settings, self.builder)
+        self.calibration = choose_calibration(model, settings)
+        self.calibration_warning = differs_from_calibrating(self.calibration, settings, self.builder)
         self.trained_rows = joined(trained_rows_of(model))
         self.weights = how_weights_are_read(model, settings)
         self.pool = make_pool(self.weights, settings, self.builder, log_folder, worker_command)
@@ -151,6 +155,7 @@ class Scorer:
             "dtype": self.pool.config.dtype,
             "weights": self.weights.way,
             "shard_tokens": self.shard_tokens,
+            "calibration": self.calibration.numbers() if self.calibration else "off",
         }
         return {
             "version": __version__,
@@ -168,6 +173,8 @@ class Scorer:
             JudgeError: the table cannot be read, or the engine does not work.
         """
         self.pool.say = events.note
+        if self.calibration is not None:
+            events.note(f"p_* are calibrated ({self.calibration.in_words()}); --calibration=off leaves them as read")
         self.start(events.note)  # loads the model while the table is prepared
         if is_prepared(run.path):
             prepared = open_prepared(run.path)
@@ -189,6 +196,7 @@ class Scorer:
             self.settings.readout not in WITHOUT_MASS,
             reading.seconds,
             reading.tokens,
+            self.calibration,
         )
 
     def _read_second(self, reading: _Reading) -> None:

@@ -50,7 +50,7 @@ def run_score(
         JudgeError: any mistake in the input or the settings; nothing is written then.
         RunInterrupted: the user pressed Ctrl-C.
     """
-    form = _check_submission_options(submission)
+    form = check_submission_options(submission)
     check_output(output)
     table = Table.open(table_path, cells, on_bad_row)
     record = output.with_name(output.name + ".run.json")
@@ -63,8 +63,9 @@ def run_score(
     events = ScoringTerminal()
     parts = output.with_name(output.name + ".parts")
     with Scorer(folder, settings, parts) as scorer:
-        if scorer.warning:
-            events.warn(scorer.warning)
+        for warning in (scorer.warning, scorer.calibration_warning):
+            if warning:
+                events.warn(warning)
         if output.exists() and not restart and _is_complete(output, record, scorer.manifest(table)):
             events.note(f"{output} is complete already; pass --restart to score again")
             _submit_existing(output, submission, form, events)
@@ -130,7 +131,7 @@ def _score_and_write(
     return figures
 
 
-def _check_submission_options(submission: SubmissionOptions) -> Form:
+def check_submission_options(submission: SubmissionOptions) -> Form:
     if submission.path is None:
         if submission.sample is not None:
             raise JudgeError("--sample is only used with --submission")

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from judge import hardware
 from judge.budget import Policy
 from judge.bundle import ModelFolder
+from judge.calibration import ORDERS, Calibration, Orders
 from judge.engine import EngineConfig, Readout
 from judge.engine.adapter import refuse_adapter
 from judge.engine.pool import WorkerPool, cpu_environments, gpu_environments
@@ -38,6 +39,7 @@ class ScoreSettings(BaseModel):
             These four are by default what a judge was trained with; for any other model, `side-by-side`, 2,048 or
             what the model takes, `middle`, and 0.2 and 0.4.
         swap: `off`, `all`, `auto` or a percentage such as `25%` (see `swap_share`).
+        calibration: `auto` applies the one that the bundle holds (`judge calibrate`), `off` does not.
         readout: how the three log-probabilities are read (see `judge.engine`).
         dtype: arithmetic of the engine; `auto` is what the hardware does well.
         weights: how 4-bit weights are read: `stored` by the engine's own kernels, `expanded` from a 32-bit copy that is
@@ -57,6 +59,7 @@ class ScoreSettings(BaseModel):
     truncation: Policy | None = None
     shares: tuple[float, float] | None = None
     swap: str = "off"
+    calibration: Literal["auto", "off"] = "auto"
     readout: Readout = "vllm"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     weights: Literal["auto", "stored", "expanded"] = "auto"
@@ -120,6 +123,28 @@ def choose_template(model: ModelFolder, settings: ScoreSettings) -> Template:
     if settings.template is not None:
         return load_template(settings.template)
     return model.judge.stored_template() if model.judge else load_template(DEFAULT_TEMPLATE)
+
+
+def choose_calibration(model: ModelFolder, settings: ScoreSettings) -> Calibration | None:
+    """Return the calibration that the bundle holds, or None where there is none or it is not wanted."""
+    return model.judge.calibration if model.judge and settings.calibration == "auto" else None
+
+
+def differs_from_calibrating(
+    calibration: Calibration | None, settings: ScoreSettings, builder: PromptBuilder
+) -> str | None:
+    """Return how a run differs from the one that the calibration was fitted on, or None."""
+    if calibration is None or calibration.fitted is None:
+        return None
+    share = swap_share(settings.swap)
+    orders: Orders = "both" if share == 1 else "one" if share == 0 else "some"
+    fitted, differences = calibration.fitted, []
+    if orders != fitted.orders:
+        differences.append(f"it was fitted on {ORDERS[fitted.orders]}, and this run reads {ORDERS[orders]} (--swap)")
+    if fitted.prompt not in (None, builder.fingerprint()):
+        differences.append("it was fitted on prompts of another template or budget")
+    advice = "; calibrate on predictions made like these, or pass --calibration=off"
+    return f"the calibration may not fit: {' and '.join(differences)}{advice}" if differences else None
 
 
 def differs_from_training(model: ModelFolder, settings: ScoreSettings, builder: PromptBuilder) -> str | None:

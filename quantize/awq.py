@@ -116,6 +116,11 @@ def quantize_model(
     check_needs(needs, output.resolve().parent, memory, disk)
     for note in end.notes():
         events.note(note)
+    if model.judge is not None and model.judge.calibration is not None:
+        events.note(
+            "the judge's calibration was fitted to its 16-bit verdicts and is left out of the 4-bit model: fit it anew "
+            "with judge calibrate on the 4-bit judge's predictions"
+        )
     with unfinished(output) as run:
         ready = run.path / "model"
         ready.mkdir()
@@ -187,7 +192,7 @@ def _complete(ready: Path, model: ModelFolder, figures: dict[str, Any]) -> None:
         if (model.path / name).exists():
             shutil.copyfile(model.path / name, ready / name)
     if model.judge is not None:
-        write_judge_file(ready, model.judge.with_stage(STAGE, **figures))
+        write_judge_file(ready, model.judge.uncalibrated().with_stage(STAGE, **figures))
     for path in ready.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -50,7 +50,8 @@ def measure_drift(
         JudgeError: a stage cannot be scored, or builds other prompts than the reference.
     """
     reference = reference_of(stages)
-    settings = _with_prompts_of(stages[reference], settings, work)
+    # as read: only some stages have a calibration, which says nothing of the weights
+    settings = _with_prompts_of(stages[reference], settings, work).model_copy(update={"calibration": "off"})
     read: list[StoredPredictions] = []
     fingerprint = ""
     for number, stage in enumerate(stages):

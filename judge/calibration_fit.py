@@ -1,0 +1,154 @@
+"""Fitting the calibration methods to labelled rows, each as a conditional logit, and cross-validating them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.calibration import Calibration, Method, log_of, mean_of_read
+from judge.metrics import log_losses
+from judge.softmax_fit import Bounds, fit_softmax
+from judge.verdict import SWAPPED, Float
+
+Three = tuple[float, float, float]
+# Two numbers give three biases that sum to 0: the same added to all three would change nothing.
+_BIASES = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+
+
+@dataclass(frozen=True)
+class Task:
+    """A method on labelled rows, ready to be fitted to any part of them.
+
+    Attributes:
+        method: which.
+        design: `judge.softmax_fit.fit_softmax`'s, shape (readings, 3, parameters). For `position` a reading is a row
+            in one order, for the others a row.
+        labels: of the readings, shape (readings,), in the design's frame.
+        row: which row each reading is of, shape (readings,).
+        weights: of the readings: those of a row count as much as a row that was read once.
+        without_content: biases of `contextual`, which has no parameters.
+    """
+
+    method: Method
+    design: Float
+    labels: NDArray[np.integer]
+    row: NDArray[np.int64]
+    weights: Float
+    without_content: Three | None = None
+
+    @property
+    def bounds(self) -> Bounds:
+        """No scale is negative: the calibrated judge would say the opposite of what it read."""
+        scales = {"vector": 3, "contextual": 0}.get(self.method, 1)
+        return [(0.0, None)] * scales + [(None, None)] * (self.design.shape[2] - scales)
+
+    def fit(self, chosen: NDArray[np.bool_], start: Float | None = None) -> Float:
+        """Return the parameters that fit the chosen rows best, shape (parameters,).
+
+        Args:
+            chosen: shape (rows,).
+            start: where to begin.
+        """
+        part = chosen[self.row]
+        return fit_softmax(
+            self.design[part], self.labels[part], start=start, bounds=self.bounds, weights=self.weights[part]
+        )
+
+    def calibration(self, theta: Sequence[float] | Float) -> Calibration:
+        """Return the calibration with these parameters."""
+        if self.without_content is not None:
+            return Calibration(method=self.method, scale=(1.0, 1.0, 1.0), bias=self.without_content)
+        values = [float(value) for value in theta]
+        scale, biases = (values[:3], values[3:]) if self.method == "vector" else ([values[0]] * 3, values[1:])
+        a, b = biases or (0.0, 0.0)
+        return Calibration(method=self.method, scale=(scale[0], scale[1], scale[2]), bias=(a, b, 0.0 - a - b))
+
+
+def make_task(
+    method: Method, first: Float, second: Float, labels: NDArray[np.integer], content_free: Three | None = None
+) -> Task:
+    """Set a method up for labelled rows.
+
+    Args:
+        first, second: probabilities as `Calibration.apply` takes them; each row was read in one order at least.
+        labels: 0, 1 or 2, shape (rows,).
+        content_free: for `contextual`: probabilities of the first, the second and tie for prompts without content.
+    """
+    if method == "position":
+        return _position(first, second, labels)
+    rows = len(labels)
+    x = log_of(mean_of_read(first, second))
+    without_content: Three | None = None
+    if method == "contextual":
+        if content_free is None:
+            raise ValueError("contextual calibration needs the probabilities of prompts without content")
+        design = np.empty((rows, 3, 0))
+        log_p = log_of(np.array([content_free]))[0]
+        a, b, tie = (float(value) for value in log_p.mean() - log_p)
+        without_content = (a, b, tie)
+    elif method == "temperature":
+        design = x[:, :, np.newaxis]
+    elif method == "temperature+bias":
+        design = _with_biases(x[:, :, np.newaxis])
+    else:
+        design = _with_biases(x[:, :, np.newaxis] * np.eye(3))
+    return Task(method, design, labels, np.arange(rows), np.ones(rows), without_content)
+
+
+def _with_biases(scales: Float) -> Float:
+    biases = np.broadcast_to(_BIASES, (len(scales), 3, 2))
+    return np.concatenate([scales, biases], axis=2)
+
+
+def _position(first: Float, second: Float, labels: NDArray[np.integer]) -> Task:
+    """Each reading counts by itself, as the prompt shows it; their mean, which scoring takes, is likelier still.
+
+    (By Jensen's inequality: the logarithm of a mean is no less than the mean of the logarithms.)
+    """
+    read = [np.flatnonzero(~np.isnan(p).any(axis=1)) for p in (first, second)]
+    shown = np.concatenate([first[read[0]], second[read[1]][:, SWAPPED]])
+    row = np.concatenate(read)
+    exchanged = np.array(SWAPPED)[labels]
+    own = np.concatenate([labels[read[0]], exchanged[read[1]]])
+    weights = 1 / np.bincount(row, minlength=len(labels))[row]
+    return Task("position", _with_biases(log_of(shown)[:, :, np.newaxis]), own, row, weights)
+
+
+def cross_validate(
+    tasks: Sequence[Task], first: Float, second: Float, labels: NDArray[np.integer], fold: NDArray[np.int64]
+) -> tuple[list[Calibration], list[Float], Float]:
+    """Fit every method to all rows, to all but each fold, and to all but each pair of folds.
+
+    Args:
+        tasks: at least one, the simplest first.
+        first, second: probabilities as `Calibration.apply` takes them.
+        labels: 0, 1 or 2, shape (rows,).
+        fold: of each row, 0 and up, none empty, shape (rows,); at least three where there is a choice.
+
+    Returns:
+        The calibrations of all rows; each method's probabilities out of fold, shape (rows, 3); and those of the
+        method that is the best inside the other folds.
+    """
+    rows, count = len(labels), int(fold.max()) + 1
+    parts = [fold == k for k in range(count)]
+    inner = np.zeros((len(tasks), count, count))  # sum of losses on fold j, without folds i and j
+    fitted, after = [], []
+    for number, task in enumerate(tasks):
+        whole = task.fit(np.ones(rows, dtype=np.bool_))
+        fitted.append(task.calibration(whole))
+        out = np.empty((rows, 3))
+        for i, part in enumerate(parts):
+            out[part] = task.calibration(task.fit(~part, whole)).apply(first[part], second[part])
+            for j in range(i if len(tasks) > 1 else 0):
+                calibration = task.calibration(task.fit(~(part | parts[j]), whole))
+                for held, outer in ((i, j), (j, i)):
+                    chosen = parts[held]
+                    p = calibration.apply(first[chosen], second[chosen])
+                    inner[number, outer, held] = log_losses(p, labels[chosen]).sum()
+        after.append(out)
+    best = inner.sum(axis=2).argmin(axis=0)  # of equal ones the simplest
+    nested = np.stack(after)[best[fold], np.arange(rows)]
+    return fitted, after, nested
