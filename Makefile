@@ -40,7 +40,9 @@ demo: $(READY) $(MODEL)/judge-demo-model.json
 	$(BIN)/judge check demo-out/submission.csv judge/demo/comparisons.csv
 	head -n 4 demo-out/submission.csv
 
+# The report is opened in a real browser.
 test: $(READY) $(MODEL)/judge-demo-model.json
+	bash requirements/browser.sh
 	JUDGE_DEMO_MODEL="$(abspath $(MODEL))" $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(READY)
@@ -56,6 +58,8 @@ bench: $(READY) $(MODEL)/judge-demo-model.json
 	$(BIN)/python bench/prepare.py
 	$(BIN)/python bench/throughput.py --model $(MODEL)
 	$(BIN)/python bench/training.py --model $(MODEL)
+	bash requirements/browser.sh
+	$(BIN)/python bench/report_open.py
 
 clean:
 	rm -rf .venv demo-out bench/out

@@ -1,0 +1,151 @@
+"""The report's section on biases: each effect in a sentence, with its interval beside the margin that matters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from judge.bias import Bias, LengthBin, PositionFigures
+from judge.bias_effects import LEAST_GROUPS, Effect, score_of_a
+from judge.errors import counted, printable
+from judge.judged_rows import JudgedRows
+from judge.report.figures import Bin, Curve, figure, share_curves, shift_histogram
+from judge.report.forest import ForestRow, forest
+from judge.report.html import details, estimate, paragraph, signed, table, tag
+from judge.report.page import Section
+from judge.report.svg import span
+from judge.resample import LEVEL, Estimate
+from judge.self_preference import ModelScore
+
+_MOST_MODELS = 30  # in the forest plot; the rest would be a wall
+
+
+def bias_section(bias: Bias, rows: JudgedRows) -> Section:
+    """Return the section.
+
+    Args:
+        bias: what was measured.
+        rows: what it was measured on.
+    """
+    charts = [chart for chart in (_shifts(bias, rows), _orders(bias.position), _lengths(bias.lengths)) if chart]
+    content = [
+        paragraph(
+            "What moves the judge that should not, in points of score: a response scores 100 where it surely wins, 50 "
+            "at a tie. An effect is called present where its interval excludes 0 and it is at least "
+            f"{bias.margin * 100:g} points, absent where its interval lies within that margin, which is shaded."
+        ),
+        _effects(bias.effects, bias.margin),
+        tag("div", *charts, css="plots") if charts else None,
+        _models(bias) if bias.models else None,
+    ]
+    return Section("bias", "Biases", Markup("").join(part for part in content if part))
+
+
+def _effects(effects: Sequence[Effect], margin: float) -> Markup:
+    rows = [
+        ForestRow(
+            tag("b", _capitalised(effect.title)),
+            None if effect.estimate is None else 100 * effect.estimate.value,
+            None if effect.estimate is None else _times(effect.estimate.low, 100),
+            None if effect.estimate is None else _times(effect.estimate.high, 100),
+            _called(effect),
+            _capitalised(effect.sentence.removeprefix(f"{_capitalised(effect.title)}: ")),
+            {"present": "bad", "absent": "good"}.get(effect.call, "muted"),
+        )
+        for effect in effects
+    ]
+    # a handful of rows can be 80 points off by chance, and would leave no room for the others
+    sure = [row for row, effect in zip(rows, effects, strict=True) if effect.groups >= LEAST_GROUPS]
+    ends = [v for row in sure for v in (row.value, row.low, row.high)]
+    within = span(ends, (-300 * margin, 300 * margin))
+    head = ("Effect", f"points of score, {LEVEL:.0%} interval", "Is it there?")
+    return forest(rows, head, reference=0.0, band=(-100 * margin, 100 * margin), within=within, css="forest long")
+
+
+def _capitalised(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _called(effect: Effect) -> Markup:
+    badge = tag("span", effect.call, css=f"call {effect.call.replace(' ', '-')}")
+    counts = f"{counted(effect.rows, 'row')}, {counted(effect.groups, 'group')}"
+    return Markup(" ").join((badge, tag("small", counts))) if effect.rows else badge
+
+
+def _in_points(value: Estimate) -> Markup:
+    return estimate(Estimate(100 * value.value, _times(value.low, 100), _times(value.high, 100)), "+.1f")
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _shifts(bias: Bias, rows: JudgedRows) -> Markup | None:
+    if bias.position is None:
+        return None
+    with np.errstate(invalid="ignore"):
+        shifts = score_of_a(rows.first) - score_of_a(rows.second)
+    position = next(effect for effect in bias.effects if effect.key == "position")
+    return shift_histogram(shifts, None if position.estimate is None else position.estimate.value)
+
+
+def _lengths(bins: Sequence[LengthBin]) -> Markup | None:
+    if not any(one.rows for one in bins):
+        return None
+    curves = [
+        Curve("judge", "accent", [_bin(one, one.judge) for one in bins]),
+        Curve("people", "muted", [_bin(one, one.people) for one in bins]),
+    ]
+    names = [f"\N{LESS-THAN OR EQUAL TO}{one.high:g}" if one.high else f">{one.low:g}" for one in bins]
+    x_label = "how many times as long as the other it is"
+    return share_curves("How the longer response fares", curves, x_label, "its mean score", names)
+
+
+def _bin(one: LengthBin, figure_: Estimate | None) -> Bin:
+    high = one.high or one.low
+    if figure_ is None:
+        return Bin(one.low, high, one.low, 0.0, 0)
+    return Bin(one.low, high, one.low, figure_.value, one.rows, figure_.low, figure_.high)
+
+
+def _orders(position: PositionFigures | None) -> Markup | None:
+    if position is None:
+        return None
+    named = {
+        "the verdict is the same in both orders": position.consistency,
+        "it changes with the order": position.flip_rate,
+        "… towards the response shown first": position.to_first,
+        "… towards the response shown second": position.to_second,
+    }
+    rows = [(name, estimate(value, ".1%")) for name, value in named.items()]
+    return figure("Both orders", table((f"Of {counted(position.rows, 'row')}", "Share"), rows))
+
+
+def _models(bias: Bias) -> Markup:
+    widest = sorted(bias.models, key=lambda one: (-one.rows, one.name))[:_MOST_MODELS]
+    shown = sorted(widest, key=lambda one: (-one.difference.value, one.name))
+    rows = [
+        ForestRow(
+            printable(one.name, 60),
+            100 * one.difference.value,
+            _times(one.difference.low, 100),
+            _times(one.difference.high, 100),
+            _in_points(one.difference),
+            _model_words(one),
+            {"present": "bad", "absent": "good"}.get(one.call, "muted"),
+        )
+        for one in shown
+    ]
+    left_out = bias.models_left_out + len(bias.models) - len(shown)
+    note = "Responses of each model: score with the judge minus score with people."
+    if left_out:
+        note += f" Left out: {counted(left_out, 'model')} with fewer rows."
+    plot = forest(rows, ("Model", "points of score", f"{LEVEL:.0%} interval"), reference=0.0)
+    return details(f"Models the judge likes more or less than people do ({len(shown)})", paragraph(note), plot)
+
+
+def _model_words(one: ModelScore) -> str:
+    p = "" if one.p_value is None else f", p {signed(one.p_value, '.3f')}"
+    return f"{counted(one.rows, 'row')}; judge {one.judge.value:.0%}, people {one.people.value:.0%}{p}"

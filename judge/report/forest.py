@@ -1,0 +1,122 @@
+"""Forest plots: figures with their intervals, one a row, on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from judge.report.html import tag
+from judge.report.svg import Form, Scale, line, plain, rect, span, text
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """A line of a forest plot.
+
+    Attributes:
+        name: what is measured; text or markup.
+        value, low, high: the figure and its interval; a value of None is not drawn.
+        shown: the figure in words, or why there is none.
+        detail: said small below the name, such as how many rows.
+        css: the colour.
+        group: a heading is written above the first row of each group.
+    """
+
+    name: object
+    value: float | None
+    low: float | None
+    high: float | None
+    shown: object
+    detail: str = ""
+    css: str = "accent"
+    group: str = ""
+
+
+_LANE, _LANE_HEIGHT = 240.0, 24.0
+
+
+def forest(
+    rows: Sequence[ForestRow],
+    head: tuple[str, str, str],
+    *,
+    reference: float | None = None,
+    limit: float | None = None,
+    band: tuple[float, float] | None = None,
+    form: Form | None = None,
+    within: tuple[float, float] | None = None,
+    css: str = "forest",
+) -> Markup:
+    """Return a forest plot as a table: its names wrap and its numbers are text; each row has its lane of the chart.
+
+    Args:
+        head: the titles of the columns: names, chart, figures.
+        reference: a dashed line through all lanes.
+        limit: a line that figures should not be beyond.
+        band: a shaded range that figures should be in.
+        form: writes the numbers of the axis.
+        within: the range of the axis, where what lies beyond is shown as an arrow; by default all intervals fit.
+        css: `forest long` where sentences stand below the names.
+    """
+    marks = [v for v in (reference, limit, *(band or ())) if v is not None]
+    low, high = within or span((v for row in rows for v in (row.value, row.low, row.high)), marks)
+    x = Scale(low, high, 12.0, _LANE - 12)
+    ground = _ground(x, reference, limit, band)
+    body: list[Markup] = []
+    group = ""
+    for row in rows:
+        if row.group and row.group != group:
+            group = row.group
+            title = tag("th", group, colspan=3, scope="rowgroup", role="rowheader")
+            body.append(tag("tr", title, css="group", role="row"))
+        name = tag("th", row.name, tag("small", row.detail) if row.detail else None, scope="row", role="rowheader")
+        lane = tag("td", ground, _lane(x, row), css="lane", role="cell")
+        body.append(tag("tr", name, lane, tag("td", row.shown, css="figures", role="cell"), role="row"))
+    titles = tag("tr", *(tag("th", name, scope="col", role="columnheader") for name in head), role="row")
+    axis = tag("tr", tag("td"), tag("td", _axis(x, form), css="lane"), tag("td"), css="axis-row", aria_hidden="true")
+    parts = (tag("thead", titles, role="rowgroup"), tag("tbody", *body, role="rowgroup"), tag("tfoot", axis))
+    return tag("table", *parts, css=css, role="table")
+
+
+def _ground(x: Scale, reference: float | None, limit: float | None, band: tuple[float, float] | None) -> Markup:
+    """Return the lines behind a row; they are stretched to its height, so that they run on from row to row."""
+    ends = [x(x.inside(end)) for end in band or ()]
+    parts = [rect(ends[0], 0, ends[1] - ends[0], 10, "band")] if ends else []
+    parts += [line(x(at), 0, x(at), 10, "grid") for at in x.ticks(5)]
+    parts += [
+        line(x(at), 0, x(at), 10, css)
+        for at, css in ((reference, "reference"), (limit, "limit"))
+        if at is not None and x.holds(at)
+    ]
+    size = f"0 0 {_LANE:g} 10"
+    return tag("svg", *parts, viewBox=size, preserveAspectRatio="none", aria_hidden="true", css="ground")
+
+
+def _lane(x: Scale, row: ForestRow) -> Markup:
+    middle = _LANE_HEIGHT / 2
+    parts = []
+    if row.value is not None:
+        if row.low is not None and row.high is not None and row.high >= x.low and row.low <= x.high:
+            parts.append(line(x(x.inside(row.low)), middle, x(x.inside(row.high)), middle, f"whisker {row.css}"))
+        parts.append(_mark(x, row.value, row.css))
+    return tag("svg", *parts, viewBox=f"0 0 {_LANE:g} {_LANE_HEIGHT:g}", aria_hidden="true")
+
+
+def _mark(x: Scale, value: float, css: str) -> Markup:
+    """Return a dot, or an arrow at the edge that the value lies beyond."""
+    middle = _LANE_HEIGHT / 2
+    if x.holds(value):
+        return tag("circle", cx=x(value), cy=middle, r=4, css=css)
+    way = 1 if value > x.high else -1
+    tip = x(x.inside(value)) + 10 * way
+    points = f"{tip:g},{middle:g} {tip - 9 * way:g},{middle - 5:g} {tip - 9 * way:g},{middle + 5:g}"
+    return tag("polygon", points=points, css=css)
+
+
+def _axis(x: Scale, form: Form | None) -> Markup:
+    ticks = x.ticks(5)
+    form = form or plain(ticks)
+    parts = [line(0, 0.5, _LANE, 0.5, "axis"), *(line(x(at), 0, x(at), 4, "axis") for at in ticks)]
+    parts += [text(min(max(x(at), 12.0), _LANE - 12), 18, form(at)) for at in ticks]
+    return tag("svg", *parts, viewBox=f"0 0 {_LANE:g} 24", aria_hidden="true")

@@ -1,0 +1,271 @@
+"""The rows that a report's browser shows, and how they lie in its file.
+
+All rows are in one small index: what the list, its filters and its order need. Texts and probabilities are in chunks,
+compressed, each opened when one of its rows is.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from judge.comparison import VERDICTS, Comparison, Flag, Turns
+from judge.language import language_of
+from judge.predictions_file import StoredPredictions
+from judge.table import Table
+from judge.verdict import Float, probabilities
+
+Three = tuple[float, float, float]  # probabilities of A, B and tie
+
+CHUNK_ROWS = 200
+CHUNK_CHARACTERS = 1_000_000  # a chunk of long rows ends here: opening one row decodes all of its chunk
+PREVIEW_CHARACTERS = 80
+# From here on, a verdict counts as confident: with three verdicts, that is far from undecided.
+CONFIDENT = 0.7
+# Characters of prompt and both responses, all turns: the first number of each bucket but the first, as the slices have.
+LENGTH_EDGES = (1_000, 2_000, 4_000, 8_000)
+UNDECIDED = 3  # no verdict is more probable than the others
+FLAG_WORDS = {
+    Flag.NULL_TURN: "null turn",
+    Flag.EMPTY_LIST: "empty list of turns",
+    Flag.RAGGED: "unequal numbers of turns",
+    Flag.SURROGATE: "broken characters replaced",
+    Flag.BAD_CELL: "unreadable cell, placeholder scored",
+    Flag.IDENTICAL: "A and B identical",
+    Flag.EMPTY_TEXT: "empty text",
+    Flag.NOT_SCORED: "not scored",
+    Flag.TRAINED_ON: "trained on this row",
+    Flag.TRAINED_PROMPT: "trained on this prompt",
+}
+
+_COLUMNS = (
+    "id", "preview", "label", "verdict", "p_a", "p_b", "p_tie", "loss", "flips", "cut", "flags", "turns", "characters",
+    "language", "source",
+)  # fmt: skip
+_SCALE = 10_000  # probabilities and losses are integers of this in the index
+_LEVEL = 6  # of zlib: 9 takes twice as long for 1 % less
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """A row of the table with its prediction.
+
+    Attributes:
+        id: as text.
+        prompt, response_a, response_b: the turns, None where the table has null.
+        label: 0 (A), 1 (B), 2 (tie) or -1 where the table has none.
+        p: probabilities of A, B and tie.
+        first: the same with A shown first, None where it is not known.
+        second: the same with B shown first, mapped back to the table's A and B; None where not read.
+        flags: of the table and of the predictions.
+        cut: whether the prompt was cut to fit the budget.
+        mass: verdict mass, None where it is not known.
+        turns: number of turns of the longest conversation.
+        characters: of the prompt, of A and of B over all turns.
+        language: a code, empty where it is not known.
+        source: empty where it is not known.
+        models: who wrote A and B, empty where it is not known.
+    """
+
+    id: str
+    prompt: Turns
+    response_a: Turns
+    response_b: Turns
+    label: int
+    p: Three
+    first: Three | None
+    second: Three | None
+    flags: Flag
+    cut: bool
+    mass: float | None
+    turns: int
+    characters: tuple[int, int, int]
+    language: str
+    source: str
+    models: tuple[str, str]
+
+    @property
+    def verdict(self) -> int:
+        """The most probable verdict, 0, 1 or 2; `UNDECIDED` where two or three are."""
+        return _verdict(self.p)
+
+    @property
+    def flips(self) -> bool | None:
+        """Whether the two orders have different verdicts; None where only one was read."""
+        if self.first is None or self.second is None:
+            return None
+        return _verdict(self.first) != _verdict(self.second)
+
+    @property
+    def loss(self) -> float | None:
+        """The log loss in nats, counted as `judge.metrics.log_losses` does; None without a label."""
+        if self.label < 0:
+            return None
+        p = self.p[self.label] / sum(self.p)
+        return -math.log(min(max(p, sys.float_info.epsilon), 1.0)) + 0.0
+
+
+def rows_of(stored: StoredPredictions, table: Table) -> Iterator[ReportRow]:
+    """Yield every row of a table, labelled or not, with its prediction, in the table's order.
+
+    Args:
+        stored: predictions whose ids are the table's (`judge.judged_rows.join` refuses others).
+        table: read once, in a stream.
+
+    Raises:
+        JudgeError: see `judge.table.Table.chunks`.
+        KeyError: a row has no prediction.
+    """
+    places = {row_id: i for i, row_id in enumerate(stored.ids)}
+    first, second = _probabilities(stored.first), _probabilities(stored.second)
+    for chunk in table.chunks():
+        for row in chunk:
+            yield _report_row(row, places[str(row.id)], stored, first, second)
+
+
+def _probabilities(logprobs: Float | None) -> Float | None:
+    return None if logprobs is None else probabilities(logprobs)
+
+
+def _report_row(
+    row: Comparison, place: int, stored: StoredPredictions, first: Float | None, second: Float | None
+) -> ReportRow:
+    mass = math.nan if stored.verdict_mass is None else float(stored.verdict_mass[place])
+    texts = (row.prompt, row.response_a, row.response_b)
+    a, b, c = (sum(len(turn or "") for turn in turns) for turns in texts)
+    return ReportRow(
+        id=str(row.id),
+        prompt=row.prompt,
+        response_a=row.response_a,
+        response_b=row.response_b,
+        label=row.label,
+        p=_three(stored.p, place) or (1 / 3, 1 / 3, 1 / 3),
+        first=_three(first, place),
+        second=_three(second, place),
+        flags=row.flags if stored.flags is None else row.flags | Flag(int(stored.flags[place])),
+        cut=stored.cut is not None and bool(stored.cut[place]),
+        mass=None if math.isnan(mass) else mass,
+        turns=row.turn_count,
+        characters=(a, b, c),
+        language=language_of(row),
+        source=row.source,
+        models=row.models,
+    )
+
+
+def _three(values: Float | None, place: int) -> Three | None:
+    if values is None or not np.isfinite(values[place]).all():
+        return None
+    a, b, tie = (float(v) for v in values[place])
+    return a, b, tie
+
+
+def _verdict(p: Three) -> int:
+    return p.index(max(p)) if p.count(max(p)) == 1 else UNDECIDED
+
+
+@dataclass
+class Packing:
+    """Packs rows into blocks of text for the page, a chunk at a time; `index` is whole when all were read.
+
+    A block holds characters that HTML has no other meaning for, whatever is in the rows.
+    """
+
+    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _COLUMNS})
+    starts: list[int] = field(default_factory=list)
+
+    def chunks(self, rows: Iterable[ReportRow]) -> Iterator[str]:
+        """Yield the chunks in base64, each a zlib-compressed JSON list of rows."""
+        waiting: list[dict[str, Any]] = []
+        characters = 0
+        for number, row in enumerate(rows):
+            if not waiting:
+                self.starts.append(number)
+            for name, value in zip(_COLUMNS, _index_entry(row), strict=True):
+                self.columns[name].append(value)
+            waiting.append(_chunk_entry(row))
+            characters += sum(row.characters)
+            if len(waiting) == CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+                yield _packed(waiting)
+                waiting, characters = [], 0
+        if waiting:
+            yield _packed(waiting)
+
+    def index(self) -> str:
+        """Return the index of the rows read so far as JSON: columns, most of them as codes into `names`."""
+        names = {name: sorted(set(self.columns[name])) for name in ("language", "source")}
+        codes = {name: {value: i for i, value in enumerate(values)} for name, values in names.items()}
+        columns = self.columns | {name: [codes[name][v] for v in self.columns[name]] for name in names}
+        return _inert(
+            {
+                "rows": len(self.columns["id"]),
+                "starts": self.starts,
+                "scale": _SCALE,
+                "confident": CONFIDENT,
+                "edges": LENGTH_EDGES,
+                "verdicts": VERDICTS,
+                "flag_words": {str(int(flag)): words for flag, words in FLAG_WORDS.items()},
+                "names": names,
+                "columns": columns,
+            }
+        )
+
+
+def _index_entry(row: ReportRow) -> tuple[Any, ...]:
+    loss = row.loss
+    return (
+        row.id,
+        preview(row.prompt),
+        row.label,
+        row.verdict,
+        *(round(value * _SCALE) for value in row.p),
+        None if loss is None else round(loss * _SCALE),
+        -1 if row.flips is None else int(row.flips),
+        int(row.cut),
+        int(row.flags),
+        row.turns,
+        sum(row.characters),
+        row.language,
+        row.source,
+    )
+
+
+def _chunk_entry(row: ReportRow) -> dict[str, Any]:
+    return {
+        "prompt": row.prompt,
+        "a": row.response_a,
+        "b": row.response_b,
+        "p": row.p,
+        "first": row.first,
+        "second": row.second,
+        "mass": row.mass,
+        "characters": row.characters,
+        "models": row.models,
+    }
+
+
+def preview(prompt: Turns) -> str:
+    """Return the beginning of the first turn that says something, in one line."""
+    text = next((turn for turn in prompt if turn and turn.strip()), "")
+    line = " ".join(text[: 4 * PREVIEW_CHARACTERS].split())
+    return line if len(line) <= PREVIEW_CHARACTERS else line[: PREVIEW_CHARACTERS - 1].rstrip() + "…"
+
+
+def _packed(rows: list[dict[str, Any]]) -> str:
+    data = json.dumps(rows, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # no cell holds a lone surrogate, which UTF-8 does not have; the name of a model might
+    return base64.b64encode(zlib.compress(data.encode("utf-8", "replace"), _LEVEL)).decode("ascii")
+
+
+def _inert(value: Any) -> str:
+    """Return JSON in which nothing ends a script element or opens a comment: all that is not plain is escaped."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,0 +1,156 @@
+"""The report's sections about how the judge was made and run: drift, loss curve, settings.
+
+Reports are shared, so of a folder or file only the last part of its name is shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from pydantic import BaseModel
+
+from judge.errors import JudgeError, printable
+from judge.judge_file import JudgeFile, read_judge_file
+from judge.report.html import details, facts, paragraph, signed, tag
+from judge.report.model_sections import drift_section, json_object, training_section
+from judge.report.page import Section
+
+RUN = ".run.json"  # behind the name of a file of predictions
+
+
+def run_sections(predictions: Path, model: Path | None) -> tuple[list[Section], list[str]]:
+    """Return the sections, and warnings where the model's folder does not fit the predictions.
+
+    Args:
+        predictions: the file; what `judge score` wrote beside it is read where it is there.
+        model: the judge's folder, where it is known.
+
+    Raises:
+        JudgeError: the folder is none, or a file in it or beside the predictions cannot be read.
+    """
+    run = json_object(predictions.with_name(predictions.name + RUN))
+    judge = None
+    sections: list[Section] = []
+    if model is not None:
+        if not model.is_dir():
+            raise JudgeError(f"{printable(str(model))}: no such folder; give the judge's folder")
+        judge = read_judge_file(model)
+        sections += [section for section in (drift_section(model), training_section(model, judge)) if section]
+    return [*sections, _settings(predictions, run, model, judge)], _mismatch(run, model, judge)
+
+
+def _mismatch(run: Mapping[str, Any], model: Path | None, judge: JudgeFile | None) -> list[str]:
+    if model is None:
+        return []
+    name = printable(model.name, 80)
+    if judge is None:
+        return [f"the folder {name} has no judge.json, so nothing is known of how it was trained"]
+    if run.get("template", judge.template_digest) != judge.template_digest:
+        return [f"the predictions were made with another prompt template than that of the folder {name}"]
+    if run.get("prompt", judge.prompt_fingerprint) != judge.prompt_fingerprint:
+        return [f"the predictions were made with other prompts (budget or tokenizer) than those of the folder {name}"]
+    return []
+
+
+def _settings(predictions: Path, run: Mapping[str, Any], model: Path | None, judge: JudgeFile | None) -> Section:
+    scored: dict[str, object] = {"predictions": printable(predictions.name, 120)}
+    for key in ("version", "settings"):
+        scored |= _flat(run.get(key), "" if key == "settings" else key)
+    parts = [tag("h3", "Scoring"), facts(scored)]
+    if not run:
+        parts.append(
+            paragraph(f"There is no {printable(predictions.name, 80)}{RUN}, so how they were made is not known.")
+        )
+    result = _flat(run.get("result"))
+    if result:
+        parts.append(details("What the scoring run recorded", facts(result)))
+    if model is not None:
+        parts += [tag("h3", "Judge"), facts(_judge_facts(model, judge))]
+    if judge is not None:
+        parts += _judge_details(judge)
+    return Section("settings", "How it was made", Markup("").join(parts))
+
+
+def _judge_facts(model: Path, judge: JudgeFile | None) -> dict[str, object]:
+    named: dict[str, object] = {"folder": printable(model.name, 80)}
+    if judge is None:
+        return named
+    named |= {
+        "method": judge.method,
+        "template": printable(judge.template.get("name", ""), 60),
+        "verdicts": ", ".join(repr(word) for word in judge.stored_template().verdicts),
+        "verdict ids": ", ".join(map(str, judge.verdict_ids)),
+        "budget": f"{judge.max_tokens:,} tokens, {judge.truncation} cut",
+        "base model": _last(judge.base.path),
+        "base digest": tag("code", judge.base.digest[:16]),
+        "steps": _value(judge.training.get("steps")),
+        "learnt from, rows": _value(judge.training.get("train_rows")),
+        "finished": _value(judge.training.get("finished")).replace("T", " "),
+    }
+    if judge.calibration is not None:
+        named["calibration"] = judge.calibration.in_words()
+    if judge.stages:
+        named["since then"] = ", ".join(printable(stage.get("stage", "?"), 40) for stage in judge.stages)
+    return {name: value for name, value in named.items() if value not in ("", None)}
+
+
+def _judge_details(judge: JudgeFile) -> list[Markup]:
+    found = []
+    body = judge.template.get("body")
+    if isinstance(body, str):
+        text = body + "\n" + str(judge.template.get("cue", ""))
+        found.append(details("Prompt template", tag("pre", text)))
+    settings = _flat(judge.training.get("settings"))
+    if settings:
+        found.append(details("Training settings", facts(settings)))
+    if judge.calibration is not None:
+        found.append(details("Calibration", facts(_flat(judge.calibration))))
+    found += [
+        details(f"Stage: {printable(stage.get('stage', '?'), 40)}", facts(_flat({**stage, "stage": None})))
+        for stage in judge.stages
+    ]
+    versions = _flat(judge.training.get("versions"))
+    if versions:
+        found.append(details("Versions", facts(versions)))
+    return found
+
+
+def _flat(values: object, prefix: str = "") -> dict[str, object]:
+    """Return nested names and values as one list; what is None is left out."""
+    if isinstance(values, BaseModel):
+        values = values.model_dump(mode="json")
+    if not isinstance(values, dict):
+        return {} if values is None or not prefix else {prefix: _value(values)}
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        name = f"{prefix} {key}".strip().replace("_", " ")
+        found |= _flat(value, printable(name, 80))
+    return found
+
+
+def _value(value: object) -> str:
+    """Return a value of a settings file as text; of a path its last part."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return signed(value, ".6g")
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(f"{printable(k, 40)}: {_value(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_value(v) for v in value)
+    return _last(str(value))
+
+
+def _last(text: str) -> str:
+    """Return the last part of a path; other text as it is."""
+    stripped = text.rstrip("/\\")
+    shown = re.split(r"[/\\]", stripped)[-1] if re.search(r"[/\\]", stripped) else text
+    return printable(shown, 200)

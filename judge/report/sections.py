@@ -1,0 +1,214 @@
+"""The report's sections about an evaluation: calibration, verdicts, probabilities, slices, agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from judge.agreement import AgreementFigure
+from judge.bias import TieFigures
+from judge.errors import counted, printable
+from judge.evaluate import Evaluation
+from judge.judged_rows import JudgedRows
+from judge.metrics import BINS
+from judge.quality import Figures
+from judge.reliability import Reliability
+from judge.report.bias_section import bias_section
+from judge.report.figures import Bin, confusion, distribution, figure, mass_bar, reliability
+from judge.report.forest import ForestRow, forest
+from judge.report.html import estimate, facts, paragraph, signed, table, tag
+from judge.report.page import Section
+from judge.report.summary_section import new_figures, summary_section
+from judge.resample import LEVEL, Undefined
+from judge.slices import Slice
+
+_DIMENSIONS = {
+    "length": "Characters of prompt and responses",
+    "budget": "Prompt, by the budget of tokens",
+    "models": "Pair of models",
+}
+
+
+def evaluation_sections(evaluation: Evaluation, rows: JudgedRows, warnings: Sequence[str] = ()) -> list[Section]:
+    """Return the sections, in the order in which they are read.
+
+    Args:
+        evaluation: what `judge evaluate` says.
+        rows: those that its biases and slices are of (`Evaluation`).
+        warnings: more of them, said at the top.
+    """
+    figures = new_figures(evaluation)
+    return [
+        summary_section(evaluation, figures, warnings),
+        _calibration(figures),
+        _verdicts(figures, evaluation.bias.ties),
+        _distributions(figures, rows),
+        bias_section(evaluation.bias, rows),
+        _slices(evaluation.slices, figures),
+        _agreement(evaluation.agreement),
+    ]
+
+
+def _calibration(figures: Figures) -> Section:
+    top, *classes = figures.reliability
+    charts = [reliability("Most probable verdict", _bins(top), "its probability", "how often it was right")]
+    for one, css in zip(classes, ("a", "b", "tie"), strict=True):
+        name = "a tie" if one.of == "tie" else one.of
+        charts.append(
+            reliability(f"Probability of {name}", _bins(one), f"judge's p({one.of})", f"human said {name}", css)
+        )
+    rows: list[tuple[object, ...]] = [
+        (
+            "top-label" if one is top else one.of,
+            estimate(one.error),
+            "" if one.by_chance is None else f"{one.by_chance:.4f}",
+        )
+        for one in figures.reliability
+    ]
+    mean = figures.class_wise_ece
+    rows.append(("class-wise: mean of A, B, tie", mean.reason if isinstance(mean, Undefined) else f"{mean:.4f}", ""))
+    words = (
+        "On the diagonal, a probability is what it says. Below it the judge is too sure, above it not sure enough. "
+        f"Bars below show how many rows lie in each of {BINS} bins of equal width."
+    )
+    chance = "“By chance alone” is the error that perfectly calibrated probabilities would show on as many such rows."
+    first = (
+        paragraph(words),
+        table(("Calibration error", "ECE", "By chance alone"), rows),
+        paragraph(chance, css="note"),
+    )
+    content = (tag("div", charts[0], tag("div", *first), css="beside"), tag("div", *charts[1:], css="plots"))
+    return Section("calibration", "Calibration", Markup("").join(content))
+
+
+def _bins(one: Reliability) -> list[Bin]:
+    return [Bin(b.low, b.high, b.chance, b.right.value, b.rows, b.right.low, b.right.high) for b in one.bins]
+
+
+def _verdicts(figures: Figures, probability: TieFigures | None) -> Section:
+    rows = [
+        (
+            one.verdict,
+            f"{one.labelled:,}",
+            f"{one.called:,.1f}".removesuffix(".0"),
+            estimate(one.precision, ".1%"),
+            estimate(one.recall, ".1%"),
+            estimate(one.auc, ".3f"),
+        )
+        for one in figures.verdicts
+    ]
+    ties = figures.ties
+    tie_rows = [("Log loss", estimate(ties.on_ties), estimate(ties.on_others))]
+    if probability is not None:
+        means = (estimate(probability.on_ties, ".3f"), estimate(probability.on_others, ".3f"))
+        tie_rows.insert(0, ("Mean p(tie)", *means))
+    content = (
+        tag(
+            "div",
+            figure("Human against judge", confusion(figures.confusion), note="Per cent of each human verdict’s rows."),
+            figure(
+                "Ties",
+                table(("Ties", "human: tie", "human: A or B"), tie_rows),
+                paragraph(
+                    "Where the human preferred one, the judge gives that one more than the other in ",
+                    estimate(ties.decided_accuracy, ".1%"),
+                    " of rows, whatever it gives the tie.",
+                ),
+            ),
+            css="plots two",
+        ),
+        table(("Verdict", "Human", "Judge", "Precision", "Recall", "AUC"), rows),
+        paragraph(
+            "AUC: how often a verdict’s probability is higher where the human gave it than elsewhere.", css="muted"
+        ),
+    )
+    return Section("verdicts", "Verdict by verdict", Markup("").join(content))
+
+
+def _distributions(figures: Figures, rows: JudgedRows) -> Section:
+    p = rows.p / rows.p.sum(axis=1, keepdims=True)
+    charts = [distribution(k, p[:, k], rows.labels) for k in range(3)]
+    bars = facts(
+        {
+            "judge, mean probability": mass_bar(figures.mean_p, "Mean probabilities of the judge"),
+            "human, share of rows": mass_bar(figures.label_rates, "Shares of the human verdicts"),
+        }
+    )
+    mass = figures.median_verdict_mass
+    content = [
+        paragraph(
+            "Each strip holds the rows with one human verdict, named at its left; the vertical mark is their median. "
+            "The further apart the strips, the more the judge tells them from each other."
+        ),
+        tag("div", *charts, css="plots"),
+        tag("div", bars, css="rates"),
+    ]
+    if mass is not None:
+        content.append(
+            paragraph(
+                f"The three verdicts together have a probability of {mass:.4f} among all tokens (median). "
+                "The rest goes to tokens that are no verdict.",
+                css="note",
+            )
+        )
+    return Section("distributions", "What probabilities it gives", Markup("").join(content))
+
+
+def _slices(slices: Sequence[Slice], figures: Figures) -> Section:
+    if not slices:
+        words = "These rows do not differ in language, turns, length, source or models."
+        return Section("slices", "On which rows", paragraph(words))
+    rows = [
+        ForestRow(
+            printable(one.name, 80),
+            one.log_loss.value,
+            one.log_loss.low,
+            one.log_loss.high,
+            Markup("").join((estimate(one.log_loss, ".3f"), tag("small", _beside(one), css="beneath"))),
+            f"{counted(one.rows, 'row')}, {counted(one.groups, 'group')}",
+            "muted" if one.few else "accent",
+            _DIMENSIONS.get(one.dimension, one.dimension.capitalize()),
+        )
+        for one in slices
+    ]
+    plot = forest(rows, ("Rows", "log loss, nats", f"{LEVEL:.0%} interval"), reference=figures.log_loss.value)
+    words = (
+        f"Log loss on parts of the rows. The dashed line is that of all rows, {figures.log_loss.value:.4f}. "
+        "Grey ones have too few prompt groups to say much."
+    )
+    return Section("slices", "On which rows", Markup("").join((paragraph(words), plot)))
+
+
+def _beside(one: Slice) -> str:
+    return f"accuracy {one.accuracy.value:.1%}; {signed(one.difference.value, '+.3f')} beside others"
+
+
+def _agreement(figures: Sequence[AgreementFigure]) -> Section:
+    rows = []
+    missing: dict[str, list[str]] = {}
+    for one in figures:
+        if one.estimate is None:
+            missing.setdefault(one.remark, []).append(one.name)
+            continue
+        form = ".3f" if one.key in ("kappa", "macro_f1") else ".1%"
+        shown = Markup("").join(
+            (estimate(one.estimate, form), tag("small", f"{counted(one.rows, 'row')} {one.remark}", css="beneath"))
+        )
+        ends = one.estimate
+        rows.append(ForestRow(one.name, ends.value, ends.low, ends.high, shown, one.counts))
+    content = [
+        paragraph(
+            "Published benchmarks count agreement in different ways. Lay a published number beside the line that "
+            "counts as it does, and mind that it is of other rows."
+        )
+    ]
+    if rows:
+        content.append(
+            forest(rows, ("As counted by", "0 to 1", f"{LEVEL:.0%} interval"), within=(0, 1), css="forest long")
+        )
+    content += [
+        paragraph(tag("b", "Not measured: "), f"{', '.join(names)}. Reason: {reason}.", css="note")
+        for reason, names in missing.items()
+    ]
+    return Section("agreement", "As benchmarks count agreement", Markup("").join(content))

@@ -1,0 +1,153 @@
+"""The report's first section: how good the judge is, beside judges that know less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from judge.errors import counted
+from judge.evaluate import Evaluation, Part
+from judge.metrics import BINS, MARGIN
+from judge.quality import Figures
+from judge.report.figures import figure
+from judge.report.forest import ForestRow, forest
+from judge.report.html import estimate, interval, paragraph, signed, table, tag
+from judge.report.page import Section
+from judge.resample import LEVEL, Estimate, Undefined
+
+_TITLES: dict[Part, str] = {
+    "all": "all rows",
+    "trained": "rows that trained this judge",
+    "untrained": "rows that did not",
+}
+
+
+def new_figures(evaluation: Evaluation) -> Figures:
+    """Return the figures of the rows that did not train the judge, where there are any."""
+    return evaluation.figures.get("untrained", evaluation.figures["all"])
+
+
+def summary_section(evaluation: Evaluation, figures: Figures, more_warnings: Sequence[str] = ()) -> Section:
+    """Return the section: warnings, what the judge knows in a sentence, the figures and the baselines."""
+    lead = knows(figures)
+    # the sentence below says it with an interval
+    said = lead.split(":")[0].casefold()
+    found = [w for w in (*evaluation.warnings, *more_warnings) if w.split(":")[0].casefold() != said]
+    warnings = [tag("li", f"{w[:1].upper()}{w[1:]}.") for w in found]
+    counts = evaluation.rows
+    left_out = [f"{counts.unlabelled:,} without a label"] if counts.unlabelled else []
+    left_out += [f"{counts.unpredicted:,} without a prediction"] if counts.unpredicted else []
+    left_out += [f"{counts.dropped:,} that trained this judge"] if counts.dropped else []
+    on = f"{counted(figures.rows, 'row')} in {counted(figures.groups, 'prompt group')}" + (
+        f"; left out: {', '.join(left_out)}" if left_out else ""
+    )
+    content = [
+        tag("ul", *warnings, css="warnings") if warnings else None,
+        paragraph(lead, css="lead"),
+        tag(
+            "div",
+            _card(
+                "Log loss, nats",
+                figures.log_loss,
+                ".4f",
+                _beside(figures.class_rates_log_loss, figures.uniform_log_loss),
+            ),
+            _card(
+                "Accuracy",
+                figures.accuracy,
+                ".1%",
+                _beside(figures.class_rates_accuracy, figures.uniform_accuracy, ".1%"),
+            ),
+            _card("Brier score", figures.brier, ".4f", _beside(figures.class_rates_brier, figures.uniform_brier)),
+            _card("Calibration error", figures.ece, ".4f", _beside_chance(figures)),
+            css="cards",
+        ),
+        _baselines(figures),
+        _parts(evaluation),
+        paragraph(
+            f"On {on}. Intervals are {LEVEL:.0%}, from {evaluation.settings.resamples:,} resamples of prompt groups.",
+            css="note",
+        ),
+    ]
+    return Section("summary", "How good the judge is", Markup("").join(part for part in content if part))
+
+
+def knows(figures: Figures) -> str:
+    """Return in a sentence whether the judge knows more than how often each verdict occurs."""
+    over = figures.over_class_rates
+    size = f"its log loss is {abs(over.value):.4f} nats {'lower' if over.value < 0 else 'higher'}"
+    if over.low is not None and over.high is not None:
+        ends = sorted((abs(over.low), abs(over.high))) if over.low * over.high > 0 else None
+        size += f" ({ends[0]:.4f} to {ends[1]:.4f})" if ends else f" ({signed(over.low, '+.4f')} to "
+        size += "" if ends else f"{signed(over.high, '+.4f')})"
+    if over.value >= -MARGIN:
+        return f"The judge knows nothing that the class rates don't say: {size} than always giving them."
+    if over.high is None or over.high >= 0:
+        return f"The judge may know more than the class rates, but these rows cannot show it: {size} than theirs."
+    return f"The judge knows more than the class rates: {size} than always giving them." + _beyond_length(figures)
+
+
+def _beyond_length(figures: Figures) -> str:
+    over = figures.over_length_baseline
+    if isinstance(over, Undefined):
+        return ""
+    if over.high is not None and over.high < 0:
+        return " It also knows more than the lengths of the responses say."
+    return " That it knows more than the lengths of the responses say is not shown."
+
+
+def _card(title: str, figure_: Estimate | Undefined, form: str, note: str) -> Markup:
+    if isinstance(figure_, Undefined):
+        value, range_ = tag("strong", "\N{EN DASH}"), tag("small", figure_.reason)
+    else:
+        value, range_ = tag("strong", signed(figure_.value, form)), interval(figure_, form)
+    return tag("div", tag("h3", title), value, range_, tag("small", note, css="note"), css="card")
+
+
+def _beside(class_rates: float, uniform: float, form: str = ".4f") -> str:
+    return f"class rates {class_rates:{form}}, uniform {uniform:{form}}"
+
+
+def _beside_chance(figures: Figures) -> str:
+    by_chance = figures.reliability[0].by_chance
+    kind = f"top-label, {BINS} equal bins"
+    return kind if by_chance is None else f"{kind}; {by_chance:.4f} by chance alone"
+
+
+def _baselines(figures: Figures) -> Markup:
+    """Return the judge's log loss beside that of saying less."""
+    loss, over, length = figures.log_loss, figures.over_length_baseline, figures.length_baseline_log_loss
+    rows = [
+        ForestRow("This judge", loss.value, loss.low, loss.high, estimate(loss)),
+        _baseline("Lengths alone", length, over, "a model of the two responses' lengths, cross-validated"),
+        _baseline("Class rates", figures.class_rates_log_loss, figures.over_class_rates, "how often each verdict is"),
+        _baseline("Uniform", figures.uniform_log_loss, _shifted(loss, -figures.uniform_log_loss), "one third each"),
+    ]
+    plot = forest(rows, ("Log loss of", "nats", f"{LEVEL:.0%} interval"), reference=figures.class_rates_log_loss)
+    return figure("Beside what knows less", plot, css="wide")
+
+
+def _baseline(name: str, value: float | None, over: Estimate | Undefined, detail: str) -> ForestRow:
+    if value is None:
+        return ForestRow(name, None, None, None, estimate(over), detail, "muted")
+    beside = tag("small", "judge ", estimate(over, "+.4f"), css="beneath")
+    shown = Markup("").join((tag("span", tag("b", f"{value:.4f}"), css="estimate"), beside))
+    return ForestRow(name, value, None, None, shown, detail, "muted")
+
+
+def _shifted(figure_: Estimate, by: float) -> Estimate:
+    low, high = (None if end is None else end + by for end in (figure_.low, figure_.high))
+    return Estimate(figure_.value + by, low, high)
+
+
+def _parts(evaluation: Evaluation) -> Markup | None:
+    """Return the parts beside each other, where rows that trained the judge were marked."""
+    if len(evaluation.figures) < 2:
+        return None
+    rows = [
+        (_TITLES[part], f"{one.rows:,}", estimate(one.log_loss), estimate(one.accuracy, ".1%"))
+        for part, one in evaluation.figures.items()
+    ]
+    note = "All other figures of this report are of the rows that did not train this judge."
+    return figure("Trained rows apart", table(("Rows", "Number", "Log loss", "Accuracy"), rows), note=note, css="wide")

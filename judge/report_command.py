@@ -1,0 +1,98 @@
+"""What `judge report` does: evaluates predictions and writes one HTML file with figures and a browser of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from judge.comparison import Cells, Flag
+from judge.errors import JudgeError, counted, printable
+from judge.evaluate import EvaluateSettings, TrainedRows, evaluate
+from judge.judged_rows import JudgedRows, join
+from judge.predictions_file import read_predictions
+from judge.progress import ReadingTerminal
+from judge.report.page import write_page
+from judge.report.row_data import ReportRow, rows_of
+from judge.report.run_sections import run_sections
+from judge.report.sections import evaluation_sections
+from judge.resample import RESAMPLES
+from judge.table import Table
+
+
+def run_report(
+    predictions: Path,
+    table: Path,
+    output: Path,
+    *,
+    model: Path | None = None,
+    trained_rows: TrainedRows = "refuse",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    cells: Cells = "auto",
+    self_names: Sequence[str] = (),
+    most_rows: int | None = None,
+) -> Iterator[str]:
+    """Write the report and yield the lines to print.
+
+    Args:
+        predictions: what `judge score` wrote, or a submission.
+        table: the labelled rows.
+        output: the report, .html; one that is there is replaced.
+        model: the judge's folder, for drift, loss curve and settings.
+        trained_rows: see `EvaluateSettings`.
+        resamples, seed: of the intervals.
+        cells: how the table's cells are read.
+        self_names: see `EvaluateSettings`.
+        most_rows: how many rows the browser holds at most, evenly from the table; all if None.
+
+    Raises:
+        JudgeError: see `judge.predictions_file.read_predictions`, `judge.table.Table`, `judge.evaluate.evaluate` and
+            `judge.report.run_sections.run_sections`; or the output is none, or is an input.
+    """
+    _check_output(output, (predictions, table))
+    if most_rows is not None and most_rows < 1:
+        raise JudgeError(f"--rows={most_rows}: expected 1 or more")
+    stored = read_predictions(predictions)
+    settings = EvaluateSettings(trained_rows=trained_rows, resamples=resamples, seed=seed, self_names=tuple(self_names))
+
+    def opened() -> Table:
+        return Table.open(table, cells, on_bad_row="placeholder")
+
+    with ReadingTerminal(len(stored.ids)) as terminal:
+        evaluation = evaluate(stored, opened(), settings, terminal.read)
+    about_run, warnings = run_sections(predictions, model)
+    sections = [*evaluation_sections(evaluation, _new_rows(join(stored, opened())), warnings), *about_run]
+    total = evaluation.rows.table
+    shown = min(total, most_rows or total)
+    rows = _evenly(rows_of(stored, opened()), total, shown)
+    write_page(output, f"{evaluation.predictions} on {evaluation.table}", sections, rows)
+    size = output.stat().st_size
+    held = counted(total, "row") if shown == total else f"{shown:,} of {counted(total, 'row')}"
+    yield from (f"warning: {warning}" for warning in (*evaluation.warnings, *warnings))
+    yield f"wrote {printable(output.name, 255)} ({_bytes(size)}, {held})"
+
+
+def _new_rows(joined: JudgedRows) -> JudgedRows:
+    """Return the rows that did not train the judge, where there are any: those that the evaluation's biases are of."""
+    trained = joined.has(Flag.TRAINED_ON)
+    return joined if trained.all() else joined.where(~trained)
+
+
+def _evenly(rows: Iterator[ReportRow], total: int, shown: int) -> Iterator[ReportRow]:
+    return (row for i, row in enumerate(rows) if (i + 1) * shown // total > i * shown // total)
+
+
+def _check_output(output: Path, inputs: Sequence[Path]) -> None:
+    name = printable(str(output), 200)
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise JudgeError(f"{name}: expected a name that ends in .html")
+    if output.is_dir():
+        raise JudgeError(f"{name}: is a folder; give the name of a file")
+    if not output.parent.is_dir():
+        raise JudgeError(f"{name}: its folder does not exist")
+    if any(output.exists() and path.exists() and output.samefile(path) for path in inputs):
+        raise JudgeError(f"{name}: is an input; give the report another name")
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
