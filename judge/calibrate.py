@@ -15,11 +15,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.calibration import METHODS, ORDERS, Calibration, Fitted, Method, Orders, mean_of_read, orders_read
-from judge.calibration_fit import Task, Three, cross_validate, make_task
+from judge.calibration.fit import Task, Three, cross_validate, make_task
+from judge.calibration.parameters import METHODS, ORDERS, Calibration, Fitted, Method, Orders, mean_of_read, orders_read
 from judge.comparison import VERDICTS, Flag
 from judge.errors import JudgeError, counted, printable
-from judge.judged_rows import JudgedRows, join
+from judge.evaluation.judged_rows import JudgedRows, join
 from judge.metrics import expected_calibration_error, log_losses
 from judge.predictions_file import StoredPredictions
 from judge.resample import FEW_GROUPS, RESAMPLES, Estimate, Resampler, check_resampling

@@ -13,8 +13,8 @@ import numpy as np
 from judge.api import Judge
 from judge.bundle import ModelFolder, file_digest, open_model
 from judge.calibrate import NO_MODEL, CalibrateResult, CalibrateSettings, calibrate
-from judge.calibration import ORDERS, Calibration
-from judge.calibration_fit import Three
+from judge.calibration.fit import Three
+from judge.calibration.parameters import ORDERS, Calibration
 from judge.errors import JudgeError, counted, printable
 from judge.judge_file import FILE, with_calibration
 from judge.predictions_file import StoredPredictions, read_predictions

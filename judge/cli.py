@@ -55,6 +55,10 @@ SelfNames = Annotated[
     typer.Option("--self", help="Name of a model that is the judge itself or its relative; more than once if need be."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
+TrainedRows = Annotated[
+    Literal["refuse", "mark", "drop"],
+    typer.Option(help="If rows trained this judge: refuse, show their figures apart, or leave them out."),
+]
 RefuseOrDrop = Annotated[
     Literal["refuse", "drop"],
     typer.Option("--trained-rows", help="If labelled rows trained a judge: refuse, or leave them out."),
@@ -177,10 +181,7 @@ def check(
 def evaluate(
     predictions: PredictionsFile,
     table: LabelledTable,
-    trained_rows: Annotated[
-        Literal["refuse", "mark", "drop"],
-        typer.Option(help="If rows trained this judge: refuse, show their figures apart, or leave them out."),
-    ] = "refuse",
+    trained_rows: TrainedRows = "refuse",
     partial: Partial = False,
     self_names: SelfNames = None,
     brief: Annotated[bool, typer.Option("--brief", help="Print the headline figures and the warnings only.")] = False,
@@ -309,6 +310,38 @@ def ensemble(
     settings = EnsembleSettings(given, folds, trained_rows, resamples, seed, partial)
     wanted = SubmissionOptions(submission, sample, floor)
     for line in run_ensemble(members, table, output, settings, wanted, as_json):
+        typer.echo(line)
+
+
+@app.command()
+def report(
+    predictions: PredictionsFile,
+    table: LabelledTable,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write: .html.")],
+    model: Annotated[
+        Path | None, typer.Option(help="The judge's folder: adds its loss curve, drift and settings to the page.")
+    ] = None,
+    trained_rows: TrainedRows = "refuse",
+    partial: Partial = False,
+    self_names: SelfNames = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Most rows in the browser, evenly from the table. [default: all]")
+    ] = None,
+    cells: Cells = "auto",
+    resamples: Resamples = 2000,
+    seed: ResamplingSeed = 0,
+    debug: Debug = False,
+) -> None:
+    """Write an evaluation as one HTML page: charts, biases, slices, and a browser of all rows.
+
+    The page needs no network. It holds the texts of the table.
+    """
+    del debug
+    from judge.evaluate import EvaluateSettings
+    from judge.report_command import run_report
+
+    settings = EvaluateSettings(trained_rows, resamples, seed, partial, tuple(self_names or ()))
+    for line in run_report(predictions, table, output, settings, model=model, cells=cells, most_rows=rows):
         typer.echo(line)
 
 

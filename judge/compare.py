@@ -9,9 +9,9 @@ import numpy as np
 
 from judge.comparison import VERDICTS, Comparison
 from judge.errors import JudgeError
-from judge.members import MemberRows, RefuseOrDrop, labelled_rows
+from judge.evaluation.members import MemberRows, RefuseOrDrop, labelled_rows
+from judge.evaluation.permutation import PERMUTATIONS, sign_flip_test
 from judge.metrics import brier_scores, hits, log_losses
-from judge.permutation import PERMUTATIONS, sign_flip_test
 from judge.predictions_file import StoredPredictions
 from judge.resample import RESAMPLES, Estimate, Resampler, check_resampling
 from judge.table import Table
@@ -103,7 +103,7 @@ def compare(
     """Compare two judges on the labelled rows of a table.
 
     Args:
-        members: two, of `judge.members.read_members`: A and B.
+        members: two, of `judge.evaluation.members.read_members`: A and B.
         table: read twice, in a stream: for labels, and for the prompts of the rows that are listed.
         settings: the defaults if None.
 

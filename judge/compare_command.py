@@ -9,7 +9,7 @@ from pathlib import Path
 
 from judge.compare import ChangedRow, CompareResult, CompareSettings, Difference, compare, p_text
 from judge.errors import counted, printable
-from judge.members import read_members
+from judge.evaluation.members import read_members
 from judge.resample import LEVEL, Estimate
 from judge.table import Table
 
@@ -23,7 +23,7 @@ def run_compare(
     """Compare two files of predictions on a labelled table and yield the lines to print.
 
     Raises:
-        JudgeError: see `judge.members.read_members`, `judge.table.Table` and `judge.compare.compare`.
+        JudgeError: see `judge.evaluation.members.read_members`, `judge.table.Table` and `judge.compare.compare`.
     """
     members = read_members([first, second])
     result = compare(members, Table.open(table, on_bad_row="placeholder"), settings)

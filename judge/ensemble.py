@@ -1,4 +1,4 @@
-"""An ensemble of judges: their predictions blended (`judge.blend`), and whether that is better than the best one."""
+"""An ensemble of judges: predictions blended (`judge.evaluation.blend`), and whether that beats the best of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.blend import blend, fit_weights, on_simplex
 from judge.errors import JudgeError, counted, printable
-from judge.members import MemberRows, RefuseOrDrop, has_scored, joint_flags, labelled_rows
+from judge.evaluation.blend import blend, fit_weights, on_simplex
+from judge.evaluation.members import MemberRows, RefuseOrDrop, has_scored, joint_flags, labelled_rows
 from judge.metrics import hits, log_losses
 from judge.predictions_file import StoredPredictions
 from judge.resample import RESAMPLES, Estimate, Resampler, check_resampling
@@ -145,7 +145,7 @@ def ensemble(
     """Blend the predictions of several judges.
 
     Args:
-        members: of `judge.members.read_members`, at least two.
+        members: of `judge.evaluation.members.read_members`, at least two.
         table: to fit the weights on and to measure with; read once. None: equal or given weights, nothing measured.
         settings: the defaults if None.
 

@@ -15,7 +15,7 @@ import judge
 from judge.comparison import Flag
 from judge.ensemble import Ensemble, EnsembleSettings, Measured, Score, ensemble
 from judge.errors import JudgeError, counted
-from judge.members import read_members
+from judge.evaluation.members import read_members
 from judge.predictions import check_output, write_predictions
 from judge.resample import LEVEL, Estimate
 from judge.run_folder import whole_file

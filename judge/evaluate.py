@@ -1,7 +1,6 @@
 """Evaluating predictions: how good they are on rows with a label, where they are biased, and on which rows.
 
-The figures are in `judge.quality`, `judge.slices`, `judge.bias` and `judge.agreement`; here they are put together, and
-rows that trained the judge are kept out.
+The figures are those of `judge.evaluation`; here they are put together, and rows that trained the judge are kept out.
 """
 
 from __future__ import annotations
@@ -12,21 +11,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from judge.agreement import AgreementFigure, agreement_figures
-from judge.bias import Bias, bias_report
 from judge.comparison import Flag
 from judge.errors import JudgeError, counted, printable
-from judge.judged_rows import JudgedRows, join
+from judge.evaluation.agreement import AgreementFigure, agreement_figures
+from judge.evaluation.bias import Bias, bias_report
+from judge.evaluation.judged_rows import JudgedRows, join
+from judge.evaluation.quality import Figures, figures_of
+from judge.evaluation.slices import Slice, slices_of
 from judge.metrics import MARGIN
 from judge.predictions_file import Kind, StoredPredictions
-from judge.quality import Figures, figures_of
 from judge.resample import FEW_GROUPS, RESAMPLES, Resampler, Undefined, check_resampling
-from judge.slices import Slice, slices_of
 from judge.table import Table
 
 TrainedRows = Literal["refuse", "mark", "drop"]
 Part = Literal["all", "trained", "untrained"]
-
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,17 @@ def evaluate(
     """
     settings = settings or EvaluateSettings()
     check_resampling(settings.resamples, settings.seed)
-    joined = join(stored, table, on_rows, partial=settings.partial)
+    return evaluate_joined(join(stored, table, on_rows, partial=settings.partial), stored, table, settings)
+
+
+def evaluate_joined(
+    joined: JudgedRows, stored: StoredPredictions, table: Table, settings: EvaluateSettings
+) -> Evaluation:
+    """Do what `evaluate` does with rows that `judge.evaluation.judged_rows.join` has joined.
+
+    Raises:
+        JudgeError: a row trained the judge, unless the settings allow it.
+    """
     rows = _handle_trained(joined, stored, settings)
     trained = rows.has(Flag.TRAINED_ON)
     parts: dict[Part, JudgedRows] = {"all": rows}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from judge.evaluate import EvaluateSettings, Evaluation, evaluate
-from judge.evaluation_text import text_lines
+from judge.evaluation.text import text_lines
 from judge.predictions_file import read_predictions
 from judge.progress import ReadingTerminal
 from judge.resample import LEVEL

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from judge.budget import Policy
-from judge.calibration import Calibration
+from judge.calibration.parameters import Calibration
 from judge.errors import JudgeError, printable
 from judge.template import Template, make_template
 

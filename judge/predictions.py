@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.calibration import Calibration, mean_of_read
+from judge.calibration.parameters import Calibration, mean_of_read
 from judge.comparison import Flag
 from judge.errors import JudgeError
 from judge.metrics import UNIFORM_LOG_LOSS, accuracy, log_loss

@@ -95,8 +95,8 @@ def _cut(columns: dict[str, Any]) -> NDArray[np.bool_] | None:
     names = [name for name in columns if name.startswith("cut_")]
     if not names:
         return None
-    lost: NDArray[np.bool_] = (np.column_stack([columns[name] for name in names]) > 0).any(axis=1)
-    return lost
+    lost = np.column_stack([columns[name] for name in names]) > 0
+    return np.asarray(lost.any(axis=1), dtype=np.bool_)
 
 
 def _choose(found: Sequence[str], name: str) -> tuple[Kind, list[str]]:

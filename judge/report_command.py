@@ -7,15 +7,15 @@ from pathlib import Path
 
 from judge.comparison import Cells, Flag
 from judge.errors import JudgeError, counted, printable
-from judge.evaluate import EvaluateSettings, TrainedRows, evaluate
-from judge.judged_rows import JudgedRows, join
+from judge.evaluate import EvaluateSettings, evaluate_joined
+from judge.evaluation.judged_rows import JudgedRows, join
 from judge.predictions_file import read_predictions
 from judge.progress import ReadingTerminal
 from judge.report.page import write_page
 from judge.report.row_data import ReportRow, rows_of
 from judge.report.run_sections import run_sections
 from judge.report.sections import evaluation_sections
-from judge.resample import RESAMPLES
+from judge.resample import check_resampling
 from judge.table import Table
 
 
@@ -23,13 +23,10 @@ def run_report(
     predictions: Path,
     table: Path,
     output: Path,
+    settings: EvaluateSettings,
     *,
     model: Path | None = None,
-    trained_rows: TrainedRows = "refuse",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
     cells: Cells = "auto",
-    self_names: Sequence[str] = (),
     most_rows: int | None = None,
 ) -> Iterator[str]:
     """Write the report and yield the lines to print.
@@ -38,11 +35,9 @@ def run_report(
         predictions: what `judge score` wrote, or a submission.
         table: the labelled rows.
         output: the report, .html; one that is there is replaced.
+        settings: of the evaluation.
         model: the judge's folder, for drift, loss curve and settings.
-        trained_rows: see `EvaluateSettings`.
-        resamples, seed: of the intervals.
         cells: how the table's cells are read.
-        self_names: see `EvaluateSettings`.
         most_rows: how many rows the browser holds at most, evenly from the table; all if None.
 
     Raises:
@@ -52,19 +47,22 @@ def run_report(
     _check_output(output, (predictions, table))
     if most_rows is not None and most_rows < 1:
         raise JudgeError(f"--rows={most_rows}: expected 1 or more")
+    check_resampling(settings.resamples, settings.seed)
     stored = read_predictions(predictions)
-    settings = EvaluateSettings(trained_rows=trained_rows, resamples=resamples, seed=seed, self_names=tuple(self_names))
 
     def opened() -> Table:
         return Table.open(table, cells, on_bad_row="placeholder")
 
     with ReadingTerminal(len(stored.ids)) as terminal:
-        evaluation = evaluate(stored, opened(), settings, terminal.read)
+        labelled = opened()
+        joined = join(stored, labelled, terminal.read, partial=settings.partial)
+        evaluation = evaluate_joined(joined, stored, labelled, settings)
     about_run, warnings = run_sections(predictions, model)
-    sections = [*evaluation_sections(evaluation, _new_rows(join(stored, opened())), warnings), *about_run]
-    total = evaluation.rows.table
+    sections = [*evaluation_sections(evaluation, _new_rows(joined), warnings), *about_run]
+    total = len(stored.ids)
     shown = min(total, most_rows or total)
-    rows = _evenly(rows_of(stored, opened()), total, shown)
+    languages = dict(zip(joined.ids.tolist(), joined.facts.language.tolist(), strict=True))
+    rows = _evenly(rows_of(stored, opened(), languages), total, shown)
     write_page(output, f"{evaluation.predictions} on {evaluation.table}", sections, rows)
     size = output.stat().st_size
     held = counted(total, "row") if shown == total else f"{shown:,} of {counted(total, 'row')}"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from judge import hardware
 from judge.budget import Policy
 from judge.bundle import ModelFolder
-from judge.calibration import ORDERS, Calibration, Orders
+from judge.calibration.parameters import ORDERS, Calibration, Orders
 from judge.engine import EngineConfig, Readout
 from judge.engine.adapter import refuse_adapter
 from judge.engine.pool import WorkerPool, cpu_environments, gpu_environments

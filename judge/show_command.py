@@ -18,9 +18,9 @@ from rich.text import Text
 
 from judge.comparison import VERDICTS, Comparison, Flag, Turns
 from judge.errors import JudgeError, counted, printable, suggestion
+from judge.evaluation.row_facts import facts_of, gathered
 from judge.metrics import log_losses
 from judge.predictions_file import StoredPredictions, read_predictions
-from judge.row_facts import facts_of, gathered
 from judge.table import Table
 from judge.verdict import Float, probabilities
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from judge.calibration import Calibration
+from judge.calibration.parameters import Calibration
 from judge.predictions_file import StoredPredictions
 from judge.table import Table
 from judge.verdict import Float, probabilities

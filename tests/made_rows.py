@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.comparison import Flag
-from judge.judged_rows import JudgedRows
-from judge.row_facts import Facts
+from judge.evaluation.judged_rows import JudgedRows
+from judge.evaluation.row_facts import Facts
 from judge.verdict import Float
 
 

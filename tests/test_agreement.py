@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, f1_score
 
-from judge.agreement import AgreementFigure, agreement_figures
-from judge.judged_rows import JudgedRows
+from judge.evaluation.agreement import AgreementFigure, agreement_figures
+from judge.evaluation.judged_rows import JudgedRows
 from judge.resample import Estimate, Resampler
 from tests.made_rows import certain, made_rows, probabilities_of
 

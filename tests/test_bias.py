@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.bias import Bias, bias_report
-from judge.bias_effects import LEAST_GROUPS, Effect, called
-from judge.bias_lines import bias_lines
 from judge.errors import JudgeError
-from judge.judged_rows import JudgedRows
+from judge.evaluation.bias import Bias, bias_report
+from judge.evaluation.bias_effects import LEAST_GROUPS, Effect, called
+from judge.evaluation.bias_lines import bias_lines
+from judge.evaluation.judged_rows import JudgedRows
+from judge.evaluation.self_preference import holm, p_value
 from judge.resample import Estimate, Resampler
-from judge.self_preference import holm, p_value
 from tests.made_rows import certain, made_rows, probabilities_of, sampled
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from judge.calibrate import CalibrateResult, CalibrateSettings, calibrate
-from judge.calibration import METHODS, Calibration, Method, mean_of_read
-from judge.calibration_fit import cross_validate, make_task
+from judge.calibration.fit import cross_validate, make_task
+from judge.calibration.parameters import METHODS, Calibration, Method, mean_of_read
 from judge.comparison import Flag
 from judge.errors import JudgeError
 from judge.metrics import expected_calibration_error, log_loss, log_losses

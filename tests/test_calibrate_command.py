@@ -14,7 +14,7 @@ import pytest
 from judge.bundle import open_model
 from judge.calibrate import CalibrateSettings
 from judge.calibrate_command import calibrate_output, read_without_content, remove_calibration, store_calibration
-from judge.calibration import Calibration
+from judge.calibration.parameters import Calibration
 from judge.errors import JudgeError
 from judge.judge_file import read_judge_file
 from judge.predictions_file import read_predictions

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from judge.bundle import open_model
 from judge.calibrate_command import store_calibration
-from judge.calibration import METHODS, SMALLEST, Calibration, Fitted, Method, mean_of_read, orders_read
+from judge.calibration.parameters import METHODS, SMALLEST, Calibration, Fitted, Method, mean_of_read, orders_read
 from judge.errors import JudgeError
 from judge.judge_file import read_judge_file
 from judge.predictions import Predictions

@@ -18,7 +18,7 @@ from judge.compare import CompareResult, CompareSettings, compare
 from judge.compare_command import json_text, run_compare, text_lines
 from judge.comparison import Flag
 from judge.errors import JudgeError
-from judge.permutation import sign_flip_test
+from judge.evaluation.permutation import sign_flip_test
 from judge.predictions_file import StoredPredictions
 from judge.table import Table
 from judge.verdict import Float

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from judge.blend import blend, fit_weights, log_probabilities
 from judge.comparison import Flag
 from judge.ensemble import Ensemble, EnsembleSettings, ensemble, parse_weights
 from judge.ensemble_command import run_ensemble
 from judge.errors import JudgeError
-from judge.members import joint_flags, labelled_rows, read_members
+from judge.evaluation.blend import blend, fit_weights, log_probabilities
+from judge.evaluation.members import joint_flags, labelled_rows, read_members
 from judge.metrics import log_losses
 from judge.predictions_file import read_predictions
 from judge.score_command import SubmissionOptions

@@ -19,8 +19,9 @@ from sklearn import metrics as sklearn_metrics
 from judge.comparison import Flag
 from judge.errors import JudgeError
 from judge.evaluate import EvaluateSettings, Evaluation, TrainedRows, evaluate
-from judge.evaluate_command import json_text, text_lines
-from judge.judged_rows import join
+from judge.evaluate_command import json_text
+from judge.evaluation.judged_rows import join
+from judge.evaluation.text import text_lines
 from judge.predictions_file import StoredPredictions
 from judge.table import Table
 from judge.verdict import entropy
@@ -429,7 +430,7 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
     )
 
 
-def test_all_of_it_is_printed_where_figures_are_missing(tmp_path: Path) -> None:
+def test_all_of_it_is_printed_where_figures_are_missing() -> None:
     """One class, one prompt, one order, no known model: every figure is there, or the reason why it is not."""
     frame = frame_of(8, prompts=1).assign(winner="model_b")
     lines = "\n".join(text_lines(evaluated(frame, stored_for(frame))))

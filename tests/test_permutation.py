@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from judge.permutation import sign_flip_test
+from judge.evaluation.permutation import sign_flip_test
 
 unhurried = settings(deadline=None, max_examples=40)  # the cores are shared
 SEEDS = st.integers(0, 2**32 - 1)

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 from sklearn.linear_model import LogisticRegression
 
-from judge.length_baseline import length_baseline
+from judge.evaluation.length_baseline import length_baseline
+from judge.evaluation.quality import Figure, area_under_curve, figures_of, mean_where
+from judge.evaluation.reliability import calibration_error, reliabilities
 from judge.metrics import (
     BINS,
     bin_numbers,
@@ -22,8 +24,6 @@ from judge.metrics import (
     hits,
     log_losses,
 )
-from judge.quality import Figure, area_under_curve, figures_of, mean_where
-from judge.reliability import calibration_error, reliabilities
 from judge.resample import Estimate, Resampler, Undefined
 from judge.split import folds
 from tests.made_rows import rows_of, sampled

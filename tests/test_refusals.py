@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from judge.refusals import declines
+from judge.evaluation.refusals import declines
 
 REFUSALS = [
     "I'm sorry, but I can't help with that.",

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from judge.calibration import Calibration
+from judge.calibration.parameters import Calibration
 from judge.comparison import Flag
 from judge.errors import JudgeError
 from judge.evaluate import EvaluateSettings, Evaluation, evaluate
+from judge.evaluation.judged_rows import JudgedRows, join
 from judge.judge_file import Base, JudgeFile, write_judge_file
-from judge.judged_rows import JudgedRows, join
 from judge.predictions_file import StoredPredictions
 from judge.report.page import Section
 from judge.report.run_sections import run_sections
@@ -371,10 +371,10 @@ def written(tmp_path: Path, count: int = 40) -> tuple[Path, Path]:
 def test_the_command_writes_one_page_and_the_same_bytes_each_time(tmp_path: Path) -> None:
     predictions, table = written(tmp_path)
     one, two = tmp_path / "one.html", tmp_path / "two.html"
-    lines = list(run_report(predictions, table, one, resamples=100))
+    lines = list(run_report(predictions, table, one, QUICK))
     assert re.fullmatch(r"wrote one\.html \(\d+ kB, 40 rows\)", lines[-1])
     assert any(line.startswith("warning: the predictions have no column flags") for line in lines)
-    list(run_report(predictions, table, two, resamples=100))
+    list(run_report(predictions, table, two, QUICK))
     assert one.read_bytes() == two.read_bytes()
     page = one.read_text(encoding="utf-8")
     assert [f'<section id="{name}"' in page for name in ("summary", "bias", "settings", "rows")] == [True] * 4
@@ -382,7 +382,7 @@ def test_the_command_writes_one_page_and_the_same_bytes_each_time(tmp_path: Path
 
 def test_rows_are_left_out_evenly(tmp_path: Path) -> None:
     predictions, table = written(tmp_path)
-    lines = list(run_report(predictions, table, tmp_path / "r.html", resamples=100, most_rows=4))
+    lines = list(run_report(predictions, table, tmp_path / "r.html", QUICK, most_rows=4))
     assert "4 of 40 rows" in lines[-1]
     index = re.search(r'id="index">(.*?)</script>', (tmp_path / "r.html").read_text(), re.DOTALL)
     assert index is not None
@@ -400,10 +400,10 @@ def test_an_output_that_is_none_or_an_input_is_refused_before_anything_is_read(t
         (link, "is an input"),
     ):
         with pytest.raises(JudgeError, match=re.escape(words)):
-            list(run_report(predictions, table, output))
+            list(run_report(predictions, table, output, QUICK))
     with pytest.raises(JudgeError, match="expected 1 or more"):
-        list(run_report(predictions, table, tmp_path / "r.html", most_rows=0))
+        list(run_report(predictions, table, tmp_path / "r.html", QUICK, most_rows=0))
     with pytest.raises(JudgeError, match="no such folder"):
-        list(run_report(predictions, table, tmp_path / "r.html", model=tmp_path / "nowhere", resamples=100))
+        list(run_report(predictions, table, tmp_path / "r.html", QUICK, model=tmp_path / "nowhere"))
     assert table.read_bytes() == before
     assert not (tmp_path / "r.html").exists()

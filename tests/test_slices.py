@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.judged_rows import JudgedRows
+from judge.evaluation.judged_rows import JudgedRows
+from judge.evaluation.slices import MOST_SLICES, Slice, slices_of
 from judge.metrics import hits, log_losses
 from judge.resample import Resampler
-from judge.slices import MOST_SLICES, Slice, slices_of
 from tests.made_rows import rows_of, sampled
 
 unhurried = settings(deadline=None, max_examples=25)

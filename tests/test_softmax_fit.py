@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from judge.softmax_fit import fit_softmax
+from judge.calibration.softmax_fit import fit_softmax
 from judge.verdict import Float, probabilities
 
 

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from judge.bias import Bias, LengthBin, PositionFigures
-from judge.bias_effects import LEAST_GROUPS, Effect, score_of_a
 from judge.errors import counted, printable
-from judge.judged_rows import JudgedRows
+from judge.evaluation.bias import Bias, LengthBin, PositionFigures
+from judge.evaluation.bias_effects import LEAST_GROUPS, Effect, score_of_a
+from judge.evaluation.judged_rows import JudgedRows
+from judge.evaluation.self_preference import ModelScore
 from judge.report.figures import Bin, Curve, figure, share_curves, shift_histogram
 from judge.report.forest import ForestRow, forest
 from judge.report.html import details, estimate, paragraph, signed, table, tag
 from judge.report.page import Section
 from judge.report.svg import span
 from judge.resample import LEVEL, Estimate
-from judge.self_preference import ModelScore
 
 _MOST_MODELS = 30  # in the forest plot; the rest would be a wall
 

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,22 +113,24 @@ class ReportRow:
         return -math.log(min(max(p, sys.float_info.epsilon), 1.0)) + 0.0
 
 
-def rows_of(stored: StoredPredictions, table: Table) -> Iterator[ReportRow]:
-    """Yield every row of a table, labelled or not, with its prediction, in the table's order.
+def rows_of(stored: StoredPredictions, table: Table, languages: Mapping[str, str] | None = None) -> Iterator[ReportRow]:
+    """Yield every row of a table that has a prediction, labelled or not, in the table's order.
 
     Args:
-        stored: predictions whose ids are the table's (`judge.judged_rows.join` refuses others).
+        stored: the predictions.
         table: read once, in a stream.
+        languages: of rows by their id as text, where they are known; to guess one takes time.
 
     Raises:
         JudgeError: see `judge.table.Table.chunks`.
-        KeyError: a row has no prediction.
     """
+    known = languages or {}
     places = {row_id: i for i, row_id in enumerate(stored.ids)}
     first, second = _probabilities(stored.first), _probabilities(stored.second)
     for chunk in table.chunks():
         for row in chunk:
-            yield _report_row(row, places[str(row.id)], stored, first, second)
+            if (place := places.get(str(row.id))) is not None:
+                yield _report_row(row, place, stored, first, second, known.get(str(row.id)))
 
 
 def _probabilities(logprobs: Float | None) -> Float | None:
@@ -136,7 +138,12 @@ def _probabilities(logprobs: Float | None) -> Float | None:
 
 
 def _report_row(
-    row: Comparison, place: int, stored: StoredPredictions, first: Float | None, second: Float | None
+    row: Comparison,
+    place: int,
+    stored: StoredPredictions,
+    first: Float | None,
+    second: Float | None,
+    language: str | None,
 ) -> ReportRow:
     mass = math.nan if stored.verdict_mass is None else float(stored.verdict_mass[place])
     texts = (row.prompt, row.response_a, row.response_b)
@@ -155,7 +162,7 @@ def _report_row(
         mass=None if math.isnan(mass) else mass,
         turns=row.turn_count,
         characters=(a, b, c),
-        language=language_of(row),
+        language=language_of(row) if language is None else language,
         source=row.source,
         models=row.models,
     )

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from judge.agreement import AgreementFigure
-from judge.bias import TieFigures
 from judge.errors import counted, printable
 from judge.evaluate import Evaluation
-from judge.judged_rows import JudgedRows
+from judge.evaluation.agreement import AgreementFigure
+from judge.evaluation.bias import TieFigures
+from judge.evaluation.judged_rows import JudgedRows
+from judge.evaluation.quality import Figures
+from judge.evaluation.reliability import Reliability
+from judge.evaluation.slices import Slice
 from judge.metrics import BINS
-from judge.quality import Figures
-from judge.reliability import Reliability
 from judge.report.bias_section import bias_section
 from judge.report.figures import Bin, confusion, distribution, figure, mass_bar, reliability
 from judge.report.forest import ForestRow, forest
@@ -21,7 +22,6 @@ from judge.report.html import estimate, facts, paragraph, signed, table, tag
 from judge.report.page import Section
 from judge.report.summary_section import new_figures, summary_section
 from judge.resample import LEVEL, Undefined
-from judge.slices import Slice
 
 _DIMENSIONS = {
     "length": "Characters of prompt and responses",

@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from judge.errors import counted
 from judge.evaluate import Evaluation, Part
+from judge.evaluation.quality import Figures
 from judge.metrics import BINS, MARGIN
-from judge.quality import Figures
 from judge.report.figures import figure
 from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, interval, paragraph, signed, table, tag

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.calibration import Calibration, Method, log_of, mean_of_read
+from judge.calibration.parameters import Calibration, Method, log_of, mean_of_read
+from judge.calibration.softmax_fit import Bounds, fit_softmax
 from judge.metrics import log_losses
-from judge.softmax_fit import Bounds, fit_softmax
 from judge.verdict import SWAPPED, Float
 
 Three = tuple[float, float, float]
@@ -24,8 +24,8 @@ class Task:
 
     Attributes:
         method: which.
-        design: `judge.softmax_fit.fit_softmax`'s, shape (readings, 3, parameters). For `position` a reading is a row
-            in one order, for the others a row.
+        design: `judge.calibration.softmax_fit.fit_softmax`'s, shape (readings, 3, parameters). For `position` a
+            reading is a row in one order, for the others a row.
         labels: of the readings, shape (readings,), in the design's frame.
         row: which row each reading is of, shape (readings,).
         weights: of the readings: those of a row count as much as a row that was read once.

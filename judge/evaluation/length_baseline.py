@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from judge.judged_rows import JudgedRows
+from judge.calibration.softmax_fit import fit_softmax
+from judge.evaluation.judged_rows import JudgedRows
 from judge.metrics import log_losses
 from judge.resample import Float, Undefined
-from judge.softmax_fit import fit_softmax
 from judge.split import folds
 from judge.verdict import probabilities
 

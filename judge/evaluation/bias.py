@@ -2,7 +2,7 @@
 
 These are several tests, each on its own at the 95% level: were none of the seven effects there, about 30% of reports
 would have one whose interval excludes 0. To be called present it must also be 2 points or more
-(`judge.bias_effects.called`). Only the scores of models, which can be many, are corrected for their number.
+(`judge.evaluation.bias_effects.called`). Only the scores of models, which can be many, are corrected for their number.
 
 All but the position effect compare the judge with the labels. A judge that knows little says 50:50 where people do
 not: people often prefer the longer response and rarely one that declines, so such a judge "favours the longer response
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from judge.bias_effects import MARGIN, Effect, Mask, Measured, Wording, not_measured, points, score_of_a
-from judge.judged_rows import JudgedRows
+from judge.evaluation.bias_effects import MARGIN, Effect, Mask, Measured, Wording, not_measured, points, score_of_a
+from judge.evaluation.judged_rows import JudgedRows
+from judge.evaluation.self_preference import ModelScore, model_scores, own_family
 from judge.resample import RESAMPLES, Estimate, Resampler
-from judge.self_preference import ModelScore, model_scores, own_family
 from judge.verdict import Float
 
 # How many times as long the longer response is; the last bin has no upper end.
@@ -128,7 +128,7 @@ class Bias:
         lengths: one a bin of `LENGTH_RATIOS`.
         ties: None where no row was scored.
         identical_gap: mean |P(A) - P(B)| between identical responses; None where there are none.
-        models: see `judge.self_preference.model_scores`.
+        models: see `judge.evaluation.self_preference.model_scores`.
         models_left_out: how many models have too few rows for that.
         own_family: the models that --self matched.
     """

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from judge.agreement import AgreementFigure
-from judge.bias_lines import bias_lines
 from judge.comparison import VERDICTS
 from judge.errors import counted, printable
 from judge.evaluate import Evaluation, Part
+from judge.evaluation.agreement import AgreementFigure
+from judge.evaluation.bias_lines import bias_lines
+from judge.evaluation.quality import Figure, Figures
+from judge.evaluation.slices import Slice
 from judge.metrics import BINS
-from judge.quality import Figure, Figures
 from judge.resample import LEVEL, Estimate, Undefined
-from judge.slices import Slice
 
 _KINDS = {"predictions": "predictions", "submission": "a submission (winner_model_a, ...)"}
 _TITLES: dict[Part, str] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.judged_rows import JudgedRows
+from judge.evaluation.judged_rows import JudgedRows
 from judge.metrics import hits, log_losses
 from judge.resample import Estimate, Float, Resampler
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.comparison import VERDICTS
-from judge.judged_rows import JudgedRows
+from judge.evaluation.judged_rows import JudgedRows
 from judge.metrics import BINS, bin_gaps, bin_numbers, hits
 from judge.resample import Estimate, Float, Resampler, Undefined
 

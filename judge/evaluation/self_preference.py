@@ -9,8 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from judge.bias_effects import LEAST_GROUPS, MARGIN, Call, Effect, Mask, Measured, Wording, called, not_measured
 from judge.errors import JudgeError, printable
+from judge.evaluation.bias_effects import (
+    LEAST_GROUPS,
+    MARGIN,
+    Call,
+    Effect,
+    Mask,
+    Measured,
+    Wording,
+    called,
+    not_measured,
+)
 from judge.resample import Estimate
 from judge.verdict import Float
 
@@ -38,7 +48,8 @@ class ModelScore:
         difference: the judge's minus people's.
         p_value: that there is no difference, by the normal law with the bootstrap's width, after Holm's correction for
             the number of models (S. Holm, Scand. J. Statist. 6, 1979); None without an interval.
-        call: present, absent or undecided, as `judge.bias_effects.called`, but present only where p_value < 0.05.
+        call: present, absent or undecided, as `judge.evaluation.bias_effects.called`, but present only where
+            p_value < 0.05.
     """
 
     name: str

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from judge.comparison import Flag
 from judge.errors import counted
-from judge.judged_rows import JudgedRows
+from judge.evaluation.judged_rows import JudgedRows
 from judge.resample import Estimate, Resampler
 from judge.verdict import Float
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.comparison import Flag
-from judge.judged_rows import JudgedRows
+from judge.evaluation.judged_rows import JudgedRows
 from judge.resample import Estimate, Resampler, Statistic
 from judge.verdict import Float
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from judge.bias import Bias, LengthBin, PositionFigures, TieFigures
 from judge.errors import counted, printable
+from judge.evaluation.bias import Bias, LengthBin, PositionFigures, TieFigures
+from judge.evaluation.self_preference import ModelScore
 from judge.resample import LEVEL, Estimate
-from judge.self_preference import ModelScore
 
 
 def bias_lines(bias: Bias) -> Iterator[str]:

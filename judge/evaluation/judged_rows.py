@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from judge.comparison import Flag
 from judge.errors import JudgeError, counted, printable
+from judge.evaluation.row_facts import Fact, Facts, facts_of, gathered
 from judge.predictions_file import StoredPredictions
-from judge.row_facts import Fact, Facts, facts_of, gathered
 from judge.split import group_key
 from judge.table import Table
 from judge.verdict import Float, probabilities

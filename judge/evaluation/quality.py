@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.comparison import VERDICTS
-from judge.judged_rows import JudgedRows
-from judge.length_baseline import length_baseline
+from judge.evaluation.judged_rows import JudgedRows
+from judge.evaluation.length_baseline import length_baseline
+from judge.evaluation.reliability import Reliability, reliabilities
 from judge.metrics import UNIFORM_LOG_LOSS, brier_scores, called, hits, label_rates, log_losses
-from judge.reliability import Reliability, reliabilities
 from judge.resample import Estimate, Float, Resampler, Undefined
 from judge.verdict import entropy
 
@@ -59,8 +59,9 @@ class Figures:
 
     `over_class_rates` is the log loss minus that of the class rates: below 0 where the judge knows more. The class
     rates are those of these very labels, so no other constant prediction has a lower log loss on them.
-    `over_length_baseline` is the same for `judge.length_baseline`, which is cross-validated. `confusion` has people's
-    verdicts in rows and the judge's most probable ones in columns. `reliability` begins with the most probable verdict.
+    `over_length_baseline` is the same for `judge.evaluation.length_baseline`, which is cross-validated. `confusion`
+    has people's verdicts in rows and the judge's most probable ones in columns. `reliability` begins with that of the
+    most probable verdict.
     """
 
     rows: int

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from judge.comparison import Flag
 from judge.errors import JudgeError, counted, printable
-from judge.judged_rows import JudgedRows, join
+from judge.evaluation.judged_rows import JudgedRows, join
 from judge.predictions_file import StoredPredictions, read_predictions
 from judge.resample import FEW_GROUPS
 from judge.table import Table

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.comparison import Comparison, Flag, Turns
+from judge.evaluation.refusals import declines
 from judge.language import language_of
-from judge.refusals import declines
 
 Fact = tuple[int, tuple[int, int, int], str, str, tuple[str, str], tuple[bool, bool], tuple[bool, bool], bool]
 
@@ -26,7 +26,7 @@ class Facts:
         source: where a row comes from, empty where the table does not say, shape (rows,).
         models: who wrote A and B, empty where the table does not say, shape (rows, 2).
         empty: whether A and B say nothing in any turn, shape (rows, 2).
-        refusal: `judge.refusals.declines` of A and B, shape (rows, 2).
+        refusal: `judge.evaluation.refusals.declines` of A and B, shape (rows, 2).
         identical: whether A and B are the same, shape (rows,).
     """
 

@@ -1,0 +1,1 @@
+"""What is measured of predictions on labelled rows; `judge.evaluate` puts it together."""
