@@ -34,9 +34,11 @@ demo: $(READY) $(MODEL)/judge-demo-model.json
 	    --device $(DEVICE) --no-drift
 	$(BIN)/judge drift $(MODEL) demo-out/judge demo-out/merged demo-out/judge-4bit --data judge/demo/training.csv \
 	    --device $(DEVICE) --max-log-loss 0.3 --max-flips 0.5
+	$(BIN)/judge evaluate demo-out/judge/held_out.parquet judge/demo/training.csv --partial
+	$(BIN)/judge report demo-out/judge/held_out.parquet judge/demo/training.csv --partial --model demo-out/judge \
+	    -o demo-out/report.html
 	$(BIN)/judge score demo-out/judge-4bit judge/demo/comparisons.csv -o demo-out/predictions.parquet \
 	    --submission demo-out/submission.csv --swap all --device $(DEVICE)
-	$(BIN)/judge evaluate demo-out/predictions.parquet judge/demo/comparisons.csv
 	$(BIN)/judge check demo-out/submission.csv judge/demo/comparisons.csv
 	head -n 4 demo-out/submission.csv
 

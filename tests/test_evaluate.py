@@ -410,7 +410,7 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
         "log loss           0.6931  0.6931 to 0.6931\n"
         "  class rates      1.0986\n"
         "  difference      -0.4055  -0.4055 to -0.4055\n"
-        "  lengths only          -  fewer prompt groups (2) than folds (5)\n"
+        "  lengths alone         -  fewer prompt groups (2) than folds (5)\n"
         "  uniform          1.0986\n"
         "accuracy           100.0%  100.0% to 100.0%\n"
         "  class rates       33.3%\n"
@@ -436,7 +436,7 @@ def test_all_of_it_is_printed_where_figures_are_missing() -> None:
     lines = "\n".join(text_lines(evaluated(frame, stored_for(frame))))
     assert "nan" not in lines.lower()
     for text in (
-        "lengths only          -  the labels have one class only",
+        "lengths alone         -  the labels have one class only",
         "tie       ",
         "- (nobody's verdict is A)",
         "- (every verdict is B)",

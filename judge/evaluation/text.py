@@ -76,9 +76,9 @@ def _headline(figures: Figures) -> Iterator[str]:
     yield _line("  class rates", f"{figures.class_rates_log_loss:9.4f}")
     yield _line("  difference", _figure(figures.over_class_rates, "+.4f"))
     if figures.length_baseline_log_loss is None:
-        yield _line("  lengths only", _figure(figures.over_length_baseline, ""))
+        yield _line("  lengths alone", _figure(figures.over_length_baseline, ""))
     else:
-        yield _line("  lengths only", f"{figures.length_baseline_log_loss:9.4f}")
+        yield _line("  lengths alone", f"{figures.length_baseline_log_loss:9.4f}")
         yield _line("  difference", _figure(figures.over_length_baseline, "+.4f"))
     yield _line("  uniform", f"{figures.uniform_log_loss:9.4f}")
     yield _line("accuracy", _figure(figures.accuracy, ".1%"))
