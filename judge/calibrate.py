@@ -31,6 +31,9 @@ Choice = Method | Literal["auto"]
 
 # Choosing inside a fold takes two more; every pair of folds is left out once.
 _FEWEST_FOLDS, _MOST_FOLDS = 3, 20
+# With fewer, chance alone passes for a gain too often: in simulations of judges that need no calibration, with one row
+# a prompt, 8 of 37 were given one at 5 prompts, and 12 of 439 at 10 to 15.
+_FEWEST_GROUPS = 10
 NO_MODEL = "it needs the model: give --bundle"
 
 
@@ -162,8 +165,8 @@ def calibrate(
 
     Raises:
         JudgeError: the ids of the two are not the same, no row has a label, a labelled row trained the judge (unless
-            the settings drop it), all labels are the same, there are fewer prompt groups than folds, or a setting is
-            out of range or cannot be had with these predictions.
+            the settings drop it), all labels are the same, there are fewer prompt groups than 10 or than folds, or
+            a setting is out of range or cannot be had with these predictions.
     """
     settings = settings or CalibrateSettings()
     _check(settings)
@@ -243,11 +246,15 @@ def _folds(rows: JudgedRows, table: str, settings: CalibrateSettings) -> NDArray
             "probabilities; give rows with other labels too"
         )
     groups = len(np.unique(rows.groups))
-    if groups < settings.folds:
-        fewer = f", or --folds={groups}" if groups >= _FEWEST_FOLDS else ""
+    if groups < _FEWEST_GROUPS:
         raise JudgeError(
-            f"{table}: the labelled rows have {counted(groups, 'prompt')}, too few for {settings.folds} folds; give "
-            f"more rows with a label{fewer}"
+            f"{table}: the labelled rows have {counted(groups, 'prompt')}, too few to tell a gain from chance; give "
+            f"rows with {_FEWEST_GROUPS} prompts or more"
+        )
+    if groups < settings.folds:
+        raise JudgeError(
+            f"{table}: the labelled rows have {groups} prompts, too few for {settings.folds} folds; give more rows "
+            f"with a label, or --folds={groups}"
         )
     return folds(rows.groups, rows.labels, settings.folds, settings.seed)
 

@@ -16,10 +16,10 @@ from judge.calibrate import NO_MODEL, CalibrateResult, CalibrateSettings, calibr
 from judge.calibration.fit import Three
 from judge.calibration.parameters import ORDERS, Calibration
 from judge.errors import JudgeError, counted, printable
-from judge.judge_file import FILE, with_calibration
+from judge.judge_file import FILE, JudgeFile, read_judge_file, with_calibration
 from judge.predictions_file import StoredPredictions, read_predictions
 from judge.resample import LEVEL, Estimate
-from judge.run_folder import whole_file
+from judge.run_folder import read_run_record, whole_file
 from judge.table import Table
 from judge.verdict import NAMES, probabilities
 
@@ -58,8 +58,7 @@ def calibrate_output(
             or cannot be written to. Nothing is stored then.
     """
     stored = read_predictions(predictions)
-    record = _record(predictions)
-    model = _open_bundle(bundle, base, stored, record) if bundle is not None else None
+    model, record = _open_bundle(bundle, base, stored, predictions) if bundle is not None else (None, {})
     must = settings.method == "contextual"
     if model is not None and settings.method in ("auto", "contextual") and not as_json:
         yield f"{printable(model.folder.name)} is also asked to judge prompts without content"
@@ -87,8 +86,8 @@ def remove_calibration(bundle: Path) -> Iterator[str]:
     Raises:
         JudgeError: the folder is no judge, or cannot be written to.
     """
-    content = _judge_of(bundle).judge
-    if content is None or content.calibration is None:
+    content = _content_of(bundle)
+    if content.calibration is None:
         yield f"{bundle} has no calibration"
         return
     store_calibration(bundle, None)
@@ -110,51 +109,45 @@ def store_calibration(folder: Path, calibration: Calibration | None) -> None:
         raise JudgeError(f"{path}: the calibration cannot be stored ({printable(str(error), 160)})") from None
 
 
-def _judge_of(bundle: Path, base: Path | None = None) -> ModelFolder:
-    model = open_model(bundle, base)
-    if model.judge is None:
-        raise JudgeError(
-            f"{bundle}: holds no {FILE}, so it is a model that judge did not train: a calibration is kept in that file"
-        )
-    return model
-
-
-def _record(predictions: Path) -> dict[str, Any]:
-    """Return the record of the run that wrote the predictions, empty where there is none.
+def _content_of(bundle: Path) -> JudgeFile:
+    """Return what `judge.json` says; the base model of an adapter need not be there.
 
     Raises:
-        JudgeError: it is damaged.
+        JudgeError: the folder is no judge.
     """
-    path = predictions.with_name(predictions.name + ".run.json")
-    if not path.exists():
-        return {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise JudgeError(f"{path}: cannot be read ({printable(str(error), 160)})") from None
-    if not isinstance(record, dict) or not isinstance(record.get("model"), str):
-        raise JudgeError(f"{path}: is not the record of a run; move it away if it is not from judge score")
-    return record
+    content = read_judge_file(bundle)
+    if content is None:
+        what = "holds no judge.json, so it is a model that judge did not train" if bundle.is_dir() else "no such folder"
+        raise JudgeError(f"{bundle}: {what}; a calibration is kept in the judge.json of a bundle")
+    return content
 
 
-def _open_bundle(bundle: Path, base: Path | None, stored: StoredPredictions, record: dict[str, Any]) -> ModelFolder:
-    """Open the bundle that the calibration is to be stored in.
+def _open_bundle(
+    bundle: Path, base: Path | None, stored: StoredPredictions, predictions: Path
+) -> tuple[ModelFolder, dict[str, Any]]:
+    """Open the bundle that the calibration is to be stored in, and the record of the run that read the predictions.
+
+    Returns:
+        The bundle, and the record; it is empty where there is none.
 
     Raises:
         JudgeError: what is fitted to these predictions cannot be applied to what the bundle reads.
     """
-    model = _judge_of(bundle, base)
+    model = open_model(bundle, base)
+    _content_of(bundle)
     if stored.first is None:
         raise JudgeError(
             f"{stored.name}: has no log-probabilities (logprob_a, logprob_b, logprob_tie), to which a bundle's "
             "calibration is applied; give the predictions that judge score wrote, or leave out --bundle"
         )
+    path = predictions.with_name(predictions.name + ".run.json")
+    record = read_run_record(path) if path.exists() else {}
     if record and record["model"] != model.digest():
         raise JudgeError(
             f"{stored.name}: was written by another model than {bundle} (the hash in its .run.json differs); give the "
             "bundle that wrote it, or score with this one"
         )
-    return model
+    return model, record
 
 
 def _without_content(model: ModelFolder, base: Path | None, record: dict[str, Any], must: bool) -> Three | str:
@@ -166,7 +159,7 @@ def _without_content(model: ModelFolder, base: Path | None, record: dict[str, An
     content = model.judge
     if record and content is not None and record.get("template") != content.template_digest:
         return "the predictions were made with another template than the judge was trained with"
-    recorded = record.get("settings", {})
+    recorded: dict[str, Any] = record.get("settings", {})
     settings = {name: recorded[key] for key, name in _AS_RECORDED.items() if key in recorded}
     if content is not None and record.get("prompt") == content.prompt_fingerprint:
         settings = {name: settings[name] for name in settings.keys() & {"readout", "dtype", "weights"}}
@@ -259,7 +252,7 @@ def _outcome(result: CalibrateResult, model: ModelFolder | None) -> Iterator[str
     old = model.judge.calibration if model is not None and model.judge is not None else None
     if not result.accepted:
         yield f"no gain: the interval of {_the_gain(result)} does not lie above zero; nothing is stored"
-        yield f"(the best was {words})"
+        yield f"(the best was {words})" if len(result.methods) > 1 else f"({words})"
         if model is not None and old is not None:
             yield f"{model.folder} keeps the calibration that it has ({old.in_words()}); --remove takes it out"
         return

@@ -345,7 +345,7 @@ def report(
         typer.echo(line)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # an id may begin with a minus
 def show(
     predictions: PredictionsFile,
     table: TableFile,

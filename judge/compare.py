@@ -145,7 +145,8 @@ def _differences(labelled: MemberRows, names: tuple[str, str], settings: Compare
     result = {}
     for name, measure in zip(MEASURES, (log_losses, hits, brier_scores), strict=True):
         first, second = measure(a, rows.labels), measure(b, rows.labels)
-        one, two, difference = resampler.estimate(np.column_stack([first, second, second - first]))
+        shares = [name == "accuracy", name == "accuracy", False]
+        one, two, difference = resampler.estimate(np.column_stack([first, second, second - first]), shares=shares)
         p_value = sign_flip_test(second - first, rows.groups, settings.permutations, settings.seed)
         result[name] = Difference(one, two, difference, p_value, _conclusion(name, names, difference, p_value))
     return result
@@ -164,12 +165,12 @@ def _conclusion(measure: str, names: tuple[str, str], difference: Estimate, p_va
     what = _WORDS[measure]
     value = difference.value * scale
     if difference.low is None or difference.high is None:
-        return f"{what}: a difference of {value:+{form}}{unit}; one prompt group leaves no interval"
+        return f"{what}: a difference of {value:+z{form}}{unit}; one prompt group leaves no interval"
     low, high = difference.low * scale, difference.high * scale
     if low <= 0 <= high or p_value >= LEVEL:
         return (
-            f"{what}: no difference shown; {value:+{form}}{unit}, the interval reaches from {low:+{form}} to "
-            f"{high:+{form}}, {p_text(p_value)}"
+            f"{what}: no difference shown; {value:+z{form}}{unit}, the interval reaches from {low:+z{form}} to "
+            f"{high:+z{form}}, {p_text(p_value)}"
         )
     better = names[1] if (value > 0) == accuracy else names[0]
     if value < 0:

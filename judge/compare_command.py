@@ -9,11 +9,13 @@ from pathlib import Path
 
 from judge.compare import ChangedRow, CompareResult, CompareSettings, Difference, compare, p_text
 from judge.errors import counted, printable
+from judge.evaluation.columns import aligned
 from judge.evaluation.members import read_members
 from judge.resample import LEVEL, Estimate
 from judge.table import Table
 
 _PROMPT_CHARACTERS = 60
+_LEAST_MOVED = 0.005  # less is 0.00 in print
 _TITLES = {"log_loss": ("log loss", ".4f"), "accuracy": ("accuracy", ".1%"), "brier": ("Brier score", ".4f")}
 
 
@@ -42,8 +44,8 @@ def text_lines(result: CompareResult) -> Iterator[str]:
     left_out = [f"{result.unlabelled:,} without a label"] if result.unlabelled else []
     left_out += [f"{result.unpredicted:,} without a prediction"] if result.unpredicted else []
     left_out += [f"{result.dropped:,} that trained a judge"] if result.dropped else []
-    yield f"A               {result.names[0]}"
-    yield f"B               {result.names[1]}"
+    yield f"judge A         {result.names[0]}"
+    yield f"judge B         {result.names[1]}"
     yield (
         f"table           {result.table}, {counted(result.rows, 'row')} in {counted(result.groups, 'prompt group')}"
         + (f"; left out: {', '.join(left_out)}" if left_out else "")
@@ -56,15 +58,15 @@ def text_lines(result: CompareResult) -> Iterator[str]:
     yield from (difference.conclusion for difference in result.differences.values())
     verdicts = result.verdicts
     yield (
-        f"{verdicts.changed:,} of {counted(result.rows, 'row')} changed the verdict from A to B: {verdicts.to_right:,} "
-        f"to right, {verdicts.to_wrong:,} to wrong"
+        f"{verdicts.changed:,} of {counted(result.rows, 'row')} got another verdict from judge B than from judge A: "
+        f"{verdicts.to_right:,} became right, {verdicts.to_wrong:,} wrong"
     )
-    if result.most_changed:
+    changed = [row for row in result.most_changed if row.moved >= _LEAST_MOVED]
+    if changed:
         yield ""
-        yield "rows that changed most (A, B, tie)"
-        width = min(max(len(printable(row.id, 24)) for row in result.most_changed), 25)
-        yield f"{'id':{width}}  moved  {'by A':16}  {'by B':16}  human  prompt"
-        yield from (_row(row, width) for row in result.most_changed)
+        yield "rows that changed most (probabilities of A, B and tie)"
+        head = ("id", "moved", "by judge A", "by judge B", "human", "prompt")
+        yield from aligned([head, *(_cells(row) for row in changed)], (2, 5, 16, 16, 5))
     if result.warnings:
         yield ""
     for warning in result.warnings:
@@ -73,17 +75,16 @@ def text_lines(result: CompareResult) -> Iterator[str]:
 
 def _line(title: str, form: str, difference: Difference) -> str:
     values = f"{difference.a.value:8{form}}  {difference.b.value:8{form}}"
-    change = f"{difference.difference.value:+9{form}}"
+    change = f"{difference.difference.value:+z9{form}}"
     return f"{title:12}  {values}  {change}  {_interval(difference.difference, form)}, {p_text(difference.p_value)}"
 
 
 def _interval(estimate: Estimate, form: str) -> str:
     if estimate.low is None or estimate.high is None:
         return "none (one prompt group)"
-    return f"{estimate.low:+{form}} to {estimate.high:+{form}}"
+    return f"{estimate.low:+z{form}} to {estimate.high:+z{form}}"
 
 
-def _row(row: ChangedRow, width: int) -> str:
+def _cells(row: ChangedRow) -> tuple[str, ...]:
     a, b = (" ".join(f"{p:.2f}" for p in values) for values in (row.a, row.b))
-    prompt = printable(row.prompt, _PROMPT_CHARACTERS)
-    return f"{printable(row.id, 24):{width}}  {row.moved:5.2f}  {a:16}  {b:16}  {row.human:5}  {prompt}".rstrip()
+    return printable(row.id, 24), f"{row.moved:5.2f}", a, b, row.human, printable(row.prompt, _PROMPT_CHARACTERS)

@@ -222,7 +222,8 @@ def _measured(
     right = np.column_stack([hits(p, rows.labels) for p in (*labelled.p, equal, blended)])
     best = int(losses[:, :count].mean(axis=0).argmin())
     values = np.column_stack([losses, right, losses[:, best] - losses[:, -1]])
-    estimates = Resampler(rows.groups, settings.resamples, settings.seed).estimate(values)
+    shares = [False] * losses.shape[1] + [True] * right.shape[1] + [False]
+    estimates = Resampler(rows.groups, settings.resamples, settings.seed).estimate(values, shares=shares)
     scores = [Score(*pair) for pair in zip(estimates[: count + 2], estimates[count + 2 : -1], strict=True)]
     groups = len(np.unique(rows.groups))
     return Measured(
@@ -255,6 +256,6 @@ def _conclusion(best: str, weight: float, gain: Estimate) -> str:
     if gain.high < -_NOTHING:
         return f"the blend is worse than {best} alone by {-gain.value:.4f} nats ({-gain.high:.4f} to {-gain.low:.4f})"
     return (
-        f"the blend is not shown to be better than {best} alone: a gain of {gain.value:+.4f} nats, and the interval "
-        f"reaches from {gain.low:+.4f} to {gain.high:+.4f}"
+        f"the blend is not shown to be better than {best} alone: a gain of {gain.value:+z.4f} nats, and the interval "
+        f"reaches from {gain.low:+z.4f} to {gain.high:+z.4f}"
     )

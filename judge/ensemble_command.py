@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -54,10 +55,12 @@ def run_ensemble(
     record = None if output is None else output.with_name(output.name + ".run.json")
     if output is not None:
         check_output(output)
-    if table_path is None and output is None and submission.path is None:
+    if table_path is None and output is None and submission.path is None and len(members) > 1:
         raise JudgeError("nothing to do: give -o for a blended file, or --table to measure the blend")
     inputs = [*members, *([table_path] if table_path else []), *([submission.sample] if submission.sample else [])]
-    _refuse_same_files(inputs, [path for path in (output, record, submission.path) if path is not None])
+    outputs = [path for path in (output, record, submission.path) if path is not None]
+    _refuse_same_files(inputs, outputs)
+    _check_permission(outputs)
     stored = read_members(members)
     table = None if table_path is None else Table.open(table_path, on_bad_row="placeholder")
     found = ensemble(stored, table, settings)
@@ -84,6 +87,13 @@ def _refuse_same_files(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
         for other in (*inputs, *outputs[:i]):
             if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
                 raise JudgeError(f"{path}: is to be written, but is also {other}; choose another output")
+
+
+def _check_permission(outputs: Sequence[Path]) -> None:
+    """Refuse before anything is written, so that there is not one output without the other."""
+    for path in outputs:
+        if not os.access(path.resolve().parent, os.W_OK, effective_ids=True):
+            raise JudgeError(f"{path}: cannot be written, its folder may not be written to")
 
 
 def _ids(ids: list[str], table: Table | None) -> tuple[pa.Array, list[int]]:

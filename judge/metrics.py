@@ -62,6 +62,21 @@ def called(p: NDArray[np.floating]) -> NDArray[np.float64]:
     return result
 
 
+def verdicts(p: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return each row's most probable verdict, 0 (A), 1 (B) or 2 (tie), shape (rows,).
+
+    Equally probable ones are a tie, so that A and B are treated alike: a read-out in bfloat16 often gives them the same
+    probability. A row with NaN is a tie too: check for it before.
+
+    Args:
+        p: any float type, shape (rows, 3).
+    """
+    values = np.asarray(p)
+    best = values == values.max(axis=1, keepdims=True)
+    result: NDArray[np.int64] = np.where(best.sum(axis=1) == 1, best.argmax(axis=1), 2)
+    return result
+
+
 def brier_scores(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
     """Return each row's squared distance from the truth, summed over the three verdicts, 0 to 2, shape (rows,).
 

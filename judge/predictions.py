@@ -48,10 +48,7 @@ class Predictions:
     @property
     def p(self) -> Float:
         """Probabilities of A, B and tie, shape (rows, 3): uniform where a row could not be scored."""
-        # A row whose first order failed may still have the second.
-        average = self.calibration.apply if self.calibration else mean_of_read
-        p = average(probabilities(self.first), probabilities(self.second))
-        return np.where(unread(p)[:, np.newaxis], 1 / 3, p)
+        return averaged(self.first, self.second, self.calibration)
 
     @property
     def flags(self) -> NDArray[np.uint32]:
@@ -63,35 +60,57 @@ class Predictions:
         return flags
 
 
+def averaged(first: Float, second: Float, calibration: Calibration | None) -> Float:
+    """Return probabilities of A, B and tie, shape (rows, 3): uniform where neither order was read.
+
+    Args:
+        first, second: log-probabilities as `Predictions` has them; a row whose first order failed may have the second.
+        calibration: what is applied to them.
+    """
+    average = calibration.apply if calibration else mean_of_read
+    p = average(probabilities(first), probabilities(second))
+    return np.where(unread(p)[:, np.newaxis], 1 / 3, p)
+
+
+def figures_of(p: Float, labels: NDArray[np.integer], flags: NDArray[np.uint32]) -> dict[str, Any]:
+    """Return those figures of a run that follow from its probabilities.
+
+    Args:
+        p: shape (rows, 3).
+        labels: 0, 1, 2, or below 0 where there is none, shape (rows,).
+        flags: shape (rows,); rows that trained the judge do not count in the log loss.
+    """
+    result: dict[str, Any] = {"mean_p": [float(v) for v in p.mean(axis=0)]}
+    labelled = (labels >= 0) & ((flags & Flag.TRAINED_ON) == 0)
+    if labelled.any():
+        known = labels[labelled].astype(np.int64)
+        result |= {
+            "labelled_rows": int(labelled.sum()),
+            "log_loss": log_loss(p[labelled], known),
+            "uniform_log_loss": UNIFORM_LOG_LOSS,
+            "accuracy": accuracy(p[labelled], known),
+        }
+    return result
+
+
 def summary(predictions: Predictions) -> dict[str, Any]:
     """Return the figures of a run that its manifest keeps and the terminal shows."""
-    rows, p = predictions.prepared.rows, predictions.p
+    rows, flags = predictions.prepared.rows, predictions.flags
     read = predictions.first[~unread(predictions.first)]
-    result: dict[str, Any] = {
+    return {
         "rows": len(rows),
-        "mean_p": [float(v) for v in p.mean(axis=0)],
         "median_verdict_mass": float(np.median(verdict_mass(read))) if predictions.has_mass and len(read) else None,
         "swapped_rows": int((~unread(predictions.second)).sum()),
         "cut_rows": int(((rows["cut"].sum(axis=1) > 0) | (rows["cut_turns"] > 0)).sum()),
-        "not_scored_rows": int(((predictions.flags & Flag.NOT_SCORED) != 0).sum()),
+        "not_scored_rows": int(((flags & Flag.NOT_SCORED) != 0).sum()),
         "table": predictions.prepared.counts,
         "mean_prompt_tokens": float(rows["length"].mean()),
         "tokens": predictions.tokens,
         "seconds": predictions.seconds,
+        "trained_on_rows": int(((flags & Flag.TRAINED_ON) != 0).sum()),
         "calibration": predictions.calibration.in_words() if predictions.calibration else None,
+        **figures_of(predictions.p, rows["label"], flags),
     }
-    trained_on = (predictions.flags & Flag.TRAINED_ON) != 0
-    result["trained_on_rows"] = int(trained_on.sum())
-    labelled = (rows["label"] >= 0) & ~trained_on
-    if labelled.any():
-        labels = rows["label"][labelled].astype(np.int64)
-        result |= {
-            "labelled_rows": int(labelled.sum()),
-            "log_loss": log_loss(p[labelled], labels),
-            "uniform_log_loss": UNIFORM_LOG_LOSS,
-            "accuracy": accuracy(p[labelled], labels),
-        }
-    return result
 
 
 def check_output(path: Path) -> None:
@@ -100,9 +119,11 @@ def check_output(path: Path) -> None:
     Raises:
         JudgeError: an unknown suffix, or no such folder.
     """
+    if path.is_dir():
+        raise JudgeError(f"{path}: is a folder; give the name of a file")
     if path.suffix not in SUFFIXES:
         raise JudgeError(f"{path}: predictions are written as {' or '.join(SUFFIXES)}")
-    if path.is_dir() or not path.resolve().parent.is_dir():
+    if not path.resolve().parent.is_dir():
         raise JudgeError(f"{path}: there is no folder {path.parent} to write to")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def run_report(
     size = output.stat().st_size
     held = counted(total, "row") if shown == total else f"{shown:,} of {counted(total, 'row')}"
     yield from (f"warning: {warning}" for warning in (*evaluation.warnings, *warnings))
-    yield f"wrote {printable(output.name, 255)} ({_bytes(size)}, {held})"
+    yield f"wrote {printable(str(output), 4096)} ({_bytes(size)}, {held})"
 
 
 def _new_rows(joined: JudgedRows) -> JudgedRows:
@@ -88,6 +89,8 @@ def _check_output(output: Path, inputs: Sequence[Path]) -> None:
         raise JudgeError(f"{name}: is a folder; give the name of a file")
     if not output.parent.is_dir():
         raise JudgeError(f"{name}: its folder does not exist")
+    if not os.access(output.resolve().parent, os.W_OK, effective_ids=True):
+        raise JudgeError(f"{name}: cannot be written, its folder may not be written to")
     if any(output.exists() and path.exists() and output.samefile(path) for path in inputs):
         raise JudgeError(f"{name}: is an input; give the report another name")
 

@@ -7,7 +7,7 @@ D. V. Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,8 @@ Statistic = Callable[[Float, Float], Float]
 RESAMPLES = 2000
 MOST_RESAMPLES = 100_000
 LEVEL = 0.95
-# In simulations of skewed, clustered losses the 95% interval holds the truth in about 94% from 50 groups on, and in
-# 87% at 20 (the BCa method does no better there).
+# In simulations of skewed losses in groups of even and uneven size the 95% interval holds the truth in 92% at 10 and
+# at 20 groups and in 91 to 94% from 50 on (the plain percentile interval: 87, 90 and 90 to 94%).
 FEW_GROUPS = 50
 # More groups than these are drawn in blocks.
 MOST_BLOCKS = 4096
@@ -33,7 +33,7 @@ _MOST_TIMES = 32
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its interval; `low` and `high` are None where a single group leaves nothing to resample."""
+    """A figure and its interval; `low` and `high` are None where resampling says nothing, as with a single group."""
 
     value: float
     low: float | None
@@ -76,6 +76,11 @@ class Resampler:
     drawn instead. Blocks are as independent as groups are, so an interval has the same width on average; its own
     random error grows by about a percent, and its cost no longer grows with the table.
 
+    With few groups percentile intervals are too narrow, even for a normal mean: by sqrt((n - 1) / n), and by the normal
+    quantile in place of Student's. The percentiles are moved outwards by both (the expanded percentile interval:
+    T. Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69, 2015): at 20 groups from
+    2.5% to 1.6%, at 1,000 to 2.48%.
+
     Args:
         groups: the key of each row's group, any integers, shape (rows,).
         resamples: how many; 2,000 leave about 2% of an interval's width to chance.
@@ -93,10 +98,41 @@ class Resampler:
         if not len(keys):
             raise ValueError("there are no rows to resample")
         self.groups, self.level = len(keys), level
+        self._group = number
         if len(keys) > MOST_BLOCKS:
             number, keys = _blocks(keys)[number], np.arange(MOST_BLOCKS)
         self._blocks, self._number = len(keys), number
         self._times = _times_drawn(len(keys), resamples, np.random.default_rng(seed))
+
+    def groups_of(self, weights: NDArray[np.generic]) -> int:
+        """Return the number of groups with a row whose weight, shape (rows,), is not 0."""
+        return int(np.count_nonzero(self._weights(weights)))
+
+    def tail(self, groups: int | None = None) -> float:
+        """Return the share of resamples to leave out at either end for a figure of so many groups (all if None)."""
+        from scipy.special import ndtr, stdtrit
+
+        count = self.groups if groups is None else groups
+        return float(ndtr(-np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 + self.level) / 2)))
+
+    def reach(self, weights: NDArray[np.generic] | None = None) -> float:
+        """Return the largest share that something may have which no row shows, as far as the groups can tell.
+
+        The limit of C. J. Clopper and E. S. Pearson, Biometrika 26, 1934, for none of n (about 3.7 / n), with as n the
+        number of equally large groups that say as much (L. Kish, Survey Sampling, 1965). It holds however alike the
+        rows of a group are, as each group counts once.
+
+        Args:
+            weights: of the rows that it is about, 0 or more, shape (rows,); all alike if None.
+        """
+        sums = self._weights(weights)
+        equal = sums.sum() ** 2 / (sums**2).sum()
+        return float(1 - ((1 - self.level) / 2) ** (1 / equal))
+
+    def _weights(self, weights: NDArray[np.generic] | None) -> Float:
+        """Return the sum of the weights of each group's rows, shape (groups,); without weights each row weighs 1."""
+        each = None if weights is None else np.asarray(weights, dtype=np.float64)
+        return np.bincount(self._group, weights=each, minlength=self.groups).astype(np.float64)
 
     def totals(self, values: NDArray[np.floating]) -> Float:
         """Return the sum of each column in each resample, shape (columns, resamples).
@@ -124,7 +160,14 @@ class Resampler:
         sums = [np.bincount(self._number, weights=column, minlength=self._blocks) for column in whole.T]
         return np.asarray(np.stack(sums) / scale[:, np.newaxis])
 
-    def estimate(self, values: NDArray[np.floating], statistic: Statistic = means) -> list[Estimate]:
+    def estimate(
+        self,
+        values: NDArray[np.floating],
+        statistic: Statistic = means,
+        *,
+        about: NDArray[np.generic] | None = None,
+        shares: bool | Sequence[bool] = False,
+    ) -> list[Estimate]:
         """Estimate figures of the rows and their intervals.
 
         Args:
@@ -132,10 +175,15 @@ class Resampler:
             statistic: from totals, shape (columns, resamples), and numbers of rows, shape (resamples,), to figures,
                 shape (figures, resamples). The default gives the mean of each column. A figure may be NaN in
                 resamples that lack the rows it is about, which are then left out of its interval.
+            about: the weights, 0 or more, of the rows that the figures are about, shape (rows,), or that each of them
+                is about, shape (rows, figures); all alike if None.
+            shares: whether the figures, all or each, are means of values between 0 and 1. Where every row has 0, or
+                every row has 1, all resamples are the same and know nothing of what they never saw; the interval then
+                reaches as far as `reach` says.
 
         Returns:
-            One estimate a figure. `low` and `high` are None where there is a single group, or where more than half of
-            the resamples lack the rows that the figure is about.
+            One estimate a figure. `low` and `high` are None where the rows that the figure is about are of a single
+            group, or where more than half of the resamples lack them.
 
         Raises:
             ValueError: see `totals`.
@@ -144,19 +192,36 @@ class Resampler:
         with np.errstate(divide="ignore", invalid="ignore"):
             whole = table.sum(axis=0)[:, np.newaxis]
             points = statistic(whole[:-1], whole[-1])[:, 0]
-            if self.groups < 2:
+            parts = [about] * len(points) if about is None or about.ndim == 1 else list(about.T)
+            groups = [int(np.count_nonzero(self._weights(part))) for part in parts]
+            if max(groups) < 2:
                 return [Estimate(float(point), None, None) for point in points]
             drawn = self._sums(table) @ self._times
             figures = statistic(drawn[:-1], drawn[-1])
-        return [self._interval(float(point), row) for point, row in zip(points, figures, strict=True)]
+        found = [
+            _interval(float(point), row, self.tail(count)) if count > 1 else Estimate(float(point), None, None)
+            for point, row, count in zip(points, figures, groups, strict=True)
+        ]
+        kinds = [shares] * len(points) if isinstance(shares, bool) else shares
+        return [
+            self._widened(one, part) if share else one for one, part, share in zip(found, parts, kinds, strict=True)
+        ]
 
-    def _interval(self, point: float, drawn: Float) -> Estimate:
-        there = drawn[np.isfinite(drawn)]
-        if len(there) < len(drawn) / 2:
-            return Estimate(point, None, None)
-        tail = (1 - self.level) / 2
-        low, high = np.quantile(there, [tail, 1 - tail])
-        return Estimate(point, float(low), float(high))
+    def _widened(self, share: Estimate, about: NDArray[np.generic] | None) -> Estimate:
+        """Return a share with an interval that has a width, where all or none of the rows have something."""
+        if share.value == share.low == share.high == 0:
+            return Estimate(0.0, 0.0, self.reach(about))
+        if share.value == share.low == share.high == 1:
+            return Estimate(1.0, 1 - self.reach(about), 1.0)
+        return share
+
+
+def _interval(point: float, drawn: Float, tail: float) -> Estimate:
+    there = drawn[np.isfinite(drawn)]
+    if len(there) < len(drawn) / 2:
+        return Estimate(point, None, None)
+    low, high = np.quantile(there, [tail, 1 - tail])
+    return Estimate(point, float(low), float(high))
 
 
 def group_bootstrap(

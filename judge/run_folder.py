@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.errors import JudgeError
+from judge.errors import JudgeError, printable
 from judge.shards import Shard
 
 Manifest = dict[str, Any]
@@ -38,7 +38,11 @@ _WORDS = {
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, which takes the name `path` when the block ends without error."""
+    """Give a temporary path to write to, which takes the name `path` when the block ends without error.
+
+    Raises:
+        JudgeError: it cannot be written.
+    """
     for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
         left_over.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -47,6 +51,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # not of a file that is read meanwhile
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise JudgeError(f"{path}: cannot be written ({reason})") from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -66,6 +75,29 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
             found.append(word)
     # The prompt's hash covers the template and the budget: name it only when nothing clearer differs.
     return [w for w in found if w != _WORDS["prompt"]] or found
+
+
+def write_run_record(path: Path, manifest: Manifest, figures: dict[str, Any]) -> None:
+    """Write the manifest and the figures of a finished run beside its output."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps({**manifest, "result": figures}, indent=1) + "\n", encoding="utf-8")
+
+
+def read_run_record(path: Path) -> dict[str, Any]:
+    """Return the record of a run: its manifest, and its figures as `result`.
+
+    Raises:
+        JudgeError: it is damaged, or none.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise JudgeError(f"{path}: cannot be read ({printable(str(error), 160)})") from None
+    whole = isinstance(record, dict) and all(isinstance(record.get(key), dict) for key in ("settings", "result"))
+    if not whole or not all(isinstance(record.get(key), str) for key in ("model", "template", "prompt")):
+        raise JudgeError(f"{path}: is not the record of a run; move it away if it is not from judge score")
+    content: dict[str, Any] = record
+    return content
 
 
 class RunFolder:

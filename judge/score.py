@@ -8,11 +8,10 @@ policy picks, and put the predictions together in the table's order.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from judge.errors import JudgeError
 from judge.predictions import Predictions
 from judge.prepared import Prepared, is_prepared, open_prepared, prepare
 from judge.prompt import PromptBuilder
-from judge.run_folder import Manifest, RunFolder, whole_file
+from judge.run_folder import Manifest, RunFolder
 from judge.score_settings import (
     ScoreSettings,
     choose_budget,
@@ -291,9 +290,3 @@ class _Reading:
         self.second[shard.rows[shard.swapped]] = logprobs[shard.swapped][:, SWAPPED]
         self._prompts += len(shard.rows)
         self._known_tokens += shard.tokens
-
-
-def write_run_record(path: Path, manifest: Manifest, figures: dict[str, Any]) -> None:
-    """Write the manifest and the figures of a finished run beside its output."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps({**manifest, "result": figures}, indent=1) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from judge.comparison import Cells
 from judge.errors import JudgeError, RunInterrupted
 from judge.predictions import check_output, predictions_table, read_probabilities, summary, write_predictions
 from judge.progress import ScoringTerminal
-from judge.run_folder import Manifest, RunFolder, differences
-from judge.score import Scorer, write_run_record
+from judge.recalibrate import recalibrate, without_calibration
+from judge.run_folder import RunFolder, differences, read_run_record, write_run_record
+from judge.score import Scorer
 from judge.score_settings import ScoreSettings
 from judge.submission import Form, check_form, read_form, write_submission
 from judge.table import OnBadRow, Table, read_ids
@@ -66,11 +66,8 @@ def run_score(
         for warning in (scorer.warning, scorer.calibration_warning):
             if warning:
                 events.warn(warning)
-        if output.exists() and not restart and _is_complete(output, record, scorer.manifest(table)):
-            events.note(f"{output} is complete already; pass --restart to score again")
+        if output.exists() and not restart and _is_done(scorer, table, output, record, parts, events):
             _submit_existing(output, submission, form, events)
-            if (parts / "manifest.json").exists():  # killed while they were being removed
-                RunFolder(parts).remove()
             return
         existed = parts.exists()
         run = RunFolder(parts)
@@ -118,7 +115,8 @@ def _score_and_write(
     manifest = scorer.manifest(table)
     if restart:  # from here on, the same command without --restart goes on with this run
         record.unlink(missing_ok=True)
-    if run.begin(manifest, restart):
+    # what is read does not depend on the calibration: a run may go on with another one
+    if run.begin(without_calibration(manifest), restart):
         events.note(f"going on with the unfinished run in {run.path}")
     events.begin()
     predictions = scorer.score(table, run, events)
@@ -154,24 +152,36 @@ def _refuse_same_files(**paths: Path | None) -> None:
             raise JudgeError(f"{path}: is both the {other} and the {name}; give each a file of its own")
 
 
-def _is_complete(output: Path, record: Path, manifest: Manifest) -> bool:
-    """Whether `output` is the finished result of exactly this run.
+def _is_done(scorer: Scorer, table: Table, output: Path, record: Path, parts: Path, events: ScoringTerminal) -> bool:
+    """Whether `output` is the finished result of this run. With another calibration, it is given the wanted one.
 
     Raises:
         JudgeError: it is something else, which is not overwritten without being asked.
     """
+    existed = parts.exists()
     if not record.exists():
         # Killed between writing the output and its record: the parts are still there and finish it.
-        if output.with_name(output.name + ".parts").exists():
+        if existed:
             return False
         raise JudgeError(f"{output} exists and is not a finished run of judge; pass --restart to overwrite it")
-    old: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-    changed = differences(old, manifest)
-    if changed:
+    old, manifest = read_run_record(record), scorer.manifest(table)
+    if changed := differences(without_calibration(old), without_calibration(manifest)):
         raise JudgeError(
             f"{output} holds the result of another {', '.join(changed)}; choose another output, or pass "
             "--restart to overwrite it"
         )
+    if not differences(old, manifest):
+        events.note(f"{output} is complete already; pass --restart to score again")
+        if (parts / "manifest.json").exists():  # killed while they were being removed
+            RunFolder(parts).remove()
+        return True
+    run = RunFolder(parts)  # nobody else may work on this output meanwhile
+    try:
+        events.note(recalibrate(output, record, old, manifest, scorer.calibration, table))
+    finally:
+        run.close()
+        if not existed or (parts / "manifest.json").exists():
+            run.remove()
     return True
 
 

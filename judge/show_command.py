@@ -26,8 +26,10 @@ from judge.verdict import Float, probabilities
 
 # A and B stand side by side from this many columns on.
 SIDE_BY_SIDE = 80
-_BAR = 16  # columns of a probability of 1
+_BAR = 16  # columns of a probability of 1, where there is room
+_BESIDE_BAR = 13  # of the verdict's name, its probability and the blanks between them
 _NARROWEST = 20
+JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def find_row(stored: StoredPredictions, table: Table, row_id: str) -> ShownRow:
     row = next((row for chunk in table.chunks() for row in chunk if str(row.id) == row_id), None)
     if row is None:
         known = [str(i) for i in table.ids().to_pylist()]
-        raise JudgeError(f"{table.name}: no row has the id {printable(row_id)}{_close(row_id, known)}")
+        hint = _close(row_id, known) or f"; the first one is '{printable(known[0])}'"
+        raise JudgeError(f"{table.name}: no row has the id '{printable(row_id)}'{hint}")
     if row_id not in stored.ids:
         raise JudgeError(
             f"{stored.name}: has no prediction for id {printable(row_id)}; give the predictions of this table"
@@ -113,10 +116,23 @@ def visible(text: str, ascii_only: bool = False) -> str:
     """Return text with every character that does not show shown as a Python escape; line breaks and spaces stay.
 
     Control and escape characters, direction marks and other format characters, private and unassigned characters and
-    lone surrogates become escapes. `\\r\\n` counts as a line break; `ascii_only` is for terminals that know no more.
+    lone surrogates become escapes; a joiner between two letters is part of their spelling (Persian, Hindi) and stays.
+    `\\r\\n` counts as a line break; `ascii_only` is for terminals that know no more.
     """
     lines = text.replace("\r\n", "\n").split("\n")
-    return "\n".join("".join(_visible(c, ascii_only) for c in line) for line in lines)
+    return "\n".join(
+        "".join(
+            c if c in JOINERS and not ascii_only and _spells(line, i) else _visible(c, ascii_only)
+            for i, c in enumerate(line)
+        )
+        for line in lines
+    )
+
+
+def _spells(line: str, i: int) -> bool:
+    """Return whether letters or marks of a script that is not Latin stand on both sides of a place."""
+    sides = (line[i - 1 : i], line[i + 1 : i + 2])
+    return all(c and not c.isascii() and unicodedata.category(c)[0] in "LM" for c in sides)
 
 
 def _visible(character: str, ascii_only: bool) -> str:
@@ -214,10 +230,10 @@ def _verdicts(shown: ShownRow, width: int, ascii_only: bool) -> Iterator[Rendera
         yield _bars(columns, ascii_only)
     else:
         for column in columns:
-            yield _bars([column], ascii_only)
+            yield _bars([column], ascii_only, min(_BAR, width - _BESIDE_BAR))
 
 
-def _bars(columns: list[tuple[str, Float]], ascii_only: bool) -> Grid:
+def _bars(columns: list[tuple[str, Float]], ascii_only: bool, longest: int = _BAR) -> Grid:
     grid = Grid(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     grid.add_column("", no_wrap=True)
     for name, _ in columns:
@@ -226,7 +242,7 @@ def _bars(columns: list[tuple[str, Float]], ascii_only: bool) -> Grid:
     for k, verdict in enumerate(VERDICTS):
         cells = []
         for _, p in columns:
-            filled = round(_BAR * float(p[k]))
-            cells.append(Text(f"{p[k]:.3f} ").append(full * filled, "blue").append(rest * (_BAR - filled), "dim"))
+            filled = round(longest * float(p[k]))
+            cells.append(Text(f"{p[k]:.3f} ").append(full * filled, "blue").append(rest * (longest - filled), "dim"))
         grid.add_row(Text(verdict), *cells)
     return grid

@@ -107,7 +107,9 @@ def test_only_rows_read_twice_are_in_the_figures_of_both_orders() -> None:
     found = figures(made_rows(first, [0, 0, 0, 0], first=first, second=second))
     assert found["consistency"].rows == 2
     assert found["consistency"].remark == "over the 2 of 4 rows read in both orders"
-    assert found["consistency"].estimate == Estimate(1, 1, 1)
+    consistency = found["consistency"].estimate
+    assert consistency is not None
+    assert [consistency.value, consistency.low, consistency.high] == pytest.approx([1, 0.025 ** (1 / 2), 1])
     assert found["one_order_agreement"].remark == ""
 
 
@@ -131,6 +133,54 @@ def test_a_row_that_was_not_scored_is_wrong_and_inconsistent() -> None:
         estimate = found[key].estimate
         assert estimate is not None
         assert estimate.value == pytest.approx(value), key
+
+
+def test_rows_that_were_not_scored_are_in_no_figure_of_both_orders_where_not_all_rows_were_read_twice() -> None:
+    first, second = certain("AAAAAA"), certain("AAAABB")
+    first[0] = second[0] = second[1] = np.nan  # row 0 could not be scored, row 1 was read once
+    rows = made_rows(certain("AAAAAA"), [0] * 6, first=first, second=second, unscored=[True] + [False] * 5)
+    found = figures(rows)
+    assert (found["consistency"].rows, found["one_order_agreement"].rows) == (4, 6)
+    assert found["consistency"].estimate is not None
+    assert found["consistency"].estimate.value == pytest.approx(2 / 4)
+    assert found["consistency"].remark == "over the 4 of 6 rows read in both orders"
+    assert found["one_order_agreement"].estimate is not None
+    assert found["one_order_agreement"].estimate.value == pytest.approx(5 / 6)
+
+
+def test_equally_probable_verdicts_are_a_tie() -> None:
+    even = np.array([[0.4, 0.4, 0.2], [0.4, 0.2, 0.4], [1 / 3] * 3, [0.2, 0.4, 0.4]])
+    found = figures(made_rows(even, [0, 1, 2, 2], first=even, second=certain("TTTA")))
+    for key, expected in (("one_order_agreement", 2 / 4), ("consistency", 3 / 4), ("autoj_agreement", 1 / 4)):
+        estimate = found[key].estimate
+        assert estimate is not None
+        assert estimate.value == pytest.approx(expected), key
+
+
+def test_exchanging_a_and_b_changes_no_figure() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 4, (2, 200, 3)) + 1.0  # often equal
+    first, second = (p / p.sum(axis=1, keepdims=True) for p in (first, second))
+    labels, turned = rng.integers(0, 3, 200), [1, 0, 2]
+    one = figures(made_rows(first, labels, first=first, second=second))
+    other = figures(
+        made_rows(first[:, turned], np.array(turned)[labels], first=first[:, turned], second=second[:, turned])
+    )
+    for key, found in one.items():
+        estimate, exchanged = found.estimate, other[key].estimate
+        assert estimate is not None
+        assert exchanged is not None
+        assert exchanged.value == pytest.approx(estimate.value, abs=1e-12), key
+
+
+def test_figures_that_no_resample_can_change_have_no_interval_and_say_so() -> None:
+    p = certain("AABBTT")
+    found = figures(made_rows(p, [0, 0, 1, 1, 2, 2], first=p, second=p))
+    kappa = found["kappa"]
+    assert (kappa.estimate, kappa.remark) == (Estimate(1, None, None), "no interval: it is the same in all resamples")
+    agreement = found["one_order_agreement"].estimate
+    assert agreement is not None
+    assert [agreement.value, agreement.low, agreement.high] == pytest.approx([1, 0.025 ** (1 / 6), 1])
 
 
 def test_ties_only_leave_nothing_for_benchmarks_without_ties() -> None:

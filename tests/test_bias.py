@@ -172,6 +172,19 @@ def test_position_figures_of_hand_made_rows() -> None:
     assert value(bias_report(rows), "position") == pytest.approx(0)
 
 
+def test_equally_probable_verdicts_favour_no_position() -> None:
+    even = np.tile([0.45, 0.45, 0.1], (4, 1))
+    figures = bias_report(made_rows(even, [0] * 4, first=even, second=certain("ABTT")))
+    assert figures.position is not None
+    # a tie in the first order; in the second A, which was shown second, then B, which was shown first
+    assert figures.position.to_first.value == pytest.approx(1 / 4)
+    assert figures.position.to_second.value == pytest.approx(1 / 4)
+    assert figures.position.consistency.value == pytest.approx(2 / 4)
+    assert figures.ties is not None
+    most = figures.ties.most_probable
+    assert [most.value, most.low, most.high] == pytest.approx([0.0, 0.0, 1 - 0.025 ** (1 / 4)])
+
+
 def test_other_effects_of_hand_made_rows() -> None:
     p = [[0.5, 0.3, 0.2], [0.2, 0.6, 0.2], [0.3, 0.3, 0.4], [0.1, 0.1, 0.8]]
     rows = made_rows(
@@ -215,6 +228,13 @@ def test_other_effects_of_hand_made_rows() -> None:
     assert ties.on_ties.value == pytest.approx(0.6)
     assert ties.on_others.value == pytest.approx(0.2)
     assert ties.separation.value == pytest.approx(0.4)
+
+
+def test_probabilities_are_normalised_first() -> None:
+    p = np.array([[0.5, 0.3, 0.2], [0.2, 0.4, 0.4]])
+    rows, scaled = (made_rows(q, [0, 2], first=q, second=q[::-1]) for q in (p, 1.001 * p))
+    for key in ("ties", "position"):
+        assert value(bias_report(scaled), key) == pytest.approx(value(bias_report(rows), key), rel=1e-12)
 
 
 def test_one_order_says_what_it_cannot_tell_and_what_it_can() -> None:

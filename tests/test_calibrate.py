@@ -254,11 +254,13 @@ def test_what_cannot_be_calibrated_is_one_clear_line() -> None:
     stored, frame = simulated(40)
     one = frame.assign(winner="tie")
     assert "t.csv: all 40 labels are tie, which says nothing" in error_of(stored, one)
-    text = error_of(stored, frame.assign(prompt=[f"q {i % 4}" for i in range(40)]))
-    assert "the labelled rows have 4 prompts, too few for 5 folds; give more rows with a label, or --folds=4" in text
-    single = error_of(stored, frame.assign(prompt="q"))
-    assert "the labelled rows have 1 prompt, too few for 5 folds; give more rows with a label" in single
-    assert "--folds" not in single
+    assert (
+        "the labelled rows have 12 prompts, too few for 15 folds; give more rows with a label, or --folds=12"
+        in error_of(stored, frame.assign(prompt=[f"q {i % 12}" for i in range(40)]), folds=15)
+    )
+    few = error_of(stored, frame.assign(prompt=[f"q {i % 9}" for i in range(40)]), folds=3)
+    assert "the labelled rows have 9 prompts, too few to tell a gain from chance; give rows with 10 prompts" in few
+    assert "the labelled rows have 1 prompt, too few" in error_of(stored, frame.assign(prompt="q"))
     assert "has no prediction for 1 row of t.csv (for example id new)" in error_of(
         stored, frame.assign(id=["new", *frame["id"][1:]])
     )

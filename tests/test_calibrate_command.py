@@ -43,7 +43,8 @@ def files(folder: Path, truth: Calibration = HOT, model: Path | None = None, row
     if model is not None:
         folder_of = open_model(model)
         assert folder_of.judge is not None
-        record = {"model": folder_of.digest(), "template": folder_of.judge.template_digest, "prompt": "a prompt"}
+        record: dict[str, Any] = {"settings": {}, "result": {}, "prompt": "a prompt"}
+        record |= {"model": folder_of.digest(), "template": folder_of.judge.template_digest}
         (folder / "p.parquet.run.json").write_text(json.dumps(record))
     return predictions, table
 
@@ -136,6 +137,18 @@ def test_removing_leaves_the_file_as_it_was(bundle: Path) -> None:
     assert (bundle / "judge.json").read_bytes() == text
 
 
+def test_it_can_be_removed_from_an_adapter_whose_base_is_elsewhere(bundle: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    text = (bundle / "judge.json").read_text()
+    (adapter / "judge.json").write_text(text)
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    store_calibration(adapter, HOT)
+    [line] = remove_calibration(adapter)
+    assert line.startswith("removed the calibration from ")
+    assert (adapter / "judge.json").read_text() == text
+
+
 def error_of(*arguments: Any, **values: Any) -> str:
     with pytest.raises(JudgeError) as caught:
         lines(*arguments, **values)
@@ -160,11 +173,15 @@ def test_without_a_record_there_is_a_warning(bundle: Path, tmp_path: Path) -> No
     assert stored_in(bundle) is not None
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"model": 3}', "\xff"])
-def test_a_damaged_record_is_refused(bundle: Path, tmp_path: Path, content: str) -> None:
-    predictions, table = files(tmp_path)
-    (tmp_path / "p.parquet.run.json").write_bytes(content.encode("latin-1"))
+@pytest.mark.parametrize("content", ["{", "[]", '{"model": 3}', "\xff", '{"prompt": 3}', '{"settings": []}'])
+def test_a_damaged_record_is_refused_where_it_matters(bundle: Path, tmp_path: Path, content: str) -> None:
+    predictions, table = files(tmp_path, model=bundle)
+    path = tmp_path / "p.parquet.run.json"
+    if ":" in content:
+        content = json.dumps(json.loads(path.read_text()) | json.loads(content))
+    path.write_bytes(content.encode("latin-1"))
     assert "p.parquet.run.json: " in error_of(predictions, table, bundle=bundle)
+    assert "not stored" in lines(predictions, table)  # a blend of several judges has another record, for example
 
 
 def test_a_model_that_is_no_judge_and_a_submission_are_refused(bundle: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ def test_orders_that_were_read() -> None:
     assert orders_read(first, second) == "some"
     assert orders_read(first[2:9], second[2:9]) == "both"
     assert orders_read(first[:2], second[:2]) == "one"
+    many, one_failed = np.full((200, 3), 1 / 3), np.full((200, 3), 1 / 3)
+    one_failed[7] = np.nan
+    assert orders_read(many, one_failed) == "both"
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,16 @@ def test_orders_that_were_read() -> None:
             "first too often)",
         ),
         (made("vector", 0.5, (0, 0)), "scale A 0.50, B 0.75, tie 0.25; bias A +0.00, B +0.00, tie +0.00"),
+        (
+            Calibration(method="vector", scale=(0.41, 0, 0), bias=(0.34, -0.02, -0.32)),
+            "scale A 0.41, B 0.00, tie 0.00; bias A +0.34, B -0.02, tie -0.32; only the judge's probability of A is "
+            "used",
+        ),
+        (
+            Calibration(method="vector", scale=(0, 0, 0), bias=(0, 0, 0)),
+            "scale A 0.00, B 0.00, tie 0.00; bias A +0.00, B +0.00, tie +0.00; the judge's probabilities say nothing "
+            "about the labels",
+        ),
         (
             made("contextual", 1, (0.5, 0)),
             "log-probabilities without content subtracted: first +0.50, second +0.00, tie -0.50",

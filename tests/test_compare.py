@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from sklearn import metrics as sklearn_metrics
 
 from judge.compare import CompareResult, CompareSettings, compare
@@ -165,7 +166,7 @@ def test_changed_verdicts_and_rows_are_counted_and_listed() -> None:
     assert rows[0].human == "A"
     assert rows[0].b == (0.9, 0.0, 0.1)
     lines = list(text_lines(result))
-    assert "3 of 5 rows changed the verdict from A to B: 1 to right, 1 to wrong" in lines
+    assert "3 of 5 rows got another verdict from judge B than from judge A: 1 became right, 1 wrong" in lines
     shown = next(line for line in lines if line.startswith("row-001"))
     assert shown.startswith(
         "row-001   0.80  0.10 0.80 0.10    0.90 0.00 0.10    A      A \\x1b[31mlong\\n prompt......"
@@ -174,6 +175,26 @@ def test_changed_verdicts_and_rows_are_counted_and_listed() -> None:
     assert all(line.isprintable() for line in lines)
     assert [row.id for row in compared(frame, a, b, replace(QUICK, rows=2)).most_changed] == ["row-001", "row-000"]
     assert compared(frame, a, b, replace(QUICK, rows=0)).most_changed == []
+
+
+def test_rows_are_listed_in_columns_whatever_their_ids_hold() -> None:
+    frame = frame_of(3)
+    frame["id"] = ["\x1b[31m\x07" * 9, "日本語", "x"]
+    p = np.random.default_rng(0).dirichlet([2, 2, 2], (2, 3))
+    lines = list(text_lines(compared(frame, *p)))
+    start = next(i for i, line in enumerate(lines) if line.startswith("id "))
+    places = {cell_len(line[: line.index("  0.")]) for line in lines[start + 1 : start + 4]}
+    assert places == {lines[start].index("moved") - 1}  # the numbers under it have a blank before them
+
+
+def test_a_difference_that_is_only_rounding_has_no_sign_and_lists_no_rows() -> None:
+    frame = frame_of(40)
+    p = skilled(frame, 0.2, 1)
+    result = compared(frame, p, p.astype(np.float32).astype(np.float64))
+    text = "\n".join(text_lines(result))
+    assert "-0.0" not in text
+    assert "rows that changed most" not in text
+    assert result.most_changed  # programs get them
 
 
 def test_rows_that_trained_one_of_the_judges_are_refused_or_left_out() -> None:
@@ -248,8 +269,8 @@ def test_files_are_compared_by_id_and_unlabelled_rows_are_left_out(tmp_path: Pat
     assert found["warnings"] == ["a.csv, b.csv: no column flags, so it is not known whether rows trained the judge"]
     lines = list(run_compare(first, second, tmp_path / "t.jsonl", QUICK))
     assert lines[:3] == [
-        "A               a.csv",
-        "B               b.csv",
+        "judge A         a.csv",
+        "judge B         b.csv",
         "table           t.jsonl, 50 rows in 50 prompt groups; left out: 10 without a label",
     ]
 

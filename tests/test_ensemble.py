@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -492,3 +494,29 @@ def test_no_input_is_overwritten_and_nothing_is_written_after_an_error(tmp_path:
         "x.parquet",
         "y.parquet",
     ]
+
+
+def test_a_single_file_is_no_ensemble_whatever_is_asked_of_it(tmp_path: Path) -> None:
+    table, members = files(tmp_path)
+    for place in (None, table):
+        with pytest.raises(JudgeError, match="needs at least two files of predictions, 1 given"):
+            list(run_ensemble(members[:1], place, None, QUICK))
+
+
+def test_nothing_is_written_where_one_of_the_outputs_cannot_be() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, closed = Path(name), Path(name) / "closed"
+        closed.mkdir(mode=0o555)
+        folder.chmod(0o777)
+        _, members = files(folder)
+        wanted = SubmissionOptions(closed / "sub.csv")
+        user = os.geteuid()
+        try:
+            if user == 0:  # root may write everywhere
+                os.seteuid(65534)
+            with pytest.raises(JudgeError) as caught:
+                list(run_ensemble(members, None, folder / "out.parquet", QUICK, wanted))
+        finally:
+            os.seteuid(user)
+        assert str(caught.value) == f"{closed / 'sub.csv'}: cannot be written, its folder may not be written to"
+        assert not (folder / "out.parquet").exists()

@@ -201,6 +201,33 @@ def test_rows_without_a_label_are_left_out_and_counted() -> None:
     assert "t.csv, 60 rows; left out: 25 without a label" in "\n".join(text_lines(result))
 
 
+def test_a_row_is_joined_with_all_that_is_stored_of_it_and_with_the_tables_facts() -> None:
+    frame = frame_of(3).assign(id=["b", "c", "a"])
+    frame.loc[0, ["prompt", "response_a", "response_b"]] = ["Why?", "I'm sorry, but I can't help with that.", " "]
+    stored = stored_for(frame)
+    first, second = np.log([[[0.5, 0.3, 0.2], [0.6, 0.3, 0.1], [0.7, 0.2, 0.1]]] * 2) + np.array([[[0.0]], [[-1.0]]])
+    second[:, [0, 1]] = second[:, [1, 0]]
+    second[1] = np.nan
+    stored = replace(stored, first=first, second=second, cut=np.array([True, False, False]))
+    rows = join(stored, table_of(frame))
+    assert rows.ids.tolist() == ["a", "b", "c"]
+    assert rows.first == pytest.approx(np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.6, 0.3, 0.1]]))
+    assert rows.second[:2] == pytest.approx(np.array([[0.2, 0.7, 0.1], [0.3, 0.5, 0.2]]))
+    assert np.isnan(rows.second[2]).all()
+    assert rows.cut.tolist() == [False, True, False]
+    assert rows.facts.characters[1].tolist() == [4, 38, 1]
+    assert rows.facts.refusal.tolist() == [[False, False], [True, False], [False, False]]
+    assert rows.facts.empty.tolist() == [[False, False], [False, True], [False, False]]
+
+
+def test_only_a_zero_for_the_true_verdict_is_impossible() -> None:
+    frame = frame_of(30)
+    stored = stored_for(frame)
+    wrong = (WINNERS.index(frame["winner"][3]) + 1) % 3
+    stored.p[3, wrong] = 0
+    assert evaluated(frame, stored).rows.impossible == 0
+
+
 def test_a_table_without_labels_is_refused() -> None:
     frame = frame_of(3).drop(columns="winner")
     assert error_of(frame, stored_for(frame)) == (
@@ -412,7 +439,7 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
         "  difference      -0.4055  -0.4055 to -0.4055\n"
         "  lengths alone         -  fewer prompt groups (2) than folds (5)\n"
         "  uniform          1.0986\n"
-        "accuracy           100.0%  100.0% to 100.0%\n"
+        "accuracy           100.0%  12.9% to 100.0%\n"
         "  class rates       33.3%\n"
         "  uniform           33.3%\n"
         "Brier score        0.3750  0.3750 to 0.3750\n"
@@ -513,3 +540,11 @@ def test_partial_predictions_are_evaluated_on_their_rows_alone_when_asked() -> N
     assert "left out: 20 without a prediction" in "\n".join(text_lines(result))
     strange = replace(half, ids=[f"other-{i}" for i in range(30)])
     assert "has no prediction for 50 rows" in error_of(frame, strange, replace(QUICK, partial=True))
+
+
+def test_ids_that_became_decimal_numbers_on_one_side_are_named() -> None:
+    frame = frame_of(4).assign(id=["1", "2", "3", "4"])
+    stored = replace(stored_for(frame), ids=["1.0", "2.0", "3.0", "4.0"])
+    assert error_of(frame, stored) == (
+        "p.parquet: its ids are decimal numbers (1.0), those of t.csv are not (1); write both in one type"
+    )

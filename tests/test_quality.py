@@ -14,9 +14,10 @@ from sklearn.linear_model import LogisticRegression
 
 from judge.evaluation.length_baseline import length_baseline
 from judge.evaluation.quality import Figure, area_under_curve, figures_of, mean_where
-from judge.evaluation.reliability import calibration_error, reliabilities
+from judge.evaluation.reliability import calibration_error, class_wise_error, reliabilities
 from judge.metrics import (
     BINS,
+    bin_gaps,
     bin_numbers,
     brier_scores,
     called,
@@ -156,6 +157,11 @@ def test_the_calibration_error_is_the_weighted_gap_between_confidence_and_truth(
     assert expected_calibration_error(p, labels) == pytest.approx((10 * 0.2 + 5 * 0.4) / 15, rel=1e-12)
 
 
+def test_a_probability_at_an_edge_is_in_the_bin_below_it() -> None:
+    assert bin_numbers(np.array([0.0, 0.2, 0.2 + 1e-9, 0.4, 1.0])).tolist() == [0, 2, 3, 5, BINS - 1]
+    assert bin_numbers(np.array([1.0 + 1e-12])).tolist() == [BINS - 1]  # rounding
+
+
 @unhurried
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
 def test_every_probability_lies_in_its_bin(chances: list[float]) -> None:
@@ -168,27 +174,71 @@ def test_every_probability_lies_in_its_bin(chances: list[float]) -> None:
 
 
 def test_the_interval_of_a_calibration_error_holds_the_truth_for_a_calibrated_judge_and_for_one_that_is_not() -> None:
-    trials, n = 150, 900
-    for sharpness in (1.0, 1.8):
+    trials, n = 100, 600
+    for sharpness in (1.0, 1.2, 1.8):
         p, labels = simulated(400_000, 77, sharpness)
         truth = 0.0 if sharpness == 1.0 else expected_calibration_error(p, labels)
-        held = 0
+        gaps = [bin_gaps(p[:, k], labels == k).mean(axis=0) for k in range(3)]
+        by_class = 0.0 if sharpness == 1.0 else float(np.abs(gaps).sum() / 3)
+        held = [0, 0]
         for trial in range(trials):
             p, labels = simulated(n, trial, sharpness)
-            error, by_chance = calibration_error(p.max(axis=1), hits(p, labels), Resampler(np.arange(n), 300))
-            assert error.low is not None
-            assert error.high is not None
-            held += error.low <= truth <= error.high
-            assert by_chance is not None
-        assert held >= 0.90 * trials, (sharpness, held, truth)
+            resampler = Resampler(np.arange(n), 200)
+            error, _ = calibration_error(bin_gaps(p.max(axis=1), hits(p, labels)), resampler)
+            mean = class_wise_error(rows_of(p, labels), resampler)
+            for k, (found, true) in enumerate(((error, truth), (mean, by_class))):
+                assert isinstance(found, Estimate)
+                assert found.low is not None
+                assert found.high is not None
+                assert found.low <= found.value <= found.high
+                held[k] += found.low <= true <= found.high
+        assert min(held) >= 0.88 * trials, (sharpness, held, truth)  # the reflected interval: 0.80 at 1.2
     assert truth > 0.1
+
+
+def test_where_the_same_came_true_in_every_row_the_calibration_errors_interval_knows_what_it_cannot() -> None:
+    p = np.tile([0.96, 0.03, 0.01], (40, 1))
+    rows = rows_of(p, np.zeros(40, dtype=np.int64))
+    resampler = Resampler(rows.groups, 100)
+    figures = figures_of(rows, resampler)
+    reach = 1 - 0.025 ** (1 / 40)
+    assert isinstance(figures.ece, Estimate)  # right in 40 of 40 rows, which 96% often are
+    assert [figures.ece.value, figures.ece.low] == pytest.approx([0.04, 0.0])
+    assert figures.ece.high == pytest.approx(0.04 + reach)
+    assert isinstance(figures.class_wise_ece, Estimate)
+    assert figures.class_wise_ece.value == pytest.approx((0.04 + 0.03 + 0.01) / 3)
+    assert figures.class_wise_ece.high == pytest.approx(0.08 / 3 + reach)
+    assert [figures.accuracy.low, figures.accuracy.high] == pytest.approx([1 - reach, 1.0])
+
+
+def test_figures_of_rows_of_a_single_group_have_no_interval() -> None:
+    p, labels = simulated(60)
+    p[:, 2] = np.where(np.arange(60) < 2, 2.0, 0.0)
+    labels = np.where(np.arange(60) < 2, 2, labels.clip(max=1))
+    rows = rows_of(p, labels, groups=(np.arange(60) - 1).clip(0).astype(np.uint64))
+    figures = figures_of(rows, Resampler(rows.groups, 100))
+    tie = figures.verdicts[2]
+    for figure in (tie.precision, tie.recall, tie.auc, figures.ties.on_ties):
+        assert isinstance(figure, Estimate)
+        assert (figure.low, figure.high) == (None, None)
+    assert isinstance(figures.ties.on_others, Estimate)
+    assert figures.ties.on_others.low is not None
+
+
+def test_classes_that_are_told_apart_perfectly_leave_the_area_an_interval() -> None:
+    true = np.arange(60) < 6
+    found = area_under_curve(true.astype(np.float64), true, Resampler(np.arange(60), 100))
+    # six pairs of rows of their own: a chance of 2.5% that all of them are in order
+    assert [found.value, found.low, found.high] == pytest.approx([1.0, 0.025 ** (1 / 6), 1.0])
+    found = area_under_curve(true.astype(np.float64), ~true, Resampler(np.arange(60), 100))
+    assert [found.value, found.low, found.high] == pytest.approx([0.0, 0.0, 1 - 0.025 ** (1 / 6)])
 
 
 def test_what_chance_alone_gives_is_what_calibrated_judges_show() -> None:
     errors, expected = [], []
     for trial in range(60):
         p, labels = simulated(600, trial)
-        error, by_chance = calibration_error(p.max(axis=1), hits(p, labels), Resampler(np.arange(600), 300))
+        error, by_chance = calibration_error(bin_gaps(p.max(axis=1), hits(p, labels)), Resampler(np.arange(600), 300))
         errors.append(error.value)
         expected.append(by_chance)
     assert np.mean(np.array(expected, dtype=np.float64)) == pytest.approx(np.mean(errors), rel=0.12)
@@ -209,6 +259,8 @@ def test_a_reliability_diagram_has_every_row_once() -> None:
             sum(b.rows * abs(b.chance - b.right.value) for b in one.bins) / 500, rel=1e-9
         )
     assert value(top.error) == pytest.approx(expected_calibration_error(p, labels), rel=1e-12)
+    mean = np.mean([value(one.error) for one in classes])
+    assert value(class_wise_error(rows, Resampler(rows.groups, 100))) == pytest.approx(mean, rel=1e-12)
 
 
 def test_fewer_rows_than_bins_and_a_single_class_have_reasons_instead_of_figures() -> None:
@@ -228,6 +280,14 @@ def test_fewer_rows_than_bins_and_a_single_class_have_reasons_instead_of_figures
     assert tie.auc == Undefined("nobody's verdict is tie")
     assert figures.ties.on_ties == Undefined("nobody's verdict is tie")
     assert value(figures.ties.decided_accuracy) == 1.0
+
+
+def test_a_decided_row_whose_responses_are_given_as_much_is_half_right() -> None:
+    rows = rows_of(
+        np.array([[0.3, 0.3, 0.4], [0.3, 0.3, 0.4], [0.2, 0.1, 0.7], [0.1, 0.2, 0.7]]), np.array([0, 1, 0, 0])
+    )
+    figures = figures_of(rows, Resampler(rows.groups, 100))
+    assert value(figures.ties.decided_accuracy) == pytest.approx((0.5 + 0.5 + 1 + 0) / 4)
 
 
 def test_a_single_group_has_figures_without_intervals() -> None:
@@ -253,8 +313,21 @@ def test_the_length_baseline_is_scikit_learns_logistic_regression_across_the_sam
     expected = np.empty(n)
     for k in range(5):
         model = LogisticRegression(C=np.inf, max_iter=2000, tol=1e-10).fit(features[fold != k], labels[fold != k])
-        expected[fold == k] = log_losses(model.predict_proba(features[fold == k]), labels[fold == k])
+        fitted = (fold != k).sum()
+        p = (fitted * model.predict_proba(features[fold == k]) + 1) / (fitted + 3)  # a row of each verdict more
+        expected[fold == k] = log_losses(p, labels[fold == k])
     found = length_baseline(rows)
     assert not isinstance(found, Undefined)
     assert found == pytest.approx(expected, rel=1e-4)
     assert found.mean() < np.log(3) - 0.02  # it does know something here
+
+
+def test_a_verdict_that_some_folds_lack_does_not_ruin_the_length_baseline() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, 60)
+    labels[0] = 2  # no other fold has a tie
+    rows = rows_of(np.full((60, 3), 1 / 3), labels, characters=rng.integers(20, 2000, (60, 3)))
+    found = length_baseline(rows)
+    assert not isinstance(found, Undefined)
+    assert found.max() == found[0]
+    assert found[0] == pytest.approx(np.log(48 + 3), abs=0.05)  # one of 48 rows and three

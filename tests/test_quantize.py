@@ -13,6 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from judge.bundle import open_model
+from judge.calibrate_command import store_calibration
+from judge.calibration.parameters import Calibration
 from judge.errors import JudgeError, RunInterrupted
 from judge.hardware import available_memory
 from quantize.awq import quantize_model
@@ -21,6 +23,7 @@ from quantize.layers import Linear, choose_group_size, find_layers
 from quantize.needs import check_needs, estimate_needs, output_bytes
 from quantize.size_report import size_report
 from tests.four_bits import factors_within, read_packed, read_tensors
+from tests.judge_bundles import save_judge
 from tests.tiny_models import save_adapter, save_llama
 
 pytestmark = pytest.mark.training
@@ -101,7 +104,11 @@ def run(source: Path, output: Path, backend: Any, watcher: Watcher | None = None
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return uneven_llama(tmp_path_factory.mktemp("source") / "tiny")
+    """A judge with a calibration."""
+    folder = tmp_path_factory.mktemp("source")
+    judge = save_judge(uneven_llama(folder / "tiny"), folder / "judge")
+    store_calibration(judge, Calibration(method="temperature", scale=(0.5, 0.5, 0.5), bias=(0, 0, 0)))
+    return judge
 
 
 @pytest.fixture(scope="module", params=BACK_ENDS)
@@ -248,6 +255,18 @@ def test_the_folder_is_a_whole_model_with_what_the_source_had(done: Quantised) -
         assert (done.output / name).read_bytes() == (done.source / name).read_bytes()
     assert not [name for name in names if name.endswith((".bin", ".pt", ".tmp", "yaml"))]
     assert sorted(path.name for path in done.output.parent.iterdir()) == ["four"]
+
+
+def test_a_calibration_of_the_16_bit_judge_is_left_out_and_that_is_said(done: Quantised) -> None:
+    before, after = (open_model(folder).judge for folder in (done.source, done.output))
+    assert before is not None
+    assert after is not None
+    assert before.calibration is not None
+    assert after == before.uncalibrated().with_stage("quantized", **done.figures)
+    notes = [text for kind, *texts in done.watcher.seen if kind == "note" for text in texts]
+    assert (
+        sum("the judge's calibration was fitted to its 16-bit verdicts and is left out" in note for note in notes) == 1
+    )
 
 
 def test_progress_goes_by_layers(done: Quantised) -> None:

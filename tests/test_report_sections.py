@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -372,7 +374,7 @@ def test_the_command_writes_one_page_and_the_same_bytes_each_time(tmp_path: Path
     predictions, table = written(tmp_path)
     one, two = tmp_path / "one.html", tmp_path / "two.html"
     lines = list(run_report(predictions, table, one, QUICK))
-    assert re.fullmatch(r"wrote one\.html \(\d+ kB, 40 rows\)", lines[-1])
+    assert re.fullmatch(rf"wrote {re.escape(str(one))} \(\d+ kB, 40 rows\)", lines[-1])
     assert any(line.startswith("warning: the predictions have no column flags") for line in lines)
     list(run_report(predictions, table, two, QUICK))
     assert one.read_bytes() == two.read_bytes()
@@ -407,3 +409,36 @@ def test_an_output_that_is_none_or_an_input_is_refused_before_anything_is_read(t
         list(run_report(predictions, table, tmp_path / "r.html", QUICK, model=tmp_path / "nowhere"))
     assert table.read_bytes() == before
     assert not (tmp_path / "r.html").exists()
+
+
+def test_a_folder_without_permission_is_refused_by_the_name_that_was_given() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, closed = Path(name), Path(name) / "closed"
+        closed.mkdir(mode=0o555)
+        folder.chmod(0o777)
+        predictions, table = written(folder)
+        user = os.geteuid()
+        try:
+            if user == 0:  # root may write everywhere
+                os.seteuid(65534)
+            with pytest.raises(JudgeError) as caught:
+                list(run_report(predictions, table, closed / "r.html", QUICK))
+        finally:
+            os.seteuid(user)
+        assert str(caught.value) == f"{closed / 'r.html'}: cannot be written, its folder may not be written to"
+
+
+def section_text(frame: pd.DataFrame, name: str) -> str:
+    found = {section.id: section for section in evaluation_sections(*evaluated(frame, stored_for(frame)))}
+    return text_of(found[name])
+
+
+def test_where_every_verdict_is_a_tie_no_share_of_decided_rows_is_made_up() -> None:
+    text = section_text(frame_of(20, winner="tie"), "verdicts")
+    assert "No row tells whether the judge prefers what the human prefers: every verdict is tie." in text
+    assert "more than the other in" not in text
+
+
+def test_macro_f1_is_written_as_on_the_command_line() -> None:
+    text = section_text(frame_of(60), "agreement")
+    assert re.search(r"macro F1.*?\d\.\d%", text[: text.index("Auto-J agreement")], re.DOTALL)

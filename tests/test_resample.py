@@ -50,6 +50,7 @@ def test_it_is_scipys_percentile_bootstrap_of_ratios_of_sums() -> None:
         batch=50,
         vectorized=True,
         method="percentile",
+        confidence_level=1 - 2 * Resampler(groups).tail(),
         rng=np.random.default_rng(5),
     ).confidence_interval
     found = group_bootstrap(values, groups, resamples=500, seed=5)
@@ -100,19 +101,84 @@ def test_more_groups_than_blocks_have_intervals_of_the_right_width() -> None:
     assert found.value == pytest.approx(values.mean(), rel=1e-12)
 
 
-def test_a_figure_about_rows_that_most_resamples_lack_has_no_interval() -> None:
+def of_the_rest(totals: Float, _: Float) -> Float:
+    """Return the mean of the first column over the rows that the second marks."""
+    return np.stack([totals[0] / totals[1]])
+
+
+def test_a_figure_about_rows_that_resamples_lack_leaves_these_out() -> None:
     chosen = np.zeros((40, 1))
     chosen[7] = 1.0
-
-    def share(totals: Float, _: Float) -> Float:
-        return np.stack([totals[0] / totals[1]])
-
-    values = np.hstack([chosen * 0.5, chosen])
-    (found,) = group_bootstrap(values, np.arange(40) % 20, share, resamples=300)
-    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)  # 64% of the resamples hold the one row
-    nothing = group_bootstrap(0 * values, np.arange(40), share, resamples=300)[0]
+    nothing = group_bootstrap(0 * np.hstack([chosen, chosen]), np.arange(40), of_the_rest, resamples=300)[0]
     assert np.isnan(nothing.value)
     assert (nothing.low, nothing.high) == (None, None)
+    chosen[20] = 1.0  # 87% of the resamples hold a row of the two
+    values = np.hstack([chosen * np.arange(40)[:, np.newaxis], chosen])
+    (found,) = Resampler(np.arange(40), 300).estimate(values, of_the_rest, about=chosen[:, 0])
+    assert (found.value, found.low, found.high) == (13.5, 7.0, 20.0)
+
+
+def test_a_figure_about_rows_of_a_single_group_has_no_interval() -> None:
+    chosen = np.arange(40) < 2
+    values = np.column_stack([chosen * np.arange(40), chosen])
+    alone = Resampler((np.arange(40) - 1).clip(0), 300)  # the two rows share a group
+    assert alone.estimate(values, of_the_rest, about=chosen, shares=True) == [Estimate(0.5, None, None)]
+    assert (alone.groups_of(chosen), alone.groups_of(~chosen), alone.groups) == (1, 38, 39)
+    assert Resampler(np.arange(40), 300).estimate(values, of_the_rest, about=chosen)[0].low == 0.0
+
+
+def test_the_percentiles_are_hesterbergs() -> None:
+    for groups, expected in ((2, 0.0), (20, 0.0159), (50, 0.0212), (1000, 0.0248)):
+        assert Resampler(np.arange(groups), 100).tail() == pytest.approx(expected, abs=5e-5)
+    resampler = Resampler(np.arange(1000), 100, level=0.8)
+    assert resampler.tail() == pytest.approx(0.1, abs=5e-4)
+    assert resampler.tail(5) == pytest.approx(stats.norm.cdf(-np.sqrt(5 / 4) * stats.t(4).ppf(0.9)))
+
+
+def test_with_few_groups_the_mean_of_normal_values_is_held_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    trials, held, plain = 600, 0, 0
+    for _ in range(trials):
+        values, resampler = rng.normal(size=(12, 1)), Resampler(np.arange(12), 400)
+        (found,) = resampler.estimate(values)
+        assert found.low is not None
+        assert found.high is not None
+        held += found.low <= 0 <= found.high
+        low, high = np.quantile(resampler.totals(values), [0.025, 0.975])
+        plain += low <= 0 <= high
+    assert held / trials > 0.93
+    assert plain < held - 0.01 * trials
+
+
+def test_a_share_of_nothing_or_all_reaches_as_far_as_so_many_groups_can_tell() -> None:
+    resampler = Resampler(np.repeat(np.arange(30), 4), 100)
+    limit = stats.binomtest(0, 30).proportion_ci(method="exact").high
+    none, every = resampler.estimate(np.repeat([[0.0, 1.0]], 120, axis=0), shares=True)
+    assert [none.low, none.high] == pytest.approx([0.0, limit])
+    assert [every.low, every.high] == pytest.approx([1 - limit, 1.0])
+    # other figures that do not vary stay as they are, and so do shares that do not lie at an end
+    assert resampler.estimate(np.full((120, 1), 1.0)) == [Estimate(1.0, 1.0, 1.0)]
+    assert resampler.estimate(np.full((120, 1), 0.25), shares=True) == [Estimate(0.25, 0.25, 0.25)]
+    both = resampler.estimate(np.ones((120, 2)), shares=[False, True])
+    assert [both[0].low, both[1].low] == pytest.approx([1.0, 1 - limit])
+    # one group that has nearly all the rows says little more than itself
+    large = Resampler(np.array([0] * 97 + [1, 2, 3]), 100)
+    assert large.reach() == pytest.approx(1 - 0.025 ** ((97**2 + 3) / 100**2), rel=1e-12)
+    assert large.reach(np.arange(100) >= 97) == pytest.approx(1 - 0.025 ** (1 / 3))
+
+
+def test_shares_near_the_end_are_held_where_resampling_alone_does_not() -> None:
+    rng = np.random.default_rng(6)
+    trials, held = 300, {True: 0, False: 0}
+    for _ in range(trials):
+        right = (rng.random((30, 1)) < 0.97).astype(np.float64)
+        for share in held:
+            (found,) = Resampler(np.arange(30), 200).estimate(right, shares=share)
+            assert found.low is not None
+            assert found.high is not None
+            held[share] += found.low <= 0.97 <= found.high
+    assert held[True] / trials > 0.95
+    assert held[False] / trials < 0.7
 
 
 def test_a_higher_level_gives_a_wider_interval() -> None:

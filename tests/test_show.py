@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from judge.errors import JudgeError
-from judge.show_command import run_show, verdict_name, visible
+from judge.show_command import JOINERS, run_show, verdict_name, visible
 
 unhurried = settings(deadline=None, max_examples=200)
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -180,7 +180,7 @@ def test_the_default_console_reads_no_markup(tmp_path: Path, capsys: pytest.Capt
 @given(st.text(), st.booleans())
 def test_visible_text_holds_nothing_that_does_not_show(text: str, ascii_only: bool) -> None:
     seen = visible(text, ascii_only)
-    assert all(c == "\n" or c.isprintable() or unicodedata.category(c) == "Zs" for c in seen)
+    assert all(c == "\n" or c in JOINERS or c.isprintable() or unicodedata.category(c) == "Zs" for c in seen)
     assert seen.isascii() or not ascii_only
     assert seen.count("\n") == text.count("\n")
     assert visible(seen, ascii_only) == seen
@@ -192,6 +192,21 @@ def test_visible_keeps_what_people_write() -> None:
     assert visible("a\r\nb\rc\td") == "a\nb\\rc\\td"
 
 
+def test_joiners_are_kept_where_they_spell_a_word_and_shown_elsewhere() -> None:
+    for word in ("می\u200cخواهم", "क्\u200dष"):
+        assert visible(word) == word
+        assert visible(word, ascii_only=True).isascii()
+    for text in ("\u200cمی", "می\u200c", "pay\u200dpal", "می\u200c\u200cخواهم", "\u202e\u200dم", "1\u200d2"):
+        assert JOINERS[0] not in visible(text)
+        assert JOINERS[1] not in visible(text)
+
+
+def test_the_narrowest_terminal_cuts_neither_verdicts_nor_bars(tmp_path: Path) -> None:
+    files = write(tmp_path, [row_of(winner="tie")], {"p_a": [0.0], "p_b": [1.0], "p_tie": [0.0]})
+    assert shown(files, width=20)[-3:] == ["A    0.000 ░░░░░░░", "B    1.000 ███████", "tie  0.000 ░░░░░░░"]
+    assert shown(files, width=20, encoding="ascii")[-2] == "B    1.000 #######"
+
+
 def test_equally_probable_verdicts_are_all_named(tmp_path: Path) -> None:
     assert verdict_name(np.array([0.4, 0.2, 0.4])) == "A or tie"
     files = write(tmp_path, [row_of(winner="tie")], {"p_a": [0.2], "p_b": [0.4], "p_tie": [0.4]})
@@ -201,8 +216,9 @@ def test_equally_probable_verdicts_are_all_named(tmp_path: Path) -> None:
 def test_an_unknown_id_is_one_line_with_what_is_close(tmp_path: Path) -> None:
     predictions, table = write(tmp_path, [row_of(id="question-12"), row_of(id="\x1b[1m")])
     for row_id, problem in (
-        ("question-13", "t.jsonl: no row has the id question-13 (did you mean 'question-12'?)"),
-        ("\x1b[2m", "t.jsonl: no row has the id \\x1b[2m"),
+        ("question-13", "t.jsonl: no row has the id 'question-13' (did you mean 'question-12'?)"),
+        ("\x1b[2m", "t.jsonl: no row has the id '\\x1b[2m'; the first one is 'question-12'"),
+        ("", "t.jsonl: no row has the id ''; the first one is 'question-12'"),
     ):
         with pytest.raises(JudgeError) as caught:
             run_show(predictions, table, row_id)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judge.evaluation.judged_rows import JudgedRows
-from judge.evaluation.slices import MOST_SLICES, Slice, slices_of
+from judge.evaluation.slices import FEWEST_GROUPS, MOST_SLICES, Slice, slices_of
 from judge.metrics import hits, log_losses
 from judge.resample import Resampler
 from tests.made_rows import rows_of, sampled
@@ -67,9 +67,13 @@ def test_turns_and_lengths_stand_in_their_order_and_names_by_how_common_they_are
 
 def test_rare_values_and_those_beyond_the_commonest_share_a_slice() -> None:
     values = [f"lang{k:02}" for k in range(12) for _ in range(20 - k)] + ["rare"] * 3
+    assert values.count("lang10") == FEWEST_GROUPS
     found = sliced(some_rows(len(values), language=names(values)))["language"]
     assert [s.name for s in found] == [f"lang{k:02}" for k in range(MOST_SLICES)] + ["others"]
     assert found[-1].rows == sum(20 - k for k in range(MOST_SLICES, 12)) + 3
+    few = ["x"] * 60 + ["y"] * FEWEST_GROUPS + ["z"] * (FEWEST_GROUPS - 1)
+    found = sliced(some_rows(len(few), language=names(few)))["language"]
+    assert [s.name for s in found] == ["x", "y", "others"]
 
 
 def test_a_pair_of_models_is_the_same_whichever_wrote_a() -> None:
@@ -101,6 +105,15 @@ def test_a_slice_of_few_prompt_groups_says_so_and_one_of_a_single_group_has_no_i
     assert [(s.groups, s.few) for s in found.values()] == [(50, False), (1, True), (5, True)]
     assert (found["de"].log_loss.low, found["de"].difference.high) == (None, None)
     assert found["fr"].log_loss.low is not None
+
+
+def test_a_difference_from_a_few_other_rows_has_no_interval() -> None:
+    for others, known in ((9, False), (10, True)):
+        language = names(["en"] * 60 + ["de"] * others)
+        english = sliced(some_rows(60 + others, language=language))["language"][0]
+        assert (english.name, english.few) == ("en", False)
+        assert english.log_loss.low is not None
+        assert (english.difference.low is not None) == known
 
 
 @unhurried

@@ -26,9 +26,9 @@ ORDER = [
     ["engine.weights"],
     ["engine.transformers", "engine.vllm", "prepared", "submission", "score_settings", "data.copy"],
     ["engine.worker", "predictions", "data.tables", "data.mix", "data.describe"],
-    ["score", "prompt_command", "data.cli"],
+    ["score", "recalibrate", "prompt_command", "data.cli"],
     # what predictions are worth
-    ["evaluation.refusals", "evaluation.permutation", "evaluation.blend"],
+    ["evaluation.refusals", "evaluation.permutation", "evaluation.blend", "evaluation.columns"],
     ["evaluation.row_facts"],
     ["evaluation.judged_rows"],
     ["evaluation.reliability", "evaluation.slices", "evaluation.agreement", "evaluation.length_baseline"],

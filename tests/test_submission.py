@@ -162,7 +162,7 @@ def test_an_older_submission_stays_when_writing_fails(tmp_path: Path) -> None:
         written(tmp_path, [1, 2, 3], P, floor=0.5)
     assert path.read_bytes() == before
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(JudgeError, match=r"folder\.csv: cannot be written \(Is a directory\)"):
         write_submission(tmp_path / "folder.csv", pa.array([1, 2, 3]), P)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.csv", "submission.csv"]
 

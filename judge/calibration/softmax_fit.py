@@ -21,6 +21,9 @@ RIDGE = 1e-6
 # Curvature under this is none: columns have unit size, and a mean loss that still falls has a slope no larger.
 _FLAT = 1e-7
 _SLOPE = 1e-9
+# Added to the curvature that the search steps by, which moves no minimum: where a class has no row, some of it falls to
+# 1e-290, and the search would divide by that.
+_DAMPING = 1e-12
 
 
 def fit_softmax(
@@ -138,7 +141,7 @@ class _Loss:
         p, _ = self._probabilities(theta)
         spread = self.columns - np.einsum("rc,krc->kr", p, self.columns)[:, :, np.newaxis]
         spread *= np.sqrt(p * self.share[:, np.newaxis])
-        result: Float = np.einsum("krc,lrc->kl", spread, spread) + self.ridge * np.eye(len(theta))
+        result: Float = np.einsum("krc,lrc->kl", spread, spread) + (self.ridge + _DAMPING) * np.eye(len(theta))
         return result
 
 

@@ -11,8 +11,10 @@ tie is an answer. Each figure here follows the benchmark's own scoring code wher
 - LLMBar: github.com/princeton-nlp/LLMBar, LLMEvaluator/evaluate.py
 - RewardBench: github.com/allenai/reward-bench, scripts/run_generative.py
 
-A verdict is the most probable of A, B and tie. LLMBar and RewardBench offer no tie: there it is the more probable of A
-and B. A row that could not be scored has no verdict: it is never right and never consistent.
+A verdict is the most probable of A, B and tie, and a tie where several are equally probable. LLMBar and RewardBench
+offer no tie: there it is the more probable of A and B. A row that could not be scored has no verdict: it is never right
+and never consistent. Where only some rows were read in both orders, nobody knows which of the rows that could not be
+scored would have been, and the figures of both orders are without them.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 
 from judge.comparison import Flag
 from judge.evaluation.judged_rows import JudgedRows
+from judge.metrics import verdicts
 from judge.resample import Estimate, Resampler, Statistic
 from judge.verdict import Float
 
@@ -124,14 +127,17 @@ def _figure(definition: _Definition, seen: _Verdicts, resampler: Resampler, rows
         return AgreementFigure(*words, 0, None, definition.otherwise if needed.any() else _why_not(seen))
     values = definition.values(seen).reshape(len(rows), -1)
     columns = np.column_stack([np.where(part[:, np.newaxis], values, 0.0), part])
-    estimate = resampler.estimate(columns, definition.statistic)[0]
+    share = definition.statistic is _means
+    estimate = resampler.estimate(columns, definition.statistic, about=part, shares=share)[0]
     if not np.isfinite(estimate.value):
         return AgreementFigure(*words, number, None, definition.otherwise)
-    if len(np.unique(rows.groups[part])) < 2:  # every resample that has the group gives the same figure
-        estimate = Estimate(estimate.value, None, None)
     read = int(needed.sum())
-    remark = "" if read == len(rows) else f"over the {read:,} of {len(rows):,} rows read in {definition.needs}"
-    return AgreementFigure(*words, number, estimate, remark)
+    remarks = [] if read == len(rows) else [f"over the {read:,} of {len(rows):,} rows read in {definition.needs}"]
+    if not share and estimate.low is not None and estimate.low == estimate.high:
+        # all rows are right, all are wrong, or one side says the same throughout: no resample can show anything else
+        estimate = Estimate(estimate.value, None, None)
+        remarks.append("no interval: it is the same in all resamples")
+    return AgreementFigure(*words, number, estimate, "; ".join(remarks))
 
 
 def _why_not(seen: _Verdicts) -> str:
@@ -140,11 +146,10 @@ def _why_not(seen: _Verdicts) -> str:
 
 def _verdicts(rows: JudgedRows) -> _Verdicts:
     unscored = rows.has(Flag.NOT_SCORED)
-    first, second = np.isfinite(rows.first).all(axis=1), np.isfinite(rows.second).all(axis=1)
+    first, second = (np.asarray(np.isfinite(p).all(axis=1)) for p in (rows.first, rows.second))
     one, forced_one = _read(rows.first, first & ~unscored)
     two, forced_two = _read(rows.second, second & ~unscored)
-    # a row that could not be scored counts against the judge in every order that was read at all
-    has_one, has_two = first | (unscored & first.any()), second | (unscored & second.any())
+    has_one, has_two = (_counted(read, unscored) for read in (first, second))
     return _Verdicts(
         labels=rows.labels,
         reported=_read(rows.p, ~unscored)[0],
@@ -157,11 +162,17 @@ def _verdicts(rows: JudgedRows) -> _Verdicts:
     )
 
 
+def _counted(read: Mask, unscored: Mask) -> Mask:
+    """Return the rows that count in an order: those read, and the unscored if all others were read in that order."""
+    whole = bool(read.any() and read[~unscored].all())
+    return np.asarray(read | unscored if whole else read)
+
+
 def _read(p: Float, there: Mask) -> tuple[Verdicts, Verdicts]:
     """Return the most probable of the three verdicts, and the more probable of A and B (-1 where they are equal)."""
     filled = np.where(there[:, np.newaxis], p, 0.0)
     forced = np.where(filled[:, 0] == filled[:, 1], NO_VERDICT, filled[:, :2].argmax(axis=1))
-    return np.where(there, filled.argmax(axis=1), NO_VERDICT), forced
+    return np.where(there, verdicts(filled), NO_VERDICT), forced
 
 
 def _same(a: Verdicts, b: Verdicts) -> Float:

@@ -19,6 +19,7 @@ import numpy as np
 from judge.evaluation.bias_effects import MARGIN, Effect, Mask, Measured, Wording, not_measured, points, score_of_a
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.self_preference import ModelScore, model_scores, own_family
+from judge.metrics import called, verdicts
 from judge.resample import RESAMPLES, Estimate, Resampler
 from judge.verdict import Float
 
@@ -65,7 +66,9 @@ _EMPTY = Wording(
 
 @dataclass(frozen=True)
 class PositionFigures:
-    """How the most probable verdicts of the two orders relate, over rows read in both; shares of 1.
+    """How the most probable verdicts of the two orders (`judge.metrics.verdicts`) relate, over rows read in both.
+
+    All are shares of 1.
 
     Attributes:
         rows: how many rows were read in both orders.
@@ -101,6 +104,8 @@ class LengthBin:
 @dataclass(frozen=True)
 class TieFigures:
     """The probability of a tie: its mean, people's rate, how often it is the highest, and where it is high.
+
+    Where k verdicts are equally probable, each counts as the highest in 1/k of a row.
 
     `on_ties` and `on_others` are its means on rows that people call a tie and on others, `separation` the first minus
     the second; None where there are no such rows.
@@ -222,9 +227,10 @@ def _position_figures(measured: Measured) -> PositionFigures | None:
     # 1 for A, 0 for a tie, -1 for B: higher in the order that shows A first means that being first helps
     ranks = np.array([1, -1, 0])
     filled = [np.where(both[:, np.newaxis], p, 0.0) for p in (measured.rows.first, measured.rows.second)]
-    first, second = (ranks[p.argmax(axis=1)] for p in filled)
+    first, second = (ranks[verdicts(p)] for p in filled)
     shares = [first == second, first != second, first > second, first < second]
-    return PositionFigures(int(both.sum()), *measured.means([share.astype(np.float64) for share in shares], both))
+    means = measured.means([share.astype(np.float64) for share in shares], both, shares=True)
+    return PositionFigures(int(both.sum()), *means)
 
 
 def _longer(rows: JudgedRows) -> Mask:
@@ -242,7 +248,9 @@ def _length_bins(measured: Measured, longer: Mask) -> list[LengthBin]:
     bins = []
     for low, high in zip(LENGTH_RATIOS, (*LENGTH_RATIOS[1:], None), strict=True):
         chosen: Mask = measured.scored & (sign != 0) & (ratio > low) & (ratio <= (high or np.inf))
-        means = measured.means([judge, people, judge - people], chosen) if chosen.any() else [None] * 3
+        means = (
+            measured.means([judge, people, judge - people], chosen, [True, True, False]) if chosen.any() else [None] * 3
+        )
         bins.append(LengthBin(low, high, int(chosen.sum()), *means))
     return bins
 
@@ -252,13 +260,15 @@ def _tie_figures(measured: Measured) -> TieFigures | None:
     if not scored.any():
         return None
     tie = measured.rows.labels == 2
-    highest = (p.argmax(axis=1) == 2).astype(np.float64)
-    judge, people, most = measured.means([p[:, 2], tie.astype(np.float64), highest], scored)
+    judge, people, most = measured.means([p[:, 2], tie.astype(np.float64), called(p)[:, 2]], scored, shares=True)
     separation = None
-    if (scored & tie).any() and (scored & ~tie).any():
+    groups = [measured.groups(scored & part) for part in (tie, ~tie)]
+    if min(groups):
         columns = [(scored & part) * weight for part in (tie, ~tie) for weight in (p[:, 2], 1.0)]
         separation = measured.resampler.estimate(
-            np.column_stack(columns), lambda totals, _: (totals[0] / totals[1] - totals[2] / totals[3])[np.newaxis]
+            np.column_stack(columns),
+            lambda totals, _: (totals[0] / totals[1] - totals[2] / totals[3])[np.newaxis],
+            about=scored & (tie if groups[0] <= groups[1] else ~tie),
         )[0]
     return TieFigures(
         rows=int(scored.sum()),

@@ -6,6 +6,7 @@ people's score for it is 1, 0.5 or 0. Two points of score are what 14 Elo points
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,19 +83,22 @@ class Measured:
 
     def groups(self, chosen: Mask) -> int:
         """Return the number of prompt groups of the chosen rows."""
-        return len(np.unique(self.rows.groups[chosen]))
+        return self.resampler.groups_of(chosen) if len(self.rows) else 0
 
-    def means(self, columns: list[Float], chosen: Mask) -> list[Estimate]:
+    def means(self, columns: list[Float], chosen: Mask, shares: bool | Sequence[bool] = False) -> list[Estimate]:
         """Return the mean of each column, shape (rows,), over the chosen rows, at least one.
 
         A mean over a part is a ratio of two sums over all rows: whether a prompt has rows of that part is up to chance
-        too. Rows that are not chosen may hold NaN.
+        too. Rows that are not chosen may hold NaN. `shares` says which columns lie between 0 and 1 (see
+        `Resampler.estimate`).
         """
         table = np.where(chosen[:, np.newaxis], np.column_stack(columns), 0.0)
-        found = self.resampler.estimate(np.column_stack([table, chosen]), lambda totals, _: totals[:-1] / totals[-1])
-        if self.groups(chosen) < 2:  # every resample that has the group gives the same mean
-            return [Estimate(one.value, None, None) for one in found]
-        return found
+        return self.resampler.estimate(
+            np.column_stack([table, chosen]),
+            lambda totals, _: totals[:-1] / totals[-1],
+            about=chosen,
+            shares=shares,
+        )
 
     def mean(self, column: Float, chosen: Mask) -> Estimate | None:
         """Return the mean of one column over the chosen rows, None if there are none."""

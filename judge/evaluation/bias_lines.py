@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from judge.errors import counted, printable
 from judge.evaluation.bias import Bias, LengthBin, PositionFigures, TieFigures
+from judge.evaluation.columns import aligned
 from judge.evaluation.self_preference import ModelScore
 from judge.resample import LEVEL, Estimate
 
@@ -40,10 +41,11 @@ def _position_lines(figures: PositionFigures | None) -> Iterator[str]:
 def _length_lines(bins: list[LengthBin]) -> Iterator[str]:
     if not any(one.rows for one in bins):
         return
-    yield f"{'the longer response scores':32}{'rows':>8}  {'with the judge':24}with people"
+    rows = [("the longer response scores", f"{'rows':>6}", "with the judge", "with people")]
     for one in bins:
         name = f"  over {one.low:g}" + (f" to {one.high:g} times" if one.high else " times") + " as long"
-        yield f"{name:32}{one.rows:8,}  {percent(one.judge):24}{percent(one.people)}"
+        rows.append((name, f"{one.rows:6,}", percent(one.judge), percent(one.people)))
+    yield from aligned(rows, (32, 6, 22))
 
 
 def _tie_lines(ties: TieFigures | None) -> Iterator[str]:
@@ -55,19 +57,20 @@ def _tie_lines(ties: TieFigures | None) -> Iterator[str]:
     yield f"  {'most probable verdict':24}{percent(ties.most_probable)}"
     yield f"  {'mean on those ties':24}{percent(ties.on_ties)}"
     yield f"  {'mean on other rows':24}{percent(ties.on_others)}"
-    yield f"  {'difference of the two':24}{percent(ties.separation, '+.1%')}"
+    yield f"  {'difference of the two':24}{percent(ties.separation, '+z.1%')}"
 
 
 def _model_lines(models: list[ModelScore], left_out: int) -> Iterator[str]:
     if not models:
         return
-    yield f"{'model':30}{'rows':>8}  {'with the judge':24}{'with people':24}{'difference':26}p (Holm)"
+    rows: list[tuple[str, ...]] = [
+        ("model", f"{'rows':>8}", "with the judge", "with people", "difference", "p (Holm)"),
+    ]
     for model in models:
         p = "none" if model.p_value is None else f"{model.p_value:.3f}"
-        yield (
-            f"  {printable(model.name, 26):28}{model.rows:8,}  {percent(model.judge):24}{percent(model.people):24}"
-            f"{percent(model.difference, '+.1%'):26}{p:10}{model.call}"
-        )
+        scores = (percent(model.judge), percent(model.people), percent(model.difference, "+z.1%"))
+        rows.append((f"  {printable(model.name, 26)}", f"{model.rows:8,}", *scores, p, model.call))
+    yield from aligned(rows, (28, 8, 22, 22, 24, 8))
     if left_out:
         yield f"  and {counted(left_out, 'model')} with too few rows"
 

@@ -111,6 +111,15 @@ def join(
     )
 
 
+def _check_types_of_ids(known: set[str], predicted: set[str], name: str, table: str) -> None:
+    """Say so where one of two sets of ids that have nothing in common was turned into decimal numbers."""
+    for left, right, decimal, whole in ((predicted, known, name, table), (known, predicted, table, name)):
+        if not right.isdisjoint(row_id.removesuffix(".0") for row_id in left):
+            raise JudgeError(
+                f"{decimal}: its ids are decimal numbers (1.0), those of {whole} are not (1); write both in one type"
+            )
+
+
 def _order(logprobs: Float | None, rows: NDArray[np.integer]) -> Float:
     return np.full((len(rows), 3), np.nan) if logprobs is None else probabilities(logprobs[rows])
 
@@ -125,6 +134,8 @@ def _check_same_ids(known: set[str], predicted: dict[str, int], name: str, table
         if missing:
             example = printable(min(missing), 40)
             problems.append(what.format(counted(len(missing), "row")) + f" (for example id {example})")
+    if problems and known.isdisjoint(predicted):
+        _check_types_of_ids(known, set(predicted), name, table)
     if problems:
         advice = "; give the predictions and the table that belong together"
         if len(problems) == 1 and unread and not known.isdisjoint(predicted):

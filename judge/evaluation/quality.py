@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from judge.comparison import VERDICTS
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.length_baseline import length_baseline
-from judge.evaluation.reliability import Reliability, reliabilities
+from judge.evaluation.reliability import Reliability, class_wise_error, reliabilities
 from judge.metrics import UNIFORM_LOG_LOSS, brier_scores, called, hits, label_rates, log_losses
 from judge.resample import Estimate, Float, Resampler, Undefined
 from judge.verdict import entropy
@@ -82,7 +82,7 @@ class Figures:
     label_rates: tuple[float, float, float]
     median_verdict_mass: float | None
     reliability: list[Reliability]
-    class_wise_ece: float | Undefined
+    class_wise_ece: Figure
     verdicts: list[VerdictFigures]
     confusion: list[list[float]]
     ties: TieLosses
@@ -106,7 +106,7 @@ def figures_of(rows: JudgedRows, resampler: Resampler) -> Figures:
     # order only (they are at the minimum), and would favour them on small tables.
     beyond = losses + np.log(rates[rows.labels])
     values = [losses, hits(rows.p, rows.labels), brier_scores(rows.p, rows.labels), beyond]
-    loss, accuracy, brier, over = resampler.estimate(np.column_stack(values))
+    loss, accuracy, brier, over = resampler.estimate(np.column_stack(values), shares=[False, True, False, False])
     baseline = length_baseline(rows)
     over_baseline: Figure = (
         baseline if isinstance(baseline, Undefined) else resampler.estimate((losses - baseline)[:, np.newaxis])[0]
@@ -132,17 +132,11 @@ def figures_of(rows: JudgedRows, resampler: Resampler) -> Figures:
         label_rates=_three(rates),
         median_verdict_mass=float(np.median(mass)) if len(mass) else None,
         reliability=reliability,
-        class_wise_ece=_class_wise(reliability),
+        class_wise_ece=class_wise_error(rows, resampler),
         verdicts=[_verdict_figures(k, rows, resampler) for k in range(3)],
         confusion=(np.eye(3)[rows.labels].T @ called(rows.p)).tolist(),
         ties=_tie_losses(rows, losses, resampler),
     )
-
-
-def _class_wise(reliability: list[Reliability]) -> float | Undefined:
-    errors = [one.error for one in reliability[1:]]
-    missing = next((error for error in errors if isinstance(error, Undefined)), None)
-    return missing or float(np.mean([error.value for error in errors if isinstance(error, Estimate)]))
 
 
 def _verdict_figures(verdict: int, rows: JudgedRows, resampler: Resampler) -> VerdictFigures:
@@ -159,8 +153,8 @@ def _verdict_figures(verdict: int, rows: JudgedRows, resampler: Resampler) -> Ve
         name,
         int(true.sum()),
         float(said.sum()),
-        precision=mean_where(true, said, resampler, f"{name} is the most probable in no row"),
-        recall=mean_where(said, true, resampler, none_true),
+        precision=mean_where(true, said, resampler, f"{name} is the most probable in no row", share=True),
+        recall=mean_where(said, true, resampler, none_true, share=True),
         auc=auc,
     )
 
@@ -185,7 +179,10 @@ def area_under_curve(score: Float, true: NDArray[np.bool_], resampler: Resampler
         return np.stack([(totals[0] / totals[1] + totals[2] / totals[3] - area).clip(0, 1)])
 
     columns = np.column_stack([placement * true, true, placement * ~true, ~true])
-    (estimate,) = resampler.estimate(columns, mean_placements)
+    # What all resamples agree on, an area of 0 or 1, says no more than pairs of one row of either kind from groups of
+    # their own would: as many as there are groups of the rarer kind.
+    rarer = min(true, ~true, key=resampler.groups_of)
+    (estimate,) = resampler.estimate(columns, mean_placements, about=rarer, shares=True)
     return Estimate(area, estimate.low, estimate.high)
 
 
@@ -195,13 +192,17 @@ def _share_below(ordered: Float, score: Float) -> Float:
     return share
 
 
-def mean_where(values: NDArray[np.generic], weight: NDArray[np.generic], resampler: Resampler, reason: str) -> Figure:
+def mean_where(
+    values: NDArray[np.generic], weight: NDArray[np.generic], resampler: Resampler, reason: str, *, share: bool = False
+) -> Figure:
     """Return the weighted mean of `values`, or that there is none for `reason` where all weights are 0.
 
     Args:
         values: numbers or truth values, shape (rows,).
         weight: of each row, 0 or more, shape (rows,).
         resampler: of the same rows.
+        reason: for `Undefined`.
+        share: whether the values lie between 0 and 1 (see `Resampler.estimate`).
     """
     each = np.asarray(weight, dtype=np.float64)
     if not each.any():
@@ -210,7 +211,8 @@ def mean_where(values: NDArray[np.generic], weight: NDArray[np.generic], resampl
     def mean(totals: Float, _: Float) -> Float:
         return np.stack([totals[0] / totals[1]])
 
-    return resampler.estimate(np.column_stack([np.asarray(values, dtype=np.float64) * each, each]), mean)[0]
+    columns = np.column_stack([np.asarray(values, dtype=np.float64) * each, each])
+    return resampler.estimate(columns, mean, about=each, shares=share)[0]
 
 
 def _tie_losses(rows: JudgedRows, losses: Float, resampler: Resampler) -> TieLosses:
@@ -221,7 +223,7 @@ def _tie_losses(rows: JudgedRows, losses: Float, resampler: Resampler) -> TieLos
     return TieLosses(
         on_ties=mean_where(losses, ties, resampler, no_ties),
         on_others=mean_where(losses, ~ties, resampler, only_ties),
-        decided_accuracy=mean_where(right, ~ties, resampler, only_ties),
+        decided_accuracy=mean_where(right, ~ties, resampler, only_ties, share=True),
     )
 
 

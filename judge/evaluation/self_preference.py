@@ -117,7 +117,7 @@ def _scores(measured: Measured, sign: Float, chosen: Mask) -> tuple[Estimate, Es
     """Return a model's score with the judge, with people and the difference; `sign` is 1 where it wrote A, -1 for B."""
     judge = 0.5 + sign * (measured.judge - 0.5)
     people = 0.5 + sign * (measured.people - 0.5)
-    first, second, third = measured.means([judge, people, judge - people], chosen)
+    first, second, third = measured.means([judge, people, judge - people], chosen, [True, True, False])
     return first, second, third
 
 

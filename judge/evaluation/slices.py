@@ -33,7 +33,8 @@ class Slice:
     """The figures of the rows that have one value of a dimension.
 
     Attributes:
-        difference: the log loss of these rows minus that of all other rows, nats.
+        difference: the log loss of these rows minus that of all other rows, nats; without an interval where the
+            others are of fewer than `FEWEST_GROUPS` prompt groups.
         few: whether there are fewer than `FEWEST_GROUPS` prompt groups.
     """
 
@@ -55,7 +56,7 @@ def slices_of(rows: JudgedRows, resampler: Resampler) -> list[Slice]:
     """
     losses, right = log_losses(rows.p, rows.labels), hits(rows.p, rows.labels)
     return [
-        _slice(dimension, name, inside, rows, losses, right, resampler)
+        _slice(dimension, name, inside, losses, right, resampler)
         for dimension, values in _dimensions(rows)
         for name, inside in _parts(values, _ORDERS.get(dimension))
     ]
@@ -107,7 +108,6 @@ def _slice(
     dimension: str,
     name: str,
     inside: NDArray[np.bool_],
-    rows: JudgedRows,
     losses: Float,
     right: Float,
     resampler: Resampler,
@@ -118,8 +118,8 @@ def _slice(
         return np.stack([loss / number, correct / number, loss / number - elsewhere])
 
     columns = np.column_stack([losses * inside, right * inside, inside, losses])
-    loss, accuracy, difference = resampler.estimate(columns, figures)
-    groups = len(np.unique(rows.groups[inside]))
-    if groups < 2:
-        loss, accuracy, difference = (Estimate(e.value, None, None) for e in (loss, accuracy, difference))
+    loss, accuracy, difference = resampler.estimate(columns, figures, about=inside, shares=[False, True, False])
+    groups = resampler.groups_of(inside)
+    if resampler.groups_of(~inside) < FEWEST_GROUPS:
+        difference = Estimate(difference.value, None, None)
     return Slice(dimension, name, int(inside.sum()), groups, loss, accuracy, difference, groups < FEWEST_GROUPS)

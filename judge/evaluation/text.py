@@ -9,6 +9,7 @@ from judge.errors import counted, printable
 from judge.evaluate import Evaluation, Part
 from judge.evaluation.agreement import AgreementFigure
 from judge.evaluation.bias_lines import bias_lines
+from judge.evaluation.columns import aligned
 from judge.evaluation.quality import Figure, Figures
 from judge.evaluation.slices import Slice
 from judge.metrics import BINS
@@ -74,12 +75,12 @@ def _headline(figures: Figures) -> Iterator[str]:
     yield _line("", f"{'':9}  {LEVEL:.0%} interval")
     yield _line("log loss", _figure(figures.log_loss, ".4f"))
     yield _line("  class rates", f"{figures.class_rates_log_loss:9.4f}")
-    yield _line("  difference", _figure(figures.over_class_rates, "+.4f"))
+    yield _line("  difference", _figure(figures.over_class_rates, "+z.4f"))
     if figures.length_baseline_log_loss is None:
         yield _line("  lengths alone", _figure(figures.over_length_baseline, ""))
     else:
         yield _line("  lengths alone", f"{figures.length_baseline_log_loss:9.4f}")
-        yield _line("  difference", _figure(figures.over_length_baseline, "+.4f"))
+        yield _line("  difference", _figure(figures.over_length_baseline, "+z.4f"))
     yield _line("  uniform", f"{figures.uniform_log_loss:9.4f}")
     yield _line("accuracy", _figure(figures.accuracy, ".1%"))
     yield _line("  class rates", f"{figures.class_rates_accuracy:9.1%}")
@@ -102,52 +103,53 @@ def _verdict_lines(figures: Figures) -> Iterator[str]:
     classes = figures.reliability[1:]
     mean = figures.class_wise_ece
     errors = ["-" if isinstance(one.error, Undefined) else f"{one.error.value:.4f}" for one in classes]
-    yield _columns("class-wise ECE", errors) + ("" if isinstance(mean, Undefined) else f"   mean {mean:.4f}")
+    yield _columns("class-wise ECE", errors) + ("" if isinstance(mean, Undefined) else f"   mean {_short(mean, '.4f')}")
     yield ""
     yield _columns("", ["A", "B", "tie"]) + "   most probable verdict (columns) where people said (rows)"
     for name, counts in zip(VERDICTS, figures.confusion, strict=True):
         yield _columns(f"  {name}", [f"{count:,.4g}" if count % 1 else f"{count:,.0f}" for count in counts])
     yield ""
-    yield f"{'verdict':10}{'precision':26}{'recall':26}AUC"
+    rows = [("verdict", "precision", "recall", "AUC")]
     for one in figures.verdicts:
-        cells = [_short(one.precision, ".1%"), _short(one.recall, ".1%"), _short(one.auc, ".3f")]
-        yield f"{one.verdict:10}{cells[0]:26}{cells[1]:26}{cells[2]}"
-    ties = figures.ties
+        cells = (_short(one.precision, ".1%"), _short(one.recall, ".1%"), _short(one.auc, ".3f"))
+        rows.append((one.verdict, *cells))
+    yield from aligned(rows, (8, 24, 24))
+    ties, decided = figures.ties, figures.ties.decided_accuracy
     yield ""
     yield _line("ties", f"log loss where people tied {_short(ties.on_ties, '.4f')}")
     yield _line("", f"where they preferred one   {_short(ties.on_others, '.4f')}")
-    yield _line(
-        "decided rows", f"the preferred one is given more than the other in {_short(ties.decided_accuracy, '.1%')}"
-    )
+    if isinstance(decided, Undefined):
+        yield _line("decided rows", f"none: {decided.reason}")
+    else:
+        yield _line("decided rows", f"the preferred one is given more than the other in {_short(decided, '.1%')}")
 
 
 def _agreement_lines(figures: Sequence[AgreementFigure]) -> Iterator[str]:
     measured = [one for one in figures if one.estimate is not None]
     width = max((len(one.name) for one in measured), default=0)
     for one in measured:
-        value = _short(one.estimate, ".3f" if "kappa" in one.key else ".1%") if one.estimate else "-"
+        value = _short(one.estimate, "z.3f" if "kappa" in one.key else ".1%") if one.estimate else "-"
         yield f"{one.name:{width}}  {value}" + (f"  ({one.remark})" if one.remark else "")
     missing: dict[str, list[str]] = {}
     for one in figures:
         if one.estimate is None:
             missing.setdefault(one.remark, []).append(one.name)
     for reason, names in missing.items():
-        yield f"not measured: {', '.join(names)}: {reason}"
+        yield f"not measured: {'; '.join(names)}: {reason}"  # some names hold a comma
 
 
 def _slice_lines(slices: Sequence[Slice]) -> Iterator[str]:
-    width = max(9, *(len(_shown(one.name)) for one in slices))
-    yield f"{'':11}{'':{width}}  {'rows':>7}  {'log loss':26}{'accuracy':25}log loss against all other rows"
+    rows: list[tuple[str, ...]] = [("", "", f"{'rows':>7}", "log loss", "accuracy", "log loss against all other rows")]
     dimension = ""
     for one in slices:
         label = one.dimension if one.dimension != dimension else ""
         dimension = one.dimension
-        row = f"{label:11}{_shown(one.name):{width}}  {one.rows:7,}  "
         if one.few:
-            yield f"{row}{one.log_loss.value:.4f}, too few to say ({counted(one.groups, 'prompt group')})"
-            continue
-        cells = [_short(one.log_loss, ".4f"), _short(one.accuracy, ".1%"), _short(one.difference, "+.4f")]
-        yield f"{row}{cells[0]:26}{cells[1]:25}{cells[2]}"
+            cells = [f"{one.log_loss.value:.4f}, too few to say ({counted(one.groups, 'prompt group')})"]
+        else:
+            cells = [_short(one.log_loss, ".4f"), _short(one.accuracy, ".1%"), _short(one.difference, "+z.4f")]
+        rows.append((label, _shown(one.name), f"{one.rows:7,}", *cells))
+    yield from aligned(rows, (9, 9, 7, 24, 23))
 
 
 def _shown(name: str) -> str:

@@ -21,7 +21,7 @@ from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, facts, paragraph, signed, table, tag
 from judge.report.page import Section
 from judge.report.summary_section import new_figures, summary_section
-from judge.resample import LEVEL, Undefined
+from judge.resample import LEVEL, Estimate, Undefined
 
 _DIMENSIONS = {
     "length": "Characters of prompt and responses",
@@ -67,7 +67,7 @@ def _calibration(figures: Figures) -> Section:
         for one in figures.reliability
     ]
     mean = figures.class_wise_ece
-    rows.append(("class-wise: mean of A, B, tie", mean.reason if isinstance(mean, Undefined) else f"{mean:.4f}", ""))
+    rows.append(("class-wise: mean of A, B, tie", estimate(mean), ""))
     words = (
         "On the diagonal, a probability is what it says. Below it the judge is too sure, above it not sure enough. "
         f"Bars below show how many rows lie in each of {BINS} bins of equal width."
@@ -110,11 +110,7 @@ def _verdicts(figures: Figures, probability: TieFigures | None) -> Section:
             figure(
                 "Ties",
                 table(("Ties", "human: tie", "human: A or B"), tie_rows),
-                paragraph(
-                    "Where the human preferred one, the judge gives that one more than the other in ",
-                    estimate(ties.decided_accuracy, ".1%"),
-                    " of rows, whatever it gives the tie.",
-                ),
+                _decided(ties.decided_accuracy),
             ),
             css="plots two",
         ),
@@ -124,6 +120,16 @@ def _verdicts(figures: Figures, probability: TieFigures | None) -> Section:
         ),
     )
     return Section("verdicts", "Verdict by verdict", Markup("").join(content))
+
+
+def _decided(share: Estimate | Undefined) -> Markup:
+    if isinstance(share, Undefined):
+        return paragraph("No row tells whether the judge prefers what the human prefers: ", f"{share.reason}.")
+    return paragraph(
+        "Where the human preferred one, the judge gives that one more than the other in ",
+        estimate(share, ".1%"),
+        " of rows, whatever it gives the tie.",
+    )
 
 
 def _distributions(figures: Figures, rows: JudgedRows) -> Section:
@@ -191,7 +197,7 @@ def _agreement(figures: Sequence[AgreementFigure]) -> Section:
         if one.estimate is None:
             missing.setdefault(one.remark, []).append(one.name)
             continue
-        form = ".3f" if one.key in ("kappa", "macro_f1") else ".1%"
+        form = ".3f" if one.key == "kappa" else ".1%"
         shown = Markup("").join(
             (estimate(one.estimate, form), tag("small", f"{counted(one.rows, 'row')} {one.remark}", css="beneath"))
         )
@@ -208,7 +214,7 @@ def _agreement(figures: Sequence[AgreementFigure]) -> Section:
             forest(rows, ("As counted by", "0 to 1", f"{LEVEL:.0%} interval"), within=(0, 1), css="forest long")
         )
     content += [
-        paragraph(tag("b", "Not measured: "), f"{', '.join(names)}. Reason: {reason}.", css="note")
+        paragraph(tag("b", "Not measured: "), f"{'; '.join(names)}. Reason: {reason}.", css="note")
         for reason, names in missing.items()
     ]
     return Section("agreement", "As benchmarks count agreement", Markup("").join(content))
