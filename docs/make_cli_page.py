@@ -20,6 +20,7 @@ COMMANDS = (
     "data describe",
     "train",
     "score",
+    "experiment",
     "evaluate",
     "report",
     "show",
@@ -33,6 +34,8 @@ COMMANDS = (
     "prompt",
     "prompt list",
     "prompt show",
+    "prompt check",
+    "prompt diff",
     "demo-model",
 )
 

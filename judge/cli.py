@@ -314,6 +314,98 @@ def ensemble(
 
 
 @app.command()
+def experiment(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT.yaml | MODEL... TABLE", help="A file, or models and a table.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for results, report and what was read.")],
+    template: Annotated[list[str] | None, typer.Option(help="Prompt template of an arm; give several.")] = None,
+    max_tokens: Annotated[list[int] | None, typer.Option(help="Budget of an arm in tokens; give several.")] = None,
+    truncation: Annotated[list[str] | None, typer.Option(help="Truncation of an arm; give several.")] = None,
+    swap: Annotated[list[str] | None, typer.Option(help="Swap policy of an arm; give several.")] = None,
+    calibration: Annotated[list[str] | None, typer.Option(help="auto or off; give both to compare.")] = None,
+    train: Annotated[list[str] | None, typer.Option(help="Training config of an arm; give several.")] = None,
+    train_rows: Annotated[
+        list[int] | None, typer.Option(help="Rows to train on, for a learning curve; give several.")
+    ] = None,
+    train_seed: Annotated[list[int] | None, typer.Option(help="Seeds of trained arms. [default: 0 and 1]")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Arm that the others are compared with. [default: first]")
+    ] = None,
+    metric: Annotated[
+        Literal["log_loss", "accuracy", "brier"] | None, typer.Option(help="What decides. [default: log_loss]")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Differences within it do not matter. [default: 0.01, accuracy 0.02]")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(help="Most rows, drawn in whole prompt groups. [default: all]")] = None,
+    stop_early: Annotated[
+        bool, typer.Option("--stop-early", help="Drop arms that are clearly worse before all rows are read.")
+    ] = False,
+    level: Annotated[float | None, typer.Option(help="Of the intervals. [default: 0.95]")] = None,
+    power: Annotated[float | None, typer.Option(help="Wanted chance to find a difference. [default: 0.8]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of drawing rows and resampling. [default: 0]")] = None,
+    resamples: Annotated[int | None, typer.Option(help="Bootstrap resamples. [default: 2000]")] = None,
+    base: Base = None,
+    cells: Annotated[Literal["auto", "json", "plain"] | None, typer.Option(help="How cells are read.")] = None,
+    readout: Annotated[
+        Literal["vllm", "vllm-processor", "vllm-classify", "transformers"] | None,
+        typer.Option(help="How the three log-probabilities are read. [default: vllm]"),
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"] | None, typer.Option(help="Arithmetic of the engine.")
+    ] = None,
+    weights: Annotated[
+        Literal["auto", "stored", "expanded"] | None, typer.Option(help="How 4-bit weights are read.")
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where the engine runs.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Engine processes on a CPU.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of what was read, to share between experiments. [default: OUT/cache]")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Compare prompt templates, budgets, models or trainings on the same rows, and say what is really different.
+
+    Options that are given several times make arms: all their combinations. What was read is kept; the same command
+    goes on where it stopped, and an arm or rows more cost only what is new.
+    """
+    del debug
+    from judge.experiment_command import experiment_settings, run_experiment_command
+
+    arms = {
+        "templates": template,
+        "max_tokens": max_tokens,
+        "truncation": truncation,
+        "swap": swap,
+        "calibration": calibration,
+        "train": train,
+        "train_rows": train_rows,
+    }
+    others = {
+        "baseline": baseline,
+        "metric": metric,
+        "margin": margin,
+        "rows": rows,
+        "stop_early": stop_early or None,
+        "level": level,
+        "power": power,
+        "seed": seed,
+        "resamples": resamples,
+        "train_seeds": train_seed or None,
+        "base": base if base is None else str(base),
+        "cells": cells,
+        "readout": readout,
+        "dtype": dtype,
+        "weights": weights,
+        "device": device,
+        "workers": workers,
+    }
+    settings = experiment_settings(arguments, {name: values or [] for name, values in arms.items()}, others)
+    run_experiment_command(settings, output, cache)
+
+
+@app.command()
 def report(
     predictions: PredictionsFile,
     table: LabelledTable,
@@ -497,11 +589,11 @@ def train(arguments: Annotated[list[str] | None, typer.Argument(hidden=True)] = 
 
 @prompt_app.command("list")
 def prompt_list() -> None:
-    """List the shipped prompt templates."""
-    from judge.template import builtin_names, load_template
+    """List the prompt templates that have a name: shipped ones, and files in prompts/ and your own folder."""
+    from judge.prompt_command import list_lines
 
-    for name in builtin_names():
-        typer.echo(f"{name:14} {load_template(name).description}")
+    for line in list_lines():
+        typer.echo(line)
 
 
 @prompt_app.command("show")
@@ -517,6 +609,46 @@ def prompt_show(
     from judge.prompt_command import show_template
 
     for line in show_template(template, model, table, max_tokens):
+        typer.echo(line)
+
+
+@prompt_app.command("check")
+def prompt_check(
+    template: Annotated[str, typer.Argument(help="A name or a .yaml file.")],
+    model: Annotated[Path | None, typer.Option(help="Check it with this model's tokenizer.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Rows to show. [default: made-up ones]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest prompt. [default: as in scoring]")] = None,
+    truncation: Annotated[
+        Literal["middle", "start", "end", "oldest-turns"] | None, typer.Option(help="Where over-long texts are cut.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Find mistakes in a prompt template, on the most awkward rows; exit status 1 if there is one."""
+    del debug
+    from judge.prompt_command import run_check
+
+    lines, failed = run_check(template, model, table, max_tokens, truncation)
+    for line in lines:
+        typer.echo(line)
+    if failed:
+        raise typer.Exit(1)
+
+
+@prompt_app.command("diff")
+def prompt_diff(
+    first: Annotated[str, typer.Argument(help="A name or a .yaml file.")],
+    second: Annotated[str, typer.Argument(help="Another.")],
+    model: Annotated[Path | None, typer.Option(help="Count tokens with this model's tokenizer, of --table.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Rows to count on.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest prompt. [default: as in scoring]")] = None,
+    rows: Annotated[int, typer.Option(help="Most rows to count on, drawn at random.")] = 1000,
+    debug: Debug = False,
+) -> None:
+    """Show what differs between two prompt templates, word by word, and in tokens."""
+    del debug
+    from judge.prompt_command import diff_lines
+
+    for line in diff_lines(first, second, model, table, max_tokens, rows):
         typer.echo(line)
 
 

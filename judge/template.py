@@ -10,31 +10,39 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from judge.errors import JudgeError, printable, suggestion
+from judge.errors import JudgeError, printable
+from judge.template_folders import SUFFIXES, TemplateFile, find_template
+from judge.template_folders import builtin_folder as builtin_folder
+from judge.template_folders import builtin_names as builtin_names
+from judge.template_values import CHAT_DEFAULTS, CLOSE, DEFAULTS, OPEN, REQUIRED, repeated_keys, value_problems
 
 Part = Literal["prompt", "response_a", "response_b"]
 PARTS: tuple[Part, ...] = ("prompt", "response_a", "response_b")
 
-# Private-use characters that frame the mark of a slot in a rendered body.
-_OPEN, _CLOSE = "\ue000", "\ue001"
-_SLOT = re.compile(f"{_OPEN}([0-9]+):([a-z_]+){_CLOSE}")
+_SLOT = re.compile(f"{OPEN}([0-9]+):([a-z_]+){CLOSE}")
 
-_DEFAULTS: dict[str, Any] = {
-    "chat": True,
-    "cut_mark": "[...]",
-    "null_text": "(null)",
-    "missing_text": "(no turn)",
-}
-_CHAT_DEFAULTS: dict[str, Any] = {"system": None, "cue": "assistant"}
-_REQUIRED = ("name", "description", "body", "cue", "verdicts")
 # Jinja's filters that a body may use, all of them on `turns`; a filter on a text could change it.
 _FILTERS = ("count", "first", "last", "length", "reverse")
+_CHANGED = "the body changes a text before showing it"
+
+
+class TemplateError(JudgeError):
+    """What is not a template: its text names the source and every mistake.
+
+    Attributes:
+        problems: the mistakes, one by one.
+    """
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        super().__init__(f"{source}: " + "; ".join(problems))
+        self.problems = tuple(problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +121,17 @@ def _layout(template: Template, turn_count: int) -> tuple[str | Slot, ...]:
     )
     environment.filters = {name: environment.filters[name] for name in _FILTERS}
     turns = [
-        {"number": i + 1, **{part: _Mark(f"{_OPEN}{i}:{part}{_CLOSE}") for part in PARTS}} for i in range(turn_count)
+        {"number": i + 1, **{part: _Mark(f"{OPEN}{i}:{part}{CLOSE}") for part in PARTS}} for i in range(turn_count)
     ]
     try:
         text = environment.from_string(template.body).render(turns=turns).strip()
     except Exception as error:  # a body is code: it can raise anything
-        raise JudgeError(
-            f"template {printable(template.name)}: {printable(str(error), 200)}; the body may use turns (with the "
-            f"filters {', '.join(_FILTERS)}) and, of each turn, number, prompt, response_a, response_b"
+        raise TemplateError(
+            f"template {printable(template.name)}",
+            [
+                f"{printable(str(error), 200)}; the body may use turns (with the filters {', '.join(_FILTERS)}) and, "
+                "of each turn, number, prompt, response_a, response_b"
+            ],
         ) from None
     pieces: list[str | Slot] = []
     end = 0
@@ -129,12 +140,12 @@ def _layout(template: Template, turn_count: int) -> tuple[str | Slot, ...]:
             pieces.append(text[end : match.start()])
         turn, part = int(match[1]), match[2]
         if part not in PARTS or turn >= turn_count:
-            raise JudgeError(f"template {template.name}: the body changes a text before showing it")
+            raise TemplateError(f"template {printable(template.name)}", [_CHANGED])
         pieces.append(Slot(turn, part))
         end = match.end()
     pieces.append(text[end:])
-    if any(isinstance(p, str) and (_OPEN in p or _CLOSE in p) for p in pieces):
-        raise JudgeError(f"template {template.name}: the body changes a text before showing it")
+    if any(isinstance(p, str) and (OPEN in p or CLOSE in p) for p in pieces):
+        raise TemplateError(f"template {printable(template.name)}", [_CHANGED])
     return tuple(p for p in pieces if p != "")
 
 
@@ -142,52 +153,75 @@ def copies(template: Template) -> dict[Part, int]:
     """Return how often each turn's text of each part is shown.
 
     Raises:
-        JudgeError: a part is never shown, is shown a different number of times in different turns, or
-            A and B are not shown equally often.
+        TemplateError: see `body_problems`.
+    """
+    problems = body_problems(template, (1, 2, 3))
+    if problems:
+        raise TemplateError(f"template {printable(template.name)}", problems)
+    slots = template.layout(1)
+    return {part: slots.count(Slot(0, part)) for part in PARTS}
+
+
+def body_problems(template: Template, turn_counts: Sequence[int]) -> list[str]:
+    """Return the mistakes of a body in conversations of some lengths.
+
+    Each part must be shown, as often in every turn as in the others, and A as often as B.
+
+    Raises:
+        TemplateError: see `Template.layout`.
     """
     counts: dict[Part, set[int]] = {part: set() for part in PARTS}
-    for turn_count in (1, 2, 3):
-        slots = [piece for piece in template.layout(turn_count) if isinstance(piece, Slot)]
+    for turn_count in turn_counts:
+        shown = Counter(piece for piece in template.layout(turn_count) if isinstance(piece, Slot))
         for part in PARTS:
-            counts[part] |= {slots.count(Slot(turn, part)) for turn in range(turn_count)}
+            counts[part] |= {shown[Slot(turn, part)] for turn in range(turn_count)}
+    problems = []
     for part in PARTS:
         if 0 in counts[part]:
-            raise JudgeError(f"template {template.name}: the body never shows {part} of some turn")
-        if len(counts[part]) > 1:
-            raise JudgeError(f"template {template.name}: the body shows {part} more often in some turns")
-    result = {part: min(counts[part]) for part in PARTS}
-    if result["response_a"] != result["response_b"]:
-        raise JudgeError(f"template {template.name}: A and B are not treated alike: {result}")
-    return result
-
-
-def builtin_folder() -> Path:
-    """Return the folder of the templates that judge ships (in a wheel or in a checkout)."""
-    inside = Path(__file__).parent / "prompts"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "prompts"
-
-
-def builtin_names() -> list[str]:
-    """Return the names of the templates that judge ships."""
-    return sorted(path.stem for path in builtin_folder().glob("*.yaml"))
+            problems.append(
+                f"the body never shows {part} of some turn (write {{{{ turn.{part} }}}} in a loop over turns)"
+            )
+        elif len(counts[part]) > 1:
+            problems.append(f"the body shows {part} more often in some turns (show it as often in each)")
+    if not problems and counts["response_a"] != counts["response_b"]:
+        often = {part: min(counts[part]) for part in PARTS}
+        problems.append(f"A and B are not treated alike: {often} (show both equally often)")
+    return problems
 
 
 def load_template(name_or_path: str) -> Template:
-    """Load a template by the name of a shipped one or by the path of a YAML file.
+    """Load a template by its name (see `judge.template_folders`) or by the path of a YAML file.
 
     Raises:
-        JudgeError: no such template, or a file that is not a valid template.
+        JudgeError: no such template, two different ones of this name, or a file that is not a valid template.
     """
-    if name_or_path in builtin_names():
-        path = builtin_folder() / f"{name_or_path}.yaml"
-    else:
-        path = Path(name_or_path)
-        if path.suffix not in (".yaml", ".yml"):
-            hint = suggestion(name_or_path, builtin_names())
-            raise JudgeError(
-                f"no template {printable(name_or_path)!r}{hint}; shipped: {', '.join(builtin_names())}; "
-                "or give the path of a .yaml file"
-            )
+    if Path(name_or_path).suffix in SUFFIXES:
+        return read_template(Path(name_or_path))
+    return named_template(find_template(name_or_path))
+
+
+def named_template(file: TemplateFile) -> Template:
+    """Load a template that was found by its name.
+
+    Raises:
+        JudgeError: not a valid template, or one that calls itself by another name than its file's.
+    """
+    template = read_template(file.path)
+    if template.name != file.name:
+        name = printable(template.name)
+        raise TemplateError(
+            printable(str(file.path), 200),
+            [f"calls itself {name!r}; give the template the name of its file, or name the file {name}.yaml"],
+        )
+    return template
+
+
+def read_template(path: Path) -> Template:
+    """Load the template of a YAML file.
+
+    Raises:
+        JudgeError: the file cannot be read or is not a valid template.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -208,10 +242,11 @@ def parse_template(text: str, source: str) -> Template:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-45
-        raise JudgeError(f"{source}: is not valid YAML ({printable(' '.join(str(error).split()), 160)})") from None
+        reason = printable(" ".join(str(error).split()), 160)
+        raise TemplateError(source, [f"is not valid YAML ({reason})"]) from None
     if not isinstance(data, dict):
-        raise JudgeError(f"{source}: expected a mapping with {', '.join(_REQUIRED)}")
-    return make_template(data, source, [f"{key!r} is given twice" for key in _repeated_keys(node)])
+        raise TemplateError(source, [f"expected a mapping with {', '.join(REQUIRED)}"])
+    return make_template(data, source, [f"{key!r} is given twice" for key in repeated_keys(node)])
 
 
 def make_template(data: dict[str, Any], source: str, problems: Sequence[str] = ()) -> Template:
@@ -223,12 +258,12 @@ def make_template(data: dict[str, Any], source: str, problems: Sequence[str] = (
     Raises:
         JudgeError: every mistake found, in one line, with the source named.
     """
-    problems = [*problems, *_problems(data)]
+    problems = [*problems, *value_problems(data)]
     if problems:
-        raise JudgeError(f"{source}: " + "; ".join(problems))
-    data = {**_DEFAULTS, **data}
+        raise TemplateError(source, problems)
+    data = {**DEFAULTS, **data}
     chat = data["chat"] if isinstance(data["chat"], dict) else {}
-    chat = {**_CHAT_DEFAULTS, **chat}
+    chat = {**CHAT_DEFAULTS, **chat}
     verdicts = data["verdicts"]
     template = Template(
         name=data["name"],
@@ -260,53 +295,3 @@ def template_data(template: Template) -> dict[str, Any]:
         "null_text": template.null_text,
         "missing_text": template.missing_text,
     }
-
-
-def _repeated_keys(node: Any, inside: str = "") -> list[str]:
-    """Return the keys that a YAML mapping, or a mapping in it, has twice; PyYAML itself takes the last."""
-    keys = [inside + str(key.value) for key, _ in node.value]
-    repeated = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
-    for key, value in node.value:
-        if value.id == "mapping" and not inside:
-            repeated += _repeated_keys(value, f"{key.value}.")
-    return repeated
-
-
-def _problems(data: dict[str, Any]) -> list[str]:
-    known = (*_REQUIRED, *_DEFAULTS)
-    problems = [f"unknown key {k!r}{suggestion(str(k), known)}" for k in data if k not in known]
-    problems += [f"no {k!r}" for k in _REQUIRED if k not in data]
-    for key in ("name", "description", "body", "cue", "cut_mark", "null_text", "missing_text"):
-        value = data.get(key, "x")
-        if not isinstance(value, str) or (key != "cue" and not value.strip()):
-            problems.append(f"{key!r} must be text")
-    cue = data.get("cue")
-    if isinstance(cue, str) and cue != cue.rstrip():
-        problems.append("the cue must not end in white space (it would split the verdict token)")
-    if any(isinstance(v, str) and (_OPEN in v or _CLOSE in v) for v in data.values()):
-        problems.append("the characters U+E000 and U+E001 cannot be used")
-    problems += _chat_problems(data.get("chat", True))
-    return problems + (_verdict_problems(data["verdicts"]) if "verdicts" in data else [])
-
-
-def _chat_problems(chat: Any) -> list[str]:
-    if isinstance(chat, bool):
-        return []
-    if not isinstance(chat, dict):
-        return ["'chat' must be true, false, or a mapping with system and cue"]
-    problems = [f"unknown key 'chat.{k}'{suggestion(str(k), _CHAT_DEFAULTS)}" for k in chat if k not in _CHAT_DEFAULTS]
-    if not isinstance(chat.get("system"), (str, type(None))):
-        problems.append("'chat.system' must be text")
-    if chat.get("cue", "assistant") not in ("assistant", "user"):
-        problems.append("'chat.cue' must be assistant or user")
-    return problems
-
-
-def _verdict_problems(verdicts: Any) -> list[str]:
-    if not isinstance(verdicts, dict) or set(verdicts) != {"a", "b", "tie"}:
-        return ["'verdicts' must have exactly the keys a, b and tie"]
-    if not all(isinstance(v, str) and v.strip() for v in verdicts.values()):
-        return ["each verdict must be text"]
-    if len(set(verdicts.values())) < 3:
-        return ["the three verdicts must differ"]
-    return []

@@ -49,9 +49,7 @@ def run_train(
 
 def train_judge(settings: TrainSettings, output: Path, resume: bool = False, restart: bool = False) -> dict[str, Any]:
     """Train a judge, showing progress on the terminal; see `judge.train.train`."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    _quiet()
+    quiet_libraries()
     from judge.train import train
     from judge.training.heldout import learnt_nothing, table_lines
     from judge.training.progress import TrainingTerminal
@@ -71,8 +69,10 @@ def train_judge(settings: TrainSettings, output: Path, resume: bool = False, res
     return figures
 
 
-def _quiet() -> None:
+def quiet_libraries() -> None:
     """Silence what libraries say while they load: bars and advice that are not about this run."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import logging
 
     from transformers.utils.logging import disable_progress_bar

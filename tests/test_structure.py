@@ -16,10 +16,12 @@ HEAVY = ("torch", "vllm", "transformers", "pandas", "pyarrow", "numpy", "pydanti
 # From the ground up: a module imports only from lines above its own (docs/architecture.md).
 ORDER = [
     ["errors", "calibration.softmax_fit"],
+    ["template_values", "template_folders"],
     ["comparison", "template", "budget", "verdict", "resample", "hardware", "shards", "settings_flags"],
     ["metrics", "language", "labels", "table_files", "encoding", "engine", "split", "calibration.parameters"],
-    ["judge_file"],
+    ["judge_file", "awkward_rows", "template_check"],
     ["bundle", "table", "predictions_file", "prompt", "run_folder", "overlap", "progress"],
+    ["prompt_check", "prompt_diff"],
     ["trained_rows", "engine.adapter", "engine.one_adapter", "engine.pool", "data.survey"],
     ["demo.model", "demo.make_training", "engine.packed", "engine.tensor_files"],
     ["engine.expand"],
@@ -54,13 +56,25 @@ ORDER = [
     ["training.announce", "training.make_trainer", "training.bundle"],
     ["train"],
     ["api", "score_command", "train_command"],
+    # experiments
+    ["experiment.settings", "experiment.cache", "experiment.rows", "experiment.arm_scores"],
+    ["experiment.power", "experiment.arms", "experiment.result"],
+    ["experiment.sequential", "experiment.paired", "experiment.difference_text"],
+    ["experiment.statistics", "experiment.reading", "experiment.costs"],
+    ["experiment.racing", "experiment.record", "experiment.train_arms"],
+    ["experiment.arm_figures", "experiment.results_file"],
+    ["experiment.plan_text", "experiment.plots"],
+    ["experiment.run", "experiment.text"],
+    ["experiment.row_sections", "experiment.prompt_sections"],
+    ["experiment.page_sections"],
+    ["experiment_command"],
     ["calibrate_command", "ensemble_command"],
     ["cli"],
     ["__main__"],
 ]
 
 # Packages whose own file holds a docstring only.
-WITHOUT_CODE = ("calibration", "data", "demo", "evaluation", "report", "training")
+WITHOUT_CODE = ("calibration", "data", "demo", "evaluation", "experiment", "report", "training")
 
 # The package that leads to 4 bits. It may import all of judge but the command line, which alone imports it.
 QUANTIZE_ORDER = [

@@ -55,11 +55,14 @@ def slices_of(rows: JudgedRows, resampler: Resampler) -> list[Slice]:
     identical responses, and the pair of models, whichever of them wrote A.
     """
     losses, right = log_losses(rows.p, rows.labels), hits(rows.p, rows.labels)
-    return [
-        _slice(dimension, name, inside, losses, right, resampler)
-        for dimension, values in _dimensions(rows)
-        for name, inside in _parts(values, _ORDERS.get(dimension))
-    ]
+    return [_slice(dimension, name, inside, losses, right, resampler) for dimension, name, inside in parts_of(rows)]
+
+
+def parts_of(rows: JudgedRows) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+    """Yield the dimension, the name and the rows of each slice, in a fixed order; a mask has shape (rows,)."""
+    for dimension, values in _dimensions(rows):
+        for name, inside in _parts(values, _ORDERS.get(dimension)):
+            yield dimension, name, inside
 
 
 def _dimensions(rows: JudgedRows) -> Iterator[tuple[str, NDArray[np.object_]]]:

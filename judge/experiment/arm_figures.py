@@ -1,0 +1,258 @@
+"""What is shown of an experiment besides its differences: each arm's own score, slices, disagreements and sweeps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+
+from judge.evaluation.slices import FEWEST_GROUPS, parts_of
+from judge.experiment.paired import seed_errors
+from judge.experiment.power import Spread
+from judge.experiment.racing import scores_of
+from judge.experiment.result import Cost, ExperimentResult
+from judge.experiment.settings import Metric
+from judge.experiment.statistics import Difference
+from judge.resample import Estimate, Resampler
+from judge.verdict import Float
+
+SweepOf = Literal["max_tokens", "train_rows"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a metric is called and written.
+
+    Attributes:
+        name: of the metric.
+        unit: behind a number, with a space before it; empty where the form says it.
+        form: of a score.
+        better: where better scores lie.
+    """
+
+    name: str
+    unit: str
+    form: str
+    better: Literal["lower", "higher"]
+
+    @property
+    def signed_form(self) -> str:
+        """The form of a difference."""
+        return f"+{self.form}"
+
+    @property
+    def of_unit(self) -> str:
+        """The unit as it follows a title: `, nats`."""
+        return f",{self.unit}" if self.unit else ""
+
+
+MEASURES: dict[Metric, Measure] = {
+    "log_loss": Measure("log loss", " nats", ".4f", "lower"),
+    "accuracy": Measure("accuracy", "", ".1%", "higher"),
+    "brier": Measure("Brier score", "", ".4f", "lower"),
+}
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """An arm as a line of a table.
+
+    Attributes:
+        score: the metric over the rows that it read, the mean over its training seeds, with an interval over prompt
+            groups; None where it read none.
+        rows, groups: that it read.
+        seeds: the metric of each training seed; empty where nothing was trained.
+        difference: from the baseline; None for the baseline itself.
+        dropped: after how many rows racing dropped it, None where it did not.
+    """
+
+    name: str
+    score: Estimate | None
+    rows: int
+    groups: int
+    seeds: dict[int, float]
+    difference: Difference | None
+    cost: Cost
+    dropped: int | None
+
+
+def arm_figures(result: ExperimentResult) -> list[ArmFigures]:
+    """Return a line for each arm, in the order of the settings."""
+    differences = {one.arm: one for one in result.differences}
+    costs = {one.arm: one for one in result.costs}
+    return [
+        _figures_of(result, name, scores_of_rows(result, name), differences.get(name), costs[name])
+        for name in result.names
+    ]
+
+
+def _figures_of(
+    result: ExperimentResult, name: str, scores: Float, difference: Difference | None, cost: Cost
+) -> ArmFigures:
+    read, settings = np.isfinite(scores), result.settings
+    groups = result.rows.groups[read]
+    score, seeds = None, {}
+    if read.any():
+        resampler = Resampler(groups, settings.resamples, settings.seed, settings.level)
+        (score,) = resampler.estimate(scores[read][:, np.newaxis])
+        score = _with_seeds(score, result, name)
+        trained = zip(result.scores_of(name), _seed_scores(result, name), strict=True)
+        seeds = {arm.seed: float(of_seed[read].mean()) for arm, of_seed in trained if arm.seed is not None}
+    dropped = result.dropped.get(name)
+    return ArmFigures(name, score, int(read.sum()), len(np.unique(groups)), seeds, difference, cost, dropped)
+
+
+def scores_of_rows(result: ExperimentResult, name: str) -> Float:
+    """Return the metric of an arm in each row, the mean over its training seeds, shape (rows,); NaN without a score."""
+    scores: Float = np.mean(_seed_scores(result, name), axis=0)
+    return scores
+
+
+def _seed_scores(result: ExperimentResult, name: str) -> list[Float]:
+    labels, metric = result.rows.labels, result.settings.metric
+    return [scores_of(arm, labels, metric) for arm in result.scores_of(name)]
+
+
+def _with_seeds(score: Estimate, result: ExperimentResult, name: str) -> Estimate:
+    """Return a score whose interval holds the spread between training seeds too, as the differences' intervals do."""
+    if score.low is None or score.high is None or result.scores_of(name)[0].seed is None:
+        return score
+    arms = {
+        one: np.stack(_seed_scores(result, one)) for one in result.names if result.scores_of(one)[0].seed is not None
+    }
+    between = seed_errors(arms)[name]
+    if math.isinf(between.variance):
+        return Estimate(score.value, None, None)
+    error = Spread(0.0, 2, math.sqrt(between.variance), between.freedom).seeds_quantile((1 - result.settings.level) / 2)
+    low, high = score.value - score.low, score.high - score.value
+    return Estimate(score.value, score.value - math.hypot(low, error), score.value + math.hypot(high, error))
+
+
+@dataclass(frozen=True)
+class SliceDifference:
+    """An arm minus the baseline on a part of the rows; `few` where it has fewer than `FEWEST_GROUPS` prompt groups."""
+
+    dimension: str
+    name: str
+    rows: int
+    groups: int
+    difference: Estimate
+    few: bool
+
+
+def slice_differences(result: ExperimentResult, name: str) -> list[SliceDifference]:
+    """Return an arm's difference from the baseline on each slice of the rows that it read.
+
+    The slices are those of `judge.evaluation.slices`; what was cut is by the baseline's budget. Differences are paired
+    by row and their intervals are over prompt groups, without a correction for how many slices there are.
+    """
+    change = scores_of_rows(result, name) - scores_of_rows(result, result.baseline)
+    read = np.isfinite(change)
+    if not read.any():
+        return []
+    rows, change, settings = result.rows.where(read), change[read], result.settings
+    parts = list(parts_of(rows))
+    if not parts:
+        return []
+    masks = np.column_stack([inside for _, _, inside in parts])
+    resampler = Resampler(rows.groups, settings.resamples, settings.seed, settings.level)
+    estimates = resampler.estimate(
+        np.column_stack([masks * change[:, np.newaxis], masks]),
+        lambda totals, _: totals[: len(parts)] / totals[len(parts) :],
+    )
+    found = []
+    for (dimension, part, inside), estimate in zip(parts, estimates, strict=True):
+        groups = len(np.unique(rows.groups[inside]))
+        shown = estimate if groups > 1 else Estimate(estimate.value, None, None)
+        found.append(SliceDifference(dimension, part, int(inside.sum()), groups, shown, groups < FEWEST_GROUPS))
+    return found
+
+
+@dataclass(frozen=True)
+class DisputedRow:
+    """A row of which the arms think differently.
+
+    Attributes:
+        apart: the largest difference between two arms: the share of probability that one gives other verdicts.
+        label: 0, 1 or 2.
+        p: of each arm, A, B and tie; None where it had been dropped before it came to the row.
+    """
+
+    id: str
+    apart: float
+    label: int
+    p: dict[str, tuple[float, float, float] | None]
+
+
+def mean_p(result: ExperimentResult, name: str) -> Float:
+    """Return an arm's probabilities, the mean over its training seeds, shape (rows, 3); NaN where not read."""
+    p: Float = np.mean([arm.p for arm in result.scores_of(name)], axis=0)
+    return p
+
+
+def apart(result: ExperimentResult) -> Float:
+    """Return how far the two arms that differ most are apart in each row (total variation, 0 to 1), shape (rows,)."""
+    means = [mean_p(result, name) for name in result.names]
+    largest = np.zeros(len(result.rows))
+    for one, other in combinations(means, 2):
+        largest = np.fmax(largest, np.abs(one - other).sum(axis=1) / 2)  # NaN is left out
+    return largest
+
+
+def most_disputed(result: ExperimentResult, count: int = 12) -> list[DisputedRow]:
+    """Return the rows on which arms disagree most, the most disputed first."""
+    distance = apart(result)
+    order = np.argsort(-distance, kind="stable")[:count]  # rows are sorted by id
+    means = {name: mean_p(result, name) for name in result.names}
+    return [
+        DisputedRow(
+            str(result.rows.ids[i]),
+            float(distance[i]),
+            int(result.rows.labels[i]),
+            {name: _three(p[i]) for name, p in means.items()},
+        )
+        for i in order
+        if distance[i] > 0
+    ]
+
+
+def _three(values: Float) -> tuple[float, float, float] | None:
+    if not np.isfinite(values).all():
+        return None
+    a, b, tie = (float(v) for v in values)
+    return a, b, tie
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Arms that differ in one number alone: which one, and each arm's value of it, in rising order."""
+
+    of: SweepOf
+    points: list[tuple[float, str]]
+
+
+def sweep_of(result: ExperimentResult) -> Sweep | None:
+    """Return the sweep that the arms are, or None.
+
+    They are one where they differ in nothing but `max_tokens`, or in nothing but the number of rows that they were
+    trained on.
+    """
+    fields: tuple[SweepOf, ...] = ("max_tokens", "train_rows")
+    for of in fields:
+        others = [arm.model_dump(exclude={"name", of}) for arm in result.settings.arms]
+        values = {name: _value_of(result, name, of) for name in result.names}
+        known = sorted((value, name) for name, value in values.items() if value is not None)
+        is_alike = all(other == others[0] for other in others)
+        if is_alike and len(known) == len(values) == len({value for value, _ in known}):
+            return Sweep(of, known)
+    return None
+
+
+def _value_of(result: ExperimentResult, name: str, of: SweepOf) -> float | None:
+    """Return what an arm was read or trained with, which its settings may leave open."""
+    arm = next(arm for arm in result.settings.arms if arm.name == name)
+    value = result.scores_of(name)[0].settings.get(of) or getattr(arm, of, None)
+    return float(value) if isinstance(value, (int, float)) and value > 0 else None

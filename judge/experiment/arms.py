@@ -1,0 +1,189 @@
+"""The arms of an experiment with their models, templates and prompts: all that is known before an engine runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from judge.bundle import ModelFolder, open_model
+from judge.errors import JudgeError, printable
+from judge.experiment.cache import context_key
+from judge.experiment.settings import ArmSettings, ExperimentSettings
+from judge.score import Scorer
+from judge.score_settings import ScoreSettings
+from judge.template import load_template
+from judge.trained_rows import TrainedRows, joined
+
+# Settings of an experiment that its arms read with.
+_SHARED = (
+    "readout",
+    "dtype",
+    "weights",
+    "device",
+    "parallel",
+    "workers",
+    "gpu_memory_utilization",
+    "batch_tokens",
+    "shard_tokens",
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm, ready to be read; one for each training seed where it is trained.
+
+    Attributes:
+        scorer: checked model, template, budget, swap and calibration. Its own engines are started only where it is the
+            arm with the largest budget of those that share them.
+        engine: equal for arms that one engine can read.
+        seed: the seed that its judge was trained with, or None.
+    """
+
+    settings: ArmSettings
+    scorer: Scorer
+    engine: bytes
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The arm's name; of all its seeds."""
+        return self.settings.name
+
+    @property
+    def title(self) -> str:
+        """The name with the seed, for messages."""
+        return self.name if self.seed is None else f"{self.name} (seed {self.seed})"
+
+    @property
+    def model(self) -> ModelFolder:
+        """The model or bundle."""
+        return self.scorer.model
+
+    def effect(self) -> tuple[Any, ...]:
+        """Return what decides the arm's numbers: equal for arms that cannot differ."""
+        calibration = self.scorer.calibration.numbers() if self.scorer.calibration else None
+        return self.engine, self.scorer.builder.fingerprint(), self.scorer.share, calibration
+
+    def record(self) -> dict[str, Any]:
+        """Return digests and settings, in full, as `experiment.json` keeps them."""
+        scorer, budget = self.scorer, self.scorer.budget
+        return {
+            "model": str(self.model.folder),
+            "model_digest": self.model.digest(),
+            "base": str(self.model.path) if self.model.adapter else None,
+            "template": scorer.template.name,
+            "template_digest": scorer.template.digest,
+            "prompt_fingerprint": scorer.builder.fingerprint(),
+            "max_tokens": budget.max_tokens,
+            "truncation": budget.policy,
+            "shares": list(budget.shares),
+            "swap": self.settings.swap,
+            "calibration": scorer.calibration.numbers() if scorer.calibration else "off",
+            "readout": scorer.settings.readout,
+            "dtype": scorer.pool.config.dtype,
+            "weights": scorer.weights.way,
+            "device": scorer.pool.config.device,
+            "seed": self.seed,
+            "train_rows": self.model.judge.training.get("train_rows") if self.model.judge else None,
+        }
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what the user should know of how the arm reads."""
+        for warning in (self.scorer.warning, self.scorer.calibration_warning):
+            if warning:
+                yield f"arm {printable(self.title)}: {warning}"
+
+
+def check_templates(settings: ExperimentSettings) -> None:
+    """Check that every template can be loaded, before anything that takes time.
+
+    Raises:
+        JudgeError: one cannot.
+    """
+    for arm in settings.arms:
+        if arm.template is not None:
+            with _named(arm.name):
+                load_template(arm.template)
+
+
+def resolve_arms(settings: ExperimentSettings, log_folder: Path, trained: dict[str, dict[int, Path]]) -> list[Arm]:
+    """Check the arms' models, templates and budgets; no weight is loaded.
+
+    Args:
+        log_folder: where engine processes will log.
+        trained: the bundles of the arms that were trained, by name and seed.
+
+    Raises:
+        JudgeError: a model, template or budget that cannot be used.
+    """
+    models: dict[tuple[str, str | None], ModelFolder] = {}
+    arms = []
+    for arm in settings.arms:
+        folders = [(str(path), None, seed) for seed, path in trained.get(arm.name, {}).items()]
+        if arm.train is None:
+            base = arm.base if arm.model is not None else arm.base or settings.base
+            folders = [(str(arm.model or settings.model), base, None)]  # type: ignore[list-item]
+        for folder, base, seed in folders:
+            with _named(arm.name):
+                if (folder, base) not in models:
+                    models[folder, base] = open_model(folder, base)
+                arms.append(_arm(arm, models[folder, base], settings, log_folder, seed))
+    return arms
+
+
+def _arm(arm: ArmSettings, model: ModelFolder, settings: ExperimentSettings, logs: Path, seed: int | None) -> Arm:
+    values = {name: getattr(settings, name) for name in _SHARED}
+    values |= {"swap": arm.swap, "calibration": arm.calibration}
+    if arm.train is None:  # else the bundle says how it was trained
+        values |= {"template": arm.template, "max_tokens": arm.max_tokens, "truncation": arm.truncation}
+    scorer = Scorer(model, ScoreSettings.model_validate(values), logs)
+    config = scorer.pool.config
+    engine = context_key(
+        model=model.digest(),
+        readout=config.readout,
+        dtype=config.dtype,
+        weights=scorer.weights.way,
+        device=config.device,
+        verdicts=list(config.verdict_ids),
+    )
+    return Arm(arm, scorer, engine, seed)
+
+
+def refuse_identical(arms: Sequence[Arm]) -> None:
+    """Check that no two arms are the same in effect.
+
+    Raises:
+        JudgeError: two are.
+    """
+    for one, other in combinations(arms, 2):
+        if one.effect() == other.effect():
+            raise JudgeError(
+                f"arms {printable(one.title)!r} and {printable(other.title)!r} are identical: the same model, prompts, "
+                "swap and calibration; change or leave out one of them"
+            )
+
+
+def trained_rows_of_all(arms: Sequence[Arm]) -> TrainedRows | None:
+    """Return what trained any of the judges."""
+    return joined([arm.scorer.trained_rows for arm in arms if arm.scorer.trained_rows is not None])
+
+
+def by_engine(arms: Sequence[Arm], first: str) -> list[list[Arm]]:
+    """Return the arms that share an engine together; the engine of the arm called `first` is the first."""
+    groups: dict[bytes, list[Arm]] = {}
+    for arm in sorted(arms, key=lambda arm: arm.name != first):
+        groups.setdefault(arm.engine, []).append(arm)
+    return list(groups.values())
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put the arm's name before the text of a mistake."""
+    try:
+        yield
+    except JudgeError as error:
+        raise JudgeError(f"arm {printable(name)!r}: {error}") from None

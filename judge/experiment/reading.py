@@ -1,0 +1,248 @@
+"""Reading the prompts of one arm: from the cache where they have been read, through an engine where not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.calibration.parameters import mean_of_read
+from judge.comparison import Flag
+from judge.engine import WITHOUT_MASS
+from judge.engine.pool import Job, WorkerPool
+from judge.errors import JudgeError
+from judge.experiment.arm_scores import ArmScores
+from judge.experiment.arms import Arm
+from judge.experiment.cache import ReadingCache, reading_key
+from judge.prepared import Prepared
+from judge.score import AUTO_SWAP_GAIN, AUTO_SWAP_STEPS, HOPELESS_ROWS, Events
+from judge.shards import Shard, make_shards, reading_order
+from judge.verdict import SWAPPED, Float, average_orders, divergence, entropy, probabilities, unread, verdict_mass
+
+
+@dataclass
+class Tally:
+    """How many prompts and tokens are planned over all arms, and how many are known."""
+
+    events: Events
+    prompts: int = 0
+    all_prompts: int = 0
+    tokens: int = 0
+    all_tokens: int = 0
+
+    def plan(self, prompts: int, tokens: int) -> None:
+        """Add prompts to what is to be read; take them away with negative numbers."""
+        self.all_prompts += prompts
+        self.all_tokens += tokens
+
+    def know(self, prompts: int, tokens: int) -> None:
+        """Count prompts that are known now."""
+        self.prompts += prompts
+        self.tokens += tokens
+        self.tell()
+
+    def tell(self, prompts: int = 0, tokens: int = 0) -> None:
+        """Report, with so many that are known and not counted yet."""
+        self.events.progress(self.prompts + prompts, self.all_prompts, self.tokens + tokens, self.all_tokens)
+
+
+@dataclass
+class Engine:
+    """The engine that several arms share; its processes start when the first prompt must be read.
+
+    Attributes:
+        arm: the arm whose pool it is: the one with the largest budget.
+    """
+
+    arm: Arm
+    events: Events
+
+    @property
+    def pool(self) -> WorkerPool:
+        """Its processes."""
+        return self.arm.scorer.pool
+
+    def start(self) -> None:
+        """Start the processes, which load the model; once."""
+        self.pool.say = self.events.note
+        self.arm.scorer.start(self.events.note)
+        if self.pool.ready_at is None:
+            self.events.loading()
+
+    def close(self) -> None:
+        """Stop the processes."""
+        self.arm.scorer.close()
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """One prompt to be read, and where its numbers go: rows, each with whether A and B are exchanged."""
+
+    key: bytes
+    length: int
+    places: list[tuple[int, bool]]
+
+
+class ArmReading:
+    """What is known of one arm's rows, in the order of its prepared table.
+
+    Attributes:
+        first, second: log-probabilities as in `judge.predictions.Predictions`, shape (rows, 3); NaN where not read.
+        asked: rows that have been read or tried, shape (rows,).
+        fresh: rows of which a prompt was read in this run, shape (rows,).
+        seconds, tokens_read: of this run's reading.
+    """
+
+    def __init__(self, arm: Arm, prepared: Prepared, cache: ReadingCache, engine: Engine, tally: Tally) -> None:
+        self.arm, self.prepared, self.cache, self.engine, self.tally = arm, prepared, cache, engine, tally
+        count = len(prepared.rows)
+        self.first = np.full((count, 3), np.nan)
+        self.second = np.full((count, 3), np.nan)
+        self.asked = np.zeros(count, dtype=np.bool_)
+        self.fresh = np.zeros(count, dtype=np.bool_)
+        self.seconds, self.tokens_read = 0.0, 0
+        tally.plan(*self._cost(np.arange(count)))
+
+    def _cost(self, rows: NDArray[np.int64]) -> tuple[int, int]:
+        """Return the prompts and tokens of rows, in the orders that are sure to be read."""
+        orders = 2 if self.arm.scorer.share == 1 else 1
+        return orders * len(rows), orders * int(self.prepared.lengths[rows].sum())
+
+    def read_rows(self, rows: NDArray[np.int64]) -> None:
+        """Read rows as the arm's swap policy says: as `judge.score.Scorer` reads a table of these rows.
+
+        Raises:
+            JudgeError: the engine does not work.
+        """
+        share = self.arm.scorer.share
+        self.asked[rows] = True
+        self._read(rows, [False, True] if share == 1 else [False])
+        if share in (0, 1):
+            return
+        uncertain = rows[np.argsort(-entropy(probabilities(self.first[rows])), kind="stable")]
+        uncertain = uncertain[~unread(self.first[uncertain])]
+        if share is not None:
+            self._read_more(uncertain[: round(share * len(uncertain))])
+            return
+        for part in np.array_split(uncertain, AUTO_SWAP_STEPS):
+            self._read_more(part)
+            both = average_orders(self.first[part], self.second[part])
+            gain = float(divergence(both, probabilities(self.first[part])).mean()) if len(part) else 0.0
+            if gain < AUTO_SWAP_GAIN:
+                return
+
+    def drop(self) -> None:
+        """Read no more: what was planned is not to come."""
+        prompts, tokens = self._cost(np.flatnonzero(~self.asked))
+        self.tally.plan(-prompts, -tokens)
+
+    def _read_more(self, rows: NDArray[np.int64]) -> None:
+        self.tally.plan(len(rows), int(self.prepared.lengths[rows].sum()))
+        self._read(rows, [True])
+
+    def _read(self, rows: NDArray[np.int64], orders: list[bool]) -> None:
+        """Read rows in the given orders; what the cache has is taken from it, equal prompts are read once."""
+        lengths, hashes = self.prepared.lengths[rows], self.prepared.rows["prompt_hash"][rows]
+        missing: dict[bytes, _Prompt] = {}
+        for row in rows[reading_order(lengths, hashes)].tolist():
+            for swapped in orders:
+                ids = self.prepared.prompt(row, swapped)
+                key = reading_key(self.arm.engine, ids)
+                known = self.cache.get(key)
+                if known is None:
+                    missing.setdefault(key, _Prompt(key, len(ids), [])).places.append((row, swapped))
+                else:
+                    self._take([(row, swapped)], known)
+                    self.tally.know(1, len(ids))
+        if missing:
+            self._through_engine(list(missing.values()))
+
+    def _through_engine(self, prompts: list[_Prompt]) -> None:
+        lengths = np.array([prompt.length for prompt in prompts], dtype=np.int32)
+        shards = make_shards(range(len(prompts)), [False], lengths, self.arm.scorer.shard_tokens)
+        self.engine.start()
+        began = time.monotonic()
+        inside: dict[int, int] = {}
+
+        def progress(number: int, count: int) -> None:
+            shard = shards[number]
+            inside[number] = min(inside.get(number, 0) + count, len(shard.rows))
+            tokens = sum(shards[n].tokens * k // len(shards[n].rows) for n, k in inside.items())
+            self.tally.tell(sum(inside.values()), tokens)
+
+        def done(number: int, logprobs: Float) -> None:
+            inside.pop(number, None)
+            self._finish(prompts, shards[number], logprobs)
+
+        jobs = [Job(n, len(shard.rows), partial(self._load, prompts, shard)) for n, shard in enumerate(shards)]
+        self.engine.pool.run(jobs, done, progress)
+        # loading the model does not count
+        self.seconds += time.monotonic() - max(began, self.engine.pool.ready_at or began)
+
+    def _load(self, prompts: list[_Prompt], shard: Shard) -> list[NDArray[np.int32]]:
+        return [self.prepared.prompt(*prompts[i].places[0]) for i in shard.rows]
+
+    def _finish(self, prompts: list[_Prompt], shard: Shard, logprobs: Float) -> None:
+        if len(shard.rows) >= HOPELESS_ROWS and np.isnan(logprobs).all():
+            raise JudgeError(
+                f"all {len(shard.rows)} prompts of a shard came out as NaN: the model does not work in "
+                f"{self.engine.pool.config.dtype}; try another --dtype"
+            )
+        read = [prompts[i] for i in shard.rows]
+        self.cache.add([prompt.key for prompt in read], logprobs)
+        for prompt, three in zip(read, logprobs, strict=True):
+            self._take(prompt.places, three)
+            self.fresh[[row for row, _ in prompt.places]] = True
+            self.tally.know(len(prompt.places), prompt.length * len(prompt.places))
+        self.tokens_read += shard.tokens
+
+    def _take(self, places: Sequence[tuple[int, bool]], logprobs: Sequence[float] | Float) -> None:
+        three = np.asarray(logprobs)
+        for row, swapped in places:
+            if swapped:
+                self.second[row] = three[SWAPPED]
+            else:
+                self.first[row] = three
+
+    def p(self, rows: NDArray[np.int64]) -> Float:
+        """Return the probabilities of rows that have been asked for, shape (rows, 3), as `judge score` writes them."""
+        calibration = self.arm.scorer.calibration
+        average: Callable[[Float, Float], Float] = calibration.apply if calibration else mean_of_read
+        p = average(probabilities(self.first[rows]), probabilities(self.second[rows]))
+        return np.where(unread(p)[:, np.newaxis], 1 / 3, p)
+
+    def lost(self) -> NDArray[np.bool_]:
+        """Return the rows that were asked for and got no number, shape (rows,)."""
+        return self.asked & unread(self.first) & unread(self.second)
+
+    def scores(self, order: NDArray[np.int64]) -> ArmScores:
+        """Return what is known, with the rows in the given order."""
+        arm, rows, asked = self.arm, self.prepared.rows[order], self.asked[order]
+        first, second = self.first[order], self.second[order]
+        lost = self.lost()[order]
+        p = np.full((len(order), 3), np.nan)
+        p[asked] = self.p(order[asked])
+        has_mass = arm.scorer.settings.readout not in WITHOUT_MASS
+        orders = (~unread(first)).astype(np.int64) + ~unread(second)
+        return ArmScores(
+            name=arm.name,
+            model=arm.model.folder.name,
+            template=arm.scorer.template,
+            settings=arm.record(),
+            p=p,
+            first=probabilities(first),
+            second=probabilities(second),
+            mass=verdict_mass(first) if has_mass else np.full(len(order), np.nan),
+            tokens=rows["length"].astype(np.int64) * orders,
+            cut=(rows["cut"].sum(axis=1) > 0) | (rows["cut_turns"] > 0),
+            flags=rows["flags"] | np.where(lost, np.uint32(Flag.NOT_SCORED), np.uint32(0)),
+            read=asked,
+            rows_read=int(self.fresh.sum()),
+            tokens_read=self.tokens_read,
+            seconds=self.seconds,
+            seed=arm.seed,
+        )

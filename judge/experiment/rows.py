@@ -1,0 +1,172 @@
+"""The rows of an experiment: labelled, new to every judge, the same for all arms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.comparison import Comparison, Flag, RowId
+from judge.errors import JudgeError, counted
+from judge.evaluation.row_facts import Fact, Facts, facts_of, gathered
+from judge.split import group_key, shuffled
+from judge.table import Table
+from judge.trained_rows import TrainedRows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Fewer groups than these have no interval worth the name.
+FEWEST_GROUPS = 2
+
+
+@dataclass
+class DrawnTable(Table):
+    """A table of which only the drawn rows are read."""
+
+    drawn: frozenset[RowId] = field(default_factory=frozenset)
+
+    def chunks(self) -> Iterator[list[Comparison]]:
+        """Yield the drawn comparisons in the table's order (see `Table.chunks`)."""
+        for chunk in super().chunks():
+            rows = [row for row in chunk if row.id in self.drawn]
+            if rows:
+                yield rows
+
+    def ids(self) -> pa.Array:
+        """Return the ids of the drawn rows as text, in order."""
+        import pyarrow as pa
+
+        return pa.array([str(row_id) for row_id in self._rows if row_id in self.drawn], pa.string())
+
+
+@dataclass(frozen=True)
+class ExperimentRows:
+    """The rows that every arm judges, in the order of their ids as text.
+
+    Attributes:
+        table: gives these rows only, in its own order.
+        order: the place of each row in the table's order of these rows, shape (rows,).
+        ids, labels, groups, facts: as in `judge.evaluation.judged_rows.JudgedRows`.
+        labelled: labelled rows in the table.
+        trained_on: those of them that trained a judge, and are left out.
+        notes: what was left out, for the user.
+    """
+
+    table: DrawnTable
+    order: NDArray[np.int64]
+    ids: NDArray[np.object_]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.uint64]
+    facts: Facts
+    labelled: int
+    trained_on: int
+    notes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class _Row:
+    id: RowId
+    label: int
+    group: int
+    fact: Fact
+
+
+def draw_rows(table: Table, trained: TrainedRows | None, wanted: int | None, seed: int) -> ExperimentRows:
+    """Choose the rows of an experiment.
+
+    Args:
+        table: read once, in a stream.
+        trained: what trained any of the judges; these rows are left out for all arms.
+        wanted: about so many rows are drawn, by whole prompt groups; None takes all. With the same seed, more rows
+            are the same ones and others.
+        seed: of the draw.
+
+    Raises:
+        JudgeError: the table cannot be read, has no labels, or nothing is left of it.
+    """
+    rows, labelled, shared = _labelled_rows(table, trained)
+    new = len(rows)
+    if not labelled:
+        raise JudgeError(
+            f"{table.name}: no row has a label; give the columns winner_model_a, winner_model_b and winner_tie "
+            "(one of them 1), or winner (model_a, model_b or tie)"
+        )
+    if not rows:
+        raise JudgeError(
+            f"{table.name}: all {counted(labelled, 'labelled row')} trained a judge of this experiment; compare the "
+            "arms on rows that none of them has seen"
+        )
+    notes = _notes(table, labelled, new, shared)
+    if wanted is not None and wanted < len(rows):
+        rows = _drawn(rows, wanted, seed)
+        notes.append(f"{len(rows):,} of {new:,} rows are drawn, by whole prompts (seed {seed})")
+    if len({row.group for row in rows}) < FEWEST_GROUPS:
+        raise JudgeError(
+            f"{table.name}: the rows of this experiment all have the same prompt; nothing can be said about others "
+            "(give more rows)"
+        )
+    order = np.array(sorted(range(len(rows)), key=lambda i: str(rows[i].id)), dtype=np.int64)
+    ordered = [rows[i] for i in order]
+    values = {f.name: getattr(table, f.name) for f in fields(Table) if f.init}
+    return ExperimentRows(
+        table=DrawnTable(**values, drawn=frozenset(row.id for row in rows)),
+        order=order,
+        ids=np.array([str(row.id) for row in ordered], dtype=object),
+        labels=np.array([row.label for row in ordered], dtype=np.int64),
+        groups=np.array([row.group for row in ordered], dtype=np.uint64),
+        facts=gathered([row.fact for row in ordered]),
+        labelled=labelled,
+        trained_on=labelled - new,
+        notes=notes,
+    )
+
+
+def _labelled_rows(table: Table, trained: TrainedRows | None) -> tuple[list[_Row], int, int]:
+    """Return the labelled rows that trained no judge, how many have a label, and how many of the rows share a prompt
+    with ones that trained a judge.
+    """
+    rows, labelled, shared = [], 0, 0
+    for chunk in table.chunks():
+        for row in chunk:
+            if row.label < 0:
+                continue
+            labelled += 1
+            flags = trained.flags(row) if trained is not None else Flag(0)
+            if Flag.TRAINED_ON not in flags:
+                shared += Flag.TRAINED_PROMPT in flags
+                rows.append(_row(row))
+    return rows, labelled, shared
+
+
+def _row(row: Comparison) -> _Row:
+    return _Row(row.id, row.label, group_key(row), facts_of(row))
+
+
+def _notes(table: Table, labelled: int, left: int, shared: int) -> list[str]:
+    notes = []
+    if table.counts["rows"] > labelled:
+        notes.append(f"{counted(table.counts['rows'] - labelled, 'row')} without a label are left out")
+    if labelled > left:
+        notes.append(f"{counted(labelled - left, 'row')} that trained a judge are left out for all arms")
+    if shared:
+        notes.append(
+            f"{counted(shared, 'row')} share a prompt with rows that trained a judge, which may have an "
+            "advantage on them"
+        )
+    return notes
+
+
+def _drawn(rows: list[_Row], wanted: int, seed: int) -> list[_Row]:
+    """Return the rows of so many groups, in a random order, as have at most `wanted` rows; of one at least."""
+    groups, counts = np.unique(np.array([row.group for row in rows], dtype=np.uint64), return_counts=True)
+    order = np.argsort(shuffled(groups, seed), kind="stable")
+    taken = max(int(np.searchsorted(np.cumsum(counts[order]), wanted, side="right")), 1)
+    chosen = {int(group) for group in groups[order[:taken]]}
+    return [row for row in rows if row.group in chosen]

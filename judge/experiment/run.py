@@ -1,0 +1,266 @@
+"""An experiment from its settings to its result.
+
+The steps, in order: check the arms and the table, train what is to be trained, say what the rows can show, read every
+arm's prompts, compare the arms. The folder keeps what has been read, so that the same experiment goes on where it was
+stopped, and one with more arms or rows reads only what is new.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from judge.errors import JudgeError, RunInterrupted, counted
+from judge.evaluation.judged_rows import JudgedRows
+from judge.experiment.arm_scores import ArmScores
+from judge.experiment.arms import Arm, check_templates, refuse_identical, resolve_arms, trained_rows_of_all
+from judge.experiment.cache import ReadingCache
+from judge.experiment.costs import cost_of
+from judge.experiment.plan_text import power_lines
+from judge.experiment.power import SPREADS, smallest_difference
+from judge.experiment.racing import Readings, read_all, scores_of
+from judge.experiment.reading import ArmReading, Engine, Tally
+from judge.experiment.record import RECORD, record_of, write_record
+from judge.experiment.result import ExperimentResult
+from judge.experiment.rows import ExperimentRows, draw_rows
+from judge.experiment.settings import ExperimentSettings
+from judge.experiment.statistics import Difference, differences
+from judge.experiment.train_arms import FOLDER as TRAINED
+from judge.experiment.train_arms import check_training, train_arms
+from judge.prepared import Prepared, prepare
+from judge.resample import FEW_GROUPS
+from judge.run_folder import RunFolder
+from judge.score import Events, Silent
+from judge.table import Table
+from judge.trained_rows import TrainedRows
+
+CACHE, LOGS, PREPARED = "cache", "logs", "prepared"
+# What may lie in the folder of an experiment that was stopped before its record was written.
+_BEFORE_RECORD = ("lock", TRAINED, LOGS, CACHE, PREPARED)
+
+
+def run_experiment(
+    settings: ExperimentSettings, folder: Path, events: Events | None = None, cache: Path | None = None
+) -> ExperimentResult:
+    """Do an experiment.
+
+    Args:
+        folder: keeps the record, the cache, the logs and what is trained; made where it is not there.
+        events: told about the progress, and in notes what the user should know before anything is read.
+        cache: another folder for the cache, to share it between experiments.
+
+    Raises:
+        JudgeError: a mistake in the settings, the models or the table, found before a model is loaded and anything is
+            written; or an engine or a training run that fails.
+        RunInterrupted: Ctrl-C; what has been read is kept.
+    """
+    events = events or Silent()
+    check_folder(folder)
+    check_templates(settings)
+    table = Table.open(settings.data, settings.cells, settings.on_bad_row)
+    if any(arm.train is not None for arm in settings.arms):
+        check_training(settings)
+        # what can be known of the others and of the table is known before hours of training
+        others = resolve_arms(settings, folder / LOGS, {})
+        draw_rows(table, trained_rows_of_all(others), settings.rows, settings.seed)
+    else:
+        others = resolve_arms(settings, folder / LOGS, {})
+    refuse_identical(others)
+    try:
+        trained = train_arms(settings, folder, events)
+        arms = resolve_arms(settings, folder / LOGS, trained) if trained else others
+        refuse_identical(arms)
+        rows = draw_rows(table, trained_rows_of_all(arms), settings.rows, settings.seed)
+        with RunFolder(folder):
+            return _Experiment(settings, folder, events, arms, table, rows).run(cache or folder / CACHE)
+    except KeyboardInterrupt:
+        raise RunInterrupted(f"stopped; what is finished is kept in {folder}: give the same command to go on") from None
+
+
+def check_folder(folder: Path) -> None:
+    """Check before a run that its results can be kept in `folder`.
+
+    Raises:
+        JudgeError: a file, a folder whose parent is not there, or one that holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise JudgeError(f"{folder}: is a file; an experiment is kept in a folder")
+    if not folder.resolve().parent.is_dir():
+        raise JudgeError(f"{folder}: there is no folder {folder.parent} to make it in")
+    if folder.is_dir() and not (folder / RECORD).exists():
+        names = {entry.name for entry in folder.iterdir()}.difference(_BEFORE_RECORD)
+        if not all(name.startswith(f".{RECORD}.") for name in names):  # of a process that was killed
+            raise JudgeError(f"{folder}: holds files that are not of an experiment; choose another folder")
+
+
+class _Experiment:
+    """One experiment whose arms and rows are known."""
+
+    def __init__(
+        self,
+        settings: ExperimentSettings,
+        folder: Path,
+        events: Events,
+        arms: list[Arm],
+        table: Table,
+        rows: ExperimentRows,
+    ) -> None:
+        self.settings, self.folder, self.events = settings, folder, events
+        self.arms, self.table, self.rows = arms, table, rows
+        spread = SPREADS[settings.metric]
+        compared = len(settings.arms) - 1
+        self.planned = smallest_difference(rows.groups, spread, compared, settings.level, settings.power)
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """Note a warning now, and keep it for the result."""
+        self.warnings.append(text)
+        self.events.note(f"warning: {text}")
+
+    def run(self, cache_folder: Path) -> ExperimentResult:
+        """Read all arms and compare them."""
+        self._announce()
+        record = record_of(self.settings, self.arms, self.table, self.rows, self.planned)
+        write_record(self.folder, {**record, "state": "unfinished"})
+        cache = ReadingCache(cache_folder, self.warn)
+        prepared_folder = self.folder / PREPARED
+        shutil.rmtree(prepared_folder, ignore_errors=True)  # of a run that was killed
+        try:
+            prepared = self._prepare(prepared_folder)
+            self._compare_prompts(prepared)
+            found = self._read(prepared, cache)
+            scores = [reading.scores(self.rows.order) for reading in found.readings]
+        finally:
+            shutil.rmtree(prepared_folder, ignore_errors=True)
+        result = self._result(scores, found, record)
+        write_record(self.folder, result.record)
+        return result
+
+    def _announce(self) -> None:
+        for note in self.rows.notes:
+            self.events.note(f"{self.table.name}: {note}")
+        for arm in self.arms:
+            for warning in arm.warnings():
+                self.warn(warning)
+        groups = len(np.unique(self.rows.groups))
+        if groups < FEW_GROUPS:
+            self.warn(f"the rows have only {counted(groups, 'prompt group')}: intervals and tests say little")
+        spread = SPREADS[self.settings.metric]
+        for text in power_lines(self.settings, len(self.rows), groups, self.planned, spread):
+            self.events.note(text)
+        if any(arm.seed is not None for arm in self.arms):
+            self.events.note("this leaves out the spread between training seeds")
+
+    def _prepare(self, folder: Path) -> list[Prepared]:
+        """Build every arm's prompts; arms with the same ones share them."""
+        both: dict[tuple[str, str], bool] = {}
+        for arm in self.arms:
+            both[_prompts_of(arm)] = both.get(_prompts_of(arm), False) or arm.scorer.share != 0
+        made: dict[tuple[str, str], Prepared] = {}
+        for number, arm in enumerate(self.arms):
+            key = _prompts_of(arm)
+            if key not in made:
+                place = folder / str(number)
+                place.mkdir(parents=True)
+                before = len(made) * len(self.rows)
+                rows: TrainedRows | None = arm.scorer.trained_rows
+                made[key] = prepare(
+                    self.rows.table,
+                    arm.scorer.builder,
+                    place,
+                    both[key],
+                    lambda done, before=before: self.events.prepared(before + done),  # type: ignore[misc]
+                    rows,
+                )
+        return [made[_prompts_of(arm)] for arm in self.arms]
+
+    def _compare_prompts(self, prepared: Sequence[Prepared]) -> None:
+        """Warn of budgets that make no difference: no prompt of either arm is cut."""
+        seen: dict[tuple[Any, ...], str] = {}
+        for arm, one in zip(self.arms, prepared, strict=True):
+            if (one.rows["cut"] > 0).any() or (one.rows["cut_turns"] > 0).any():
+                continue
+            effect = arm.effect()
+            key = (effect[0], arm.scorer.template.digest, *effect[2:])
+            other = seen.setdefault(key, arm.title)
+            if other != arm.title:
+                self.warn(
+                    f"arms {other!r} and {arm.title!r} read the same prompts: no row is longer than their budgets"
+                )
+
+    def _read(self, prepared: Sequence[Prepared], cache: ReadingCache) -> Readings:
+        tally = Tally(self.events)
+        readings = [
+            ArmReading(arm, one, cache, Engine(arm, self.events), tally)
+            for arm, one in zip(self.arms, prepared, strict=True)
+        ]
+        return read_all(self.settings, self.rows, readings, self.events)
+
+    def _result(self, scores: list[ArmScores], found: Readings, record: dict[str, Any]) -> ExperimentResult:
+        settings, by_name = (
+            self.settings,
+            {arm.name: [s for s in scores if s.name == arm.name] for arm in self.settings.arms},
+        )
+        compared = self._differences(by_name, found)
+        costs = [cost_of(group) for group in by_name.values()]
+        lost = sum(cost.not_scored for cost in costs)
+        if lost:
+            self.warn(
+                f"the engine gave no number for {counted(lost, 'row')}, which are left out where they are missing"
+            )
+        return ExperimentResult(
+            settings=settings,
+            table=self.table.name,
+            rows=_judged(self.rows, by_name[settings.baseline_name][0]),
+            arms=scores,
+            differences=compared,
+            planned_smallest=self.planned,
+            dropped=found.dropped,
+            warnings=self.warnings,
+            costs=costs,
+            record={**record, "state": "complete", "dropped": found.dropped, "warnings": self.warnings},
+            folder=self.folder,
+        )
+
+    def _differences(self, by_name: dict[str, list[ArmScores]], found: Readings) -> list[Difference]:
+        settings, labels = self.settings, self.rows.labels
+        values = {
+            name: np.stack([scores_of(one, labels, settings.metric) for one in group])
+            for name, group in by_name.items()
+        }
+        return differences(
+            {name: v if by_name[name][0].seed is not None else v[0] for name, v in values.items()},
+            settings.baseline_name,
+            self.rows.groups,
+            settings.metric,
+            margin=settings.smallest_that_matters,
+            level=settings.level,
+            power=settings.power,
+            resamples=settings.resamples,
+            seed=settings.seed,
+            stopped=found.stopped if settings.stop_early else None,
+        )
+
+
+def _prompts_of(arm: Arm) -> tuple[str, str]:
+    """Return what decides an arm's prompts and their flags."""
+    return arm.scorer.builder.fingerprint(), arm.model.digest()
+
+
+def _judged(rows: ExperimentRows, baseline: ArmScores) -> JudgedRows:
+    return JudgedRows(
+        ids=rows.ids,
+        p=baseline.p,
+        labels=rows.labels,
+        groups=rows.groups,
+        flags=baseline.flags,
+        mass=baseline.mass,
+        first=baseline.first,
+        second=baseline.second,
+        cut=baseline.cut,
+        facts=rows.facts,
+    )

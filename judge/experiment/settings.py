@@ -1,0 +1,300 @@
+"""The settings of an experiment: read from a YAML file, or made from lists of what is to be compared.
+
+Paths in a file are relative to the folder that `judge` is started in, as in every other config.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from judge.budget import Policy
+from judge.comparison import Cells
+from judge.engine import Readout
+from judge.errors import JudgeError, printable, suggestion
+from judge.score_settings import swap_share
+from judge.table import OnBadRow
+from judge.training.settings import read_config
+
+Metric = Literal["log_loss", "accuracy", "brier"]
+# Smaller differences are of no use to anybody: a hundredth of a nat, two rows in a hundred.
+DEFAULT_MARGIN: dict[Metric, float] = {"log_loss": 0.01, "brier": 0.01, "accuracy": 0.02}
+MOST_ARMS = 20
+MOST_SEEDS = 20
+_LONGEST_NAME = 60
+# What an arm can say of how it reads; the key is the field, the value how it is told in a name.
+_IN_NAMES = {
+    "model": "{}",
+    "template": "{}",
+    "max_tokens": "{} tokens",
+    "truncation": "cut {}",
+    "swap": "swap {}",
+    "calibration": "calibration {}",
+    "train": "{}",
+    "train_rows": "{} rows",
+}
+
+
+class ArmSettings(BaseModel):
+    """One way to judge.
+
+    Attributes:
+        name: how it is called; made from what differs between the arms where it is not given.
+        model: folder of the model or judge bundle, by default the experiment's.
+        base: the base model of an adapter, where it is not in the folder that the adapter names.
+        template, max_tokens, truncation, swap, calibration: see `judge.score_settings.ScoreSettings`.
+        train: config of `judge train`: the arm's judge is trained first, once for each of `train_seeds`. `template`,
+            `max_tokens` and `truncation` then replace the config's.
+        train_rows: train on about so many of the config's rows only, drawn by whole prompts; more rows are the same
+            ones and others.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    model: str | None = None
+    base: str | None = None
+    template: str | None = None
+    max_tokens: int | None = Field(default=None, gt=0)
+    truncation: Policy | None = None
+    swap: str = "off"
+    calibration: Literal["auto", "off"] = "auto"
+    train: str | None = None
+    train_rows: int | None = Field(default=None, ge=1)
+
+    @field_validator("name")
+    @classmethod
+    def _can_be_printed(cls, name: str) -> str:
+        name = name.strip()
+        if not name or len(name) > _LONGEST_NAME or not name.isprintable():
+            raise ValueError(f"a name is 1 to {_LONGEST_NAME} characters in one line")
+        return name
+
+    @field_validator("swap")
+    @classmethod
+    def _is_a_policy(cls, swap: str) -> str:
+        try:
+            swap_share(swap)
+        except JudgeError:
+            raise ValueError("expected off, all, auto or a percentage such as 25%") from None
+        return swap.strip()
+
+    @model_validator(mode="after")
+    def _has_one_model(self) -> ArmSettings:
+        if self.train is not None and (self.model is not None or self.base is not None):
+            raise ValueError("train trains a model of its own, so model and base have no effect")
+        if self.train is None and self.train_rows is not None:
+            raise ValueError("train_rows has no effect without train")
+        return self
+
+
+class ExperimentSettings(BaseModel):
+    """An experiment: arms, the rows that all of them judge, and how they are compared.
+
+    Attributes:
+        model, base: of the arms that name none.
+        data: table with labels.
+        cells, on_bad_row: how its cells are read (see `judge.table.Table`).
+        rows: judge only about so many rows, drawn at random by whole prompts; None is all.
+        baseline: the arm that the others are compared with, by default the first.
+        metric: `log_loss` (nats), `brier` or `accuracy`.
+        margin: differences smaller than this do not matter; see `smallest_that_matters`.
+        level: confidence of the intervals.
+        power: with which a difference is to be found; the rows that are needed follow from it.
+        seed: of the draw of rows, the order in which racing reads them, and the resamples.
+        resamples: of the bootstrap over prompt groups.
+        stop_early: read in batches, and drop arms that are clearly worse than the baseline.
+        train_seeds: with which each arm that names a training config is trained.
+        readout, dtype, weights, device, parallel, workers, gpu_memory_utilization, batch_tokens, shard_tokens:
+            see `judge.score_settings.ScoreSettings`.
+        arms: two or more.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: str | None = None
+    base: str | None = None
+    data: str
+    cells: Cells = "auto"
+    on_bad_row: OnBadRow = "error"
+    rows: int | None = Field(default=None, ge=1)
+    baseline: str | None = None
+    metric: Metric = "log_loss"
+    margin: float | None = Field(default=None, gt=0)
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+    power: float = Field(default=0.8, gt=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    resamples: int = Field(default=2000, ge=100, le=100_000)
+    stop_early: bool = False
+    train_seeds: list[int] = [0, 1]
+    readout: Readout = "vllm"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    weights: Literal["auto", "stored", "expanded"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    parallel: Literal["auto", "data", "tensor"] = "auto"
+    workers: int = Field(default=1, ge=1)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    batch_tokens: int | None = Field(default=None, ge=64)
+    shard_tokens: int | None = Field(default=None, ge=1)
+    arms: list[ArmSettings] = Field(min_length=2, max_length=MOST_ARMS)
+
+    @property
+    def baseline_name(self) -> str:
+        """The arm that the others are compared with."""
+        return self.baseline or self.arms[0].name
+
+    @property
+    def smallest_that_matters(self) -> float:
+        """The margin: what was given, or 0.01 for losses and 0.02 for the accuracy."""
+        return self.margin or DEFAULT_MARGIN[self.metric]
+
+    @field_validator("train_seeds")
+    @classmethod
+    def _are_seeds(cls, seeds: list[int]) -> list[int]:
+        if not 2 <= len(seeds) <= MOST_SEEDS or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError(f"expected 2 to {MOST_SEEDS} different numbers, each 0 or more")
+        return seeds
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> ExperimentSettings:
+        names = [arm.name for arm in self.arms]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"two arms are called {printable(twice[0])!r}; give each its own name")
+        if self.baseline is not None and self.baseline not in names:
+            shown = f"{suggestion(self.baseline, names)}: {', '.join(map(printable, names))}"
+            raise ValueError(f"the baseline {printable(self.baseline)!r} is not among the arms{shown}")
+        if self.base is not None and self.model is None:
+            raise ValueError("base is that of the experiment's model, and there is none; give each arm its own base")
+        for arm in self.arms:
+            if self.model is None and arm.model is None and arm.train is None:
+                raise ValueError(f"arm {printable(arm.name)!r} has no model; give one to it or to all")
+            if self.stop_early and arm.train is not None:
+                raise ValueError(f"arm {printable(arm.name)!r}: stop_early would drop it only when it has been trained")
+            if self.stop_early and swap_share(arm.swap) not in (0.0, 1.0):
+                raise ValueError(
+                    f"arm {printable(arm.name)!r}: swap {arm.swap} picks rows of the whole table, and stop_early reads "
+                    "it in batches; use swap off or all"
+                )
+        return self
+
+
+def load_experiment(path: str | Path, given: dict[str, Any] | None = None) -> ExperimentSettings:
+    """Return the experiment that a YAML file describes.
+
+    Args:
+        path: the file; the paths in it are relative to the working folder.
+        given: settings that win over the file's, such as those of flags.
+
+    Raises:
+        JudgeError: a file that cannot be read, an unknown key, an impossible value, arms that do not fit.
+    """
+    return parse_experiment({**read_config(Path(path)), **(given or {})}, printable(str(path), 255))
+
+
+def parse_experiment(values: dict[str, Any], source: str = "judge experiment") -> ExperimentSettings:
+    """Return the experiment that plain values describe; arms without a name are called by what differs.
+
+    Raises:
+        JudgeError: every unknown key and impossible value, in one line.
+    """
+    arms = values.get("arms")
+    if isinstance(arms, list) and all(isinstance(arm, dict) for arm in arms):
+        values = {**values, "arms": _with_names(arms)}
+    try:
+        return ExperimentSettings(**values)
+    except ValidationError as error:
+        raise JudgeError(f"{source}: " + "; ".join(map(_problem, error.errors()))) from None
+
+
+def experiment_of(
+    model: str | Sequence[str] | None,
+    table: str,
+    *,
+    templates: Sequence[str] = (),
+    max_tokens: Sequence[int] = (),
+    truncation: Sequence[str] = (),
+    swap: Sequence[str] = (),
+    calibration: Sequence[str] = (),
+    train: Sequence[str] = (),
+    train_rows: Sequence[int] = (),
+    **others: Any,
+) -> ExperimentSettings:
+    """Return the experiment whose arms are all combinations of what is given.
+
+    Args:
+        model: folder of a model or bundle, or several of them to compare.
+        table: table with labels.
+        templates, max_tokens, truncation, swap, calibration, train, train_rows: values of `ArmSettings`, each compared
+            with the others; one value holds for all arms.
+        others: other fields of `ExperimentSettings`; those that are None are left at their defaults.
+
+    Raises:
+        JudgeError: fewer than two arms or more than 20, or see `parse_experiment`.
+    """
+    models = [model] if isinstance(model, str) else list(model or [])
+    lists = {
+        "model": models if len(models) > 1 else [],
+        "template": templates,
+        "max_tokens": max_tokens,
+        "truncation": truncation,
+        "swap": swap,
+        "calibration": calibration,
+        "train": train,
+        "train_rows": train_rows,
+    }
+    lists = {key: list(found) for key, found in lists.items() if found}
+    arms = [dict(zip(lists, combination, strict=True)) for combination in product(*lists.values())]
+    if len(arms) < 2:
+        raise JudgeError(
+            "nothing to compare: give two or more of --template, --max-tokens, --truncation, --swap, --calibration or "
+            "models, or an experiment file with arms"
+        )
+    if len(arms) > MOST_ARMS:
+        raise JudgeError(f"these are {len(arms)} combinations, more than {MOST_ARMS}; name the arms in a file")
+    values = {"data": table, "arms": arms, **{key: value for key, value in others.items() if value is not None}}
+    if len(models) == 1:
+        values["model"] = models[0]
+    return parse_experiment(values)
+
+
+def _with_names(arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give each arm that has none a name: the settings in which the arms differ."""
+    differ = [key for key in _IN_NAMES if len({str(arm.get(key)) for arm in arms}) > 1]
+    return [arm if "name" in arm else {"name": _name_of(arm, differ), **arm} for arm in arms]
+
+
+def _name_of(arm: dict[str, Any], differ: Sequence[str]) -> str:
+    words = []
+    for key in differ:
+        value = arm.get(key)
+        if value is None and key in ("swap", "calibration"):
+            value = ArmSettings.model_fields[key].default
+        if value is not None:
+            is_path = key in ("model", "train") or (key == "template" and str(value).endswith((".yaml", ".yml")))
+            words.append(_IN_NAMES[key].format(Path(str(value)).name if is_path else value))
+    return printable(", ".join(words) or "default", _LONGEST_NAME - 1)
+
+
+def _problem(problem: Any) -> str:
+    """Return one mistake that pydantic found in the words of this file."""
+    place, known, where = list(problem["loc"]), ExperimentSettings.model_fields, ""
+    if len(place) > 2 and place[0] == "arms":
+        known, where, place = ArmSettings.model_fields, f"arm {int(place[1]) + 1}: ", place[2:]
+    elif len(place) == 2 and place[0] == "arms":
+        where, place = f"arm {int(place[1]) + 1}: ", []
+    name = printable(".".join(map(str, place)))
+    if problem["type"] == "extra_forbidden":
+        return f"{where}unknown key {name!r}{suggestion(name, known)}"
+    if problem["type"] == "missing":
+        return f"{where}no {name!r}"
+    if name == "arms" and problem["type"] in ("too_short", "too_long"):
+        return f"an experiment has 2 to {MOST_ARMS} arms"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = f"{name}={printable(problem['input'])}: " if name else ""
+    return f"{where}{shown}{message[0].lower()}{message[1:]}"

@@ -1,0 +1,192 @@
+"""Training the judges of an experiment: every arm with the same seeds, each bundle kept and found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.errors import JudgeError, RunInterrupted, printable
+from judge.experiment.settings import ArmSettings, ExperimentSettings
+from judge.score import Events
+from judge.split import group_key, shuffled
+from judge.table import Table
+from judge.template import load_template
+from judge.training.settings import TrainSettings, parse_train_settings, read_config
+
+FOLDER = "trained"
+# What changes neither the weights nor the prompts of a judge.
+_OUTSIDE = {"report_to", "log_every"}
+
+
+@dataclass(frozen=True)
+class _Events:
+    """Passes on what a training run tells to an experiment's events."""
+
+    title: str
+    events: Events
+
+    def note(self, text: str) -> None:
+        """Leave out a line of information: it is about one of many runs."""
+
+    def warn(self, text: str) -> None:
+        """Pass on a line that should be noticed."""
+        self.events.note(f"warning: {self.title}: {text}")
+
+    def reading(self, rows: int) -> None:
+        """Pass on how many rows have been read."""
+        self.events.prepared(rows)
+
+    def step(self, step: int, steps: int, loss: float | None) -> None:
+        """Leave out single steps: evaluations say how far a run is."""
+
+    def evaluating(self, batches: int, all_batches: int | None) -> None:
+        """Leave out the batches of an evaluation."""
+
+    def evaluated(self, step: int, figures: dict[str, Any]) -> None:
+        """Tell the held-out log loss of a step."""
+        when = "before training" if step == 0 else f"step {step:,}"
+        self.events.note(f"{self.title}: {when}, held-out log loss {figures['log_loss']:.4f}")
+
+
+def check_training(settings: ExperimentSettings) -> None:
+    """Check the configs of all arms that are trained, and that their data and base models are there.
+
+    Raises:
+        JudgeError: a mistake in a config, one that holds out other rows with each seed, or two arms trained alike.
+    """
+    from judge.training.model import require_libraries
+
+    seen: dict[tuple[str | int | None, ...], str] = {}
+    for arm in settings.arms:
+        if arm.train is None:
+            continue
+        values = train_settings(arm, settings.train_seeds[0])
+        if values.eval_data is None:
+            raise JudgeError(
+                f"{arm.train}: give eval_data: without it, each seed holds out other rows, and the judges of arm "
+                f"{printable(arm.name)!r} are not trained alike"
+            )
+        for path in (*values.data, values.eval_data):
+            Table.open(path, values.cells, labels="required")
+        load_template(values.template)
+        require_libraries(values)
+        other = seen.setdefault((_digest(values), arm.train_rows, arm.swap, arm.calibration), arm.name)
+        if other != arm.name:
+            raise JudgeError(
+                f"arms {printable(other)!r} and {printable(arm.name)!r} are identical: trained alike, with the same "
+                "swap and calibration; change or leave out one of them"
+            )
+
+
+def train_settings(arm: ArmSettings, seed: int) -> TrainSettings:
+    """Return the settings of one training run: the config's, with the arm's template and budget, and the seed.
+
+    Raises:
+        JudgeError: a config that cannot be read, or a mistake in it.
+    """
+    assert arm.train is not None
+    given = {"template": arm.template, "max_tokens": arm.max_tokens, "truncation": arm.truncation}
+    values = {**read_config(Path(arm.train)), **{k: v for k, v in given.items() if v is not None}, "seed": seed}
+    return parse_train_settings(values, printable(arm.train, 255))
+
+
+def train_arms(settings: ExperimentSettings, folder: Path, events: Events) -> dict[str, dict[int, Path]]:
+    """Train the judges of all arms that name a config, unless they are there; go on with unfinished runs.
+
+    Returns:
+        The bundles by arm and seed.
+
+    Raises:
+        JudgeError: see `judge.train.train`.
+    """
+    found: dict[str, dict[int, Path]] = {}
+    for arm in settings.arms:
+        for seed in settings.train_seeds if arm.train is not None else []:
+            values = train_settings(arm, seed)
+            if arm.train_rows is not None:
+                values = values.model_copy(update={"data": _drawn(values, arm.train_rows, folder / FOLDER)})
+            found.setdefault(arm.name, {})[seed] = _train(arm, values, folder / FOLDER, events)
+    return found
+
+
+def _train(arm: ArmSettings, values: TrainSettings, folder: Path, events: Events) -> Path:
+    """Train one judge and return its bundle."""
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", arm.name).strip("-.").lower() or "arm"
+    output = folder / f"{slug}-seed-{values.seed}-{_digest(values)[:12]}"
+    if output.exists():
+        return output
+    from judge.train import train
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    resume = (output.with_name(output.name + ".parts") / "manifest.json").exists()
+    title = f"training {printable(arm.name)}, seed {values.seed}"
+    events.note(f"{title}: {'going on' if resume else 'begins'}")
+    try:
+        train(values, output, resume, False, _Events(title, events))
+    except RunInterrupted:  # its advice is about judge train
+        raise KeyboardInterrupt from None
+    except JudgeError as error:
+        raise JudgeError(f"{title}: {error}") from None
+    return output
+
+
+def _digest(values: TrainSettings) -> str:
+    """Return a hash of all that decides what a run trains."""
+    from judge.training.model import open_base
+
+    base, bundle = open_base(values)
+    content = {
+        **values.model_dump(
+            mode="json", exclude=_OUTSIDE | {"model", "continue_from", "data", "eval_data", "template"}
+        ),
+        "data": [Table.open(path, values.cells, labels="required").digest() for path in _tables(values)],
+        "names": [Path(path).name for path in values.data],  # a source is called by its file
+        "models": [base.digest(), bundle.digest() if bundle is not None else None],
+        "template": load_template(values.template).digest,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _tables(values: TrainSettings) -> Iterator[str]:
+    yield from values.data
+    if values.eval_data is not None:
+        yield values.eval_data
+
+
+def _drawn(values: TrainSettings, wanted: int, folder: Path) -> tuple[str, ...]:
+    """Write tables of about so many of the rows, whole prompt groups of all tables together, and return their paths.
+
+    The draw does not depend on the training seed, and a larger one holds a smaller one.
+    """
+    from judge.data.copy import copy_rows
+
+    groups = [_groups(path, values) for path in values.data]
+    keys, counts = np.unique(np.concatenate(groups), return_counts=True)
+    if wanted >= counts.sum():
+        return values.data
+    order = np.argsort(shuffled(keys, 0), kind="stable")
+    chosen = keys[order[: max(int(np.searchsorted(np.cumsum(counts[order]), wanted, side="right")), 1)]]
+    paths = []
+    for path, own in zip(values.data, groups, strict=True):
+        keep = np.isin(own, chosen)
+        if keep.any():
+            digest = Table.open(path, values.cells, labels="required").digest()
+            target = folder / f"rows-{wanted}-{digest[:12]}" / Path(path).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                copy_rows(Path(path), keep, target)
+            paths.append(str(target))
+    return tuple(paths)
+
+
+def _groups(path: str, values: TrainSettings) -> NDArray[np.uint64]:
+    table = Table.open(path, values.cells, labels="required")
+    return np.array([group_key(row) for chunk in table.chunks() for row in chunk], dtype=np.uint64)
