@@ -249,6 +249,11 @@ def experiment_of(
         "train_rows": train_rows,
     }
     lists = {key: list(found) for key, found in lists.items() if found}
+    for key, found in lists.items():
+        twice = next((value for i, value in enumerate(found) if value in found[:i]), None)
+        if twice is not None:
+            flag = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
+            raise JudgeError(f"{flag} {printable(str(twice), 200)} is given twice")
     arms = [dict(zip(lists, combination, strict=True)) for combination in product(*lists.values())]
     if len(arms) < 2:
         raise JudgeError(
