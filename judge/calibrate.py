@@ -20,12 +20,12 @@ from judge.calibration.parameters import METHODS, ORDERS, Calibration, Fitted, M
 from judge.comparison import VERDICTS, Flag
 from judge.errors import JudgeError, counted, printable
 from judge.evaluation.judged_rows import JudgedRows, join
-from judge.metrics import expected_calibration_error, log_losses
+from judge.metrics import expected_calibration_error, label_rates, log_losses
 from judge.predictions_file import StoredPredictions
 from judge.resample import FEW_GROUPS, RESAMPLES, Estimate, Resampler, check_resampling
 from judge.split import folds
 from judge.table import Table
-from judge.verdict import Float
+from judge.verdict import Float, entropy
 
 Choice = Method | Literal["auto"]
 
@@ -101,6 +101,7 @@ class CalibrateResult:
         groups: prompt groups of the rows that were used.
         orders: in which orders they were read.
         log_loss, ece: before.
+        class_rates_log_loss: of always giving the rates of these labels.
         methods: all that were tried.
         left_out: those that were not, and why.
         chosen: the one with the lowest log loss.
@@ -116,6 +117,7 @@ class CalibrateResult:
     groups: int
     orders: Orders
     log_loss: Estimate
+    class_rates_log_loss: float
     ece: float
     methods: dict[Method, MethodResult]
     left_out: dict[Method, str]
@@ -194,6 +196,7 @@ def calibrate(
         groups=len(np.unique(rows.groups)),
         orders=orders_read(rows.first, rows.second),
         log_loss=log_loss,
+        class_rates_log_loss=float(entropy(label_rates(rows.labels)[np.newaxis])[0]),
         ece=expected_calibration_error(rows.p, rows.labels),
         methods=methods,
         left_out=left_out,

@@ -232,6 +232,7 @@ def text_lines(result: CalibrateResult) -> Iterator[str]:
     yield f"out of fold ({result.settings.folds} folds of prompts)"
     yield _line("", f" log loss  lower by  {f'{LEVEL:.0%} interval':<20}  ECE")
     yield _line("as read", f"{result.log_loss.value:9.4f}  {'':8}  {'':20}{result.ece:7.4f}")
+    yield _line("class rates", f"{result.class_rates_log_loss:9.4f}")
     for method, found in result.methods.items():
         yield _line(method, _figures(found.figures.log_loss, found.figures.gain, found.figures.ece))
     if len(result.methods) > 1:

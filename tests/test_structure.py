@@ -15,7 +15,7 @@ HEAVY = ("torch", "vllm", "transformers", "pandas", "pyarrow", "numpy", "pydanti
 
 # From the ground up: a module imports only from lines above its own (docs/architecture.md).
 ORDER = [
-    ["errors", "calibration.softmax_fit"],
+    ["errors", "calibration.softmax_fit", "cli_options"],
     ["template_values", "template_folders"],
     ["comparison", "template", "budget", "verdict", "resample", "hardware", "shards", "settings_flags"],
     ["metrics", "language", "labels", "table_files", "encoding", "engine", "split", "calibration.parameters"],
