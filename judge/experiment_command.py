@@ -12,7 +12,6 @@ from judge.compare import prompts_of
 from judge.errors import JudgeError, printable
 from judge.experiment.arm_figures import apart, most_disputed
 from judge.experiment.page_sections import experiment_sections
-from judge.experiment.plan_text import plan_lines
 from judge.experiment.record import RECORD
 from judge.experiment.result import ExperimentResult
 from judge.experiment.results_file import NAME as RESULTS
@@ -72,8 +71,6 @@ def run_experiment_command(settings: ExperimentSettings, folder: Path, cache: Pa
     if any(arm.train for arm in settings.arms):
         quiet_libraries()
     terminal = ScoringTerminal()
-    for line in plan_lines(settings):
-        terminal.note(line)
     terminal.begin()
     try:
         result = run_experiment(settings, folder, terminal, cache)

@@ -432,6 +432,28 @@ def test_settings_to_repeat_name_no_folders(four: ExperimentResult) -> None:
     assert not re.search("/home|/x/m|/a/", words(root))
 
 
+def test_names_of_arms_with_strokes_are_repeated_as_they_are() -> None:
+    import yaml
+
+    arms = [{"name": "A/B", "template": "minimal"}, {"name": "[b]x[/b]", "template": "rubric"}]
+    result = made(arms, {"A/B": 0.5, "[b]x[/b]": 0.7}, baseline="[b]x[/b]", table="/home/me/rows.parquet")
+    (shown,) = [pre for pre in page(result).iter("pre") if "data: rows.parquet" in words(pre)]
+    values = yaml.safe_load("".join(shown.itertext()))
+    assert values["baseline"] == "[b]x[/b]"
+    assert [arm["name"] for arm in values["arms"]] == ["A/B", "[b]x[/b]"]
+
+
+def test_long_words_of_a_prompt_may_break_and_short_ones_stay_whole(four: ExperimentResult) -> None:
+    disputed = most_disputed(four)
+    text = "an ordinary prompt of short words, then " + "x" * 50
+    root = page(four, {disputed[0].id: text})
+    (preview,) = [one for one in root.iter("small") if "".join(one.itertext()) == text]
+    pieces = [preview.text or "", *(one.tail or "" for one in preview)]
+    assert max(len(word) for piece in pieces for word in piece.split()) == 20
+    assert "".join(pieces) == text
+    assert all(piece[-1:] in (" ", "x") for piece in pieces)
+
+
 def test_a_sweep_has_its_curve() -> None:
     budgets = {"short": 128, "middle": 512, "long": 2048}
     arms = [{"name": name, "max_tokens": budget} for name, budget in budgets.items()]

@@ -123,7 +123,7 @@ def test_arms_with_one_model_share_one_start_and_all_is_said_before_it(
 ) -> None:
     result, events, folder = done
     assert events.loads == 1
-    assert any("36 rows in 30 prompt groups: a difference" in note for note in events.notes)
+    assert any("36 rows in 30 prompt groups, the same for every arm" in note for note in events.notes)
     assert events.last[0] == events.last[1]
     assert events.last[2] == events.last[3]
     record = json.loads((folder / "experiment.json").read_text())
@@ -251,6 +251,35 @@ def test_a_cache_that_cannot_be_made_is_a_clear_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(JudgeError, match="the cache cannot be made there"):
         ReadingCache(tmp_path / "file" / "cache", print)
+
+
+@pytest.mark.parametrize("place", ["file", "file/cache"])
+def test_a_cache_that_cannot_be_kept_is_refused_before_anything_is_written(
+    base: Path, many: Path, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(JudgeError, match=r"file: is a file; a cache is kept in a folder"):
+        run_experiment(settings_of(base, many, ARMS[:2]), tmp_path / "out", Silent(), tmp_path / place)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_is_found_before_anything_is_said(base: Path, many: Path, tmp_path: Path) -> None:
+    events = Watching()
+    with pytest.raises(JudgeError, match="no template 'rubrik'"):
+        run_experiment(settings_of(base, many, [*ARMS[:1], {"template": "rubrik"}]), tmp_path / "out", events)
+    assert events.notes == []
+
+
+@pytest.mark.engine
+def test_a_finished_experiment_keeps_its_record_until_the_next_is_finished(
+    base: Path, many: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    result = run_experiment(settings_of(base, many, ARMS[:2]), folder)
+    other = settings_of(base, many, [ARMS[0], {"template": "side-by-side"}], shard_tokens=200)
+    with pytest.raises(RunInterrupted):
+        run_experiment(other, folder, Watching(stop_after=40))
+    assert json.loads((folder / "experiment.json").read_text()) == json.loads(json.dumps(result.record))
 
 
 def test_batches_are_whole_prompt_groups_in_a_random_order() -> None:

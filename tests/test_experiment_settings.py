@@ -31,8 +31,10 @@ def values(**others: Any) -> dict[str, Any]:
         ({"arms": [*TWO, {"tempalte": "x"}]}, "arm 3: unknown key 'tempalte' (did you mean 'template'?)"),
         ({"arms": TWO[:1]}, "an experiment has 2 to 20 arms"),
         ({"arms": [{"max_tokens": n} for n in range(100, 121)]}, "an experiment has 2 to 20 arms"),
-        ({"arms": ["a", "b"]}, "arm 1: "),
-        ({"arms": 3}, "arms=3: "),
+        ({"arms": ["a", "b"]}, "arm 1: expected settings such as `template: rubric`"),
+        ({"arms": 3}, "arms=3: expected a list of arms"),
+        ({"arms": [*TWO, {"template": "minimal"}]}, "arms 1 and 3 are identical"),
+        ({"arms": [{"swap": True}, {}]}, "arm 1: swap=True: "),
         ({"baseline": "mimimal"}, "the baseline 'mimimal' is not among the arms (did you mean 'minimal'?)"),
         ({"arms": [{"name": "a"}, {"name": "a"}]}, "two arms are called 'a'"),
         ({"arms": [{"name": "a\nb"}, {"name": "a"}]}, "arm 1: name=a\\nb: a name is 1 to 60 characters in one line"),
@@ -92,6 +94,33 @@ def test_arms_are_all_combinations_and_are_called_by_what_differs() -> None:
     assert (models.seed, models.smallest_that_matters) == (3, 0.01)
     learning = experiment_of(None, "t.csv", train=["c.yaml"], train_rows=[100, 200])
     assert [arm.name for arm in learning.arms] == ["100 rows", "200 rows"]
+
+
+def test_a_plain_off_and_a_number_in_yaml_are_what_they_look_like(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    arms = "- {swap: off, calibration: off}\n- {swap: all, calibration: off}\n- {name: 512}\n"
+    path.write_text(f"model: m\ndata: t.csv\narms:\n{arms}")
+    first, second, third = load_experiment(path).arms
+    assert (first.swap, first.calibration, second.swap, second.calibration) == ("off", "off", "all", "off")
+    assert [arm.name for arm in (first, second, third)] == [
+        "swap off, calibration off",
+        "swap all, calibration off",
+        "512",
+    ]
+
+
+def test_a_forgotten_dash_between_two_arms_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "e.yaml"
+    path.write_text("model: m\ndata: t.csv\narms:\n- template: minimal\n- swap: all\n  swap: off\n- {}\n")
+    with pytest.raises(JudgeError, match=r"e\.yaml: arm 2: 'swap' is given twice; each arm begins with a dash"):
+        load_experiment(path)
+
+
+def test_models_of_one_name_are_told_apart_by_their_folders() -> None:
+    names = [arm.name for arm in experiment_of(["runs/a/best", "runs/b/best/", "/x/other", "best"], "t.csv").arms]
+    assert names == ["a/best", "b/best", "other", "best"]
+    with pytest.raises(JudgeError, match=r"MODEL \./m is given twice"):
+        experiment_of(["m", "./m"], "t.csv")
 
 
 def test_the_baseline_can_be_any_arm_and_the_margin_depends_on_the_metric() -> None:

@@ -57,6 +57,7 @@ ORDER = [
     ["train"],
     ["api", "score_command", "train_command"],
     # experiments
+    ["experiment.arm_names"],
     ["experiment.settings", "experiment.cache", "experiment.rows", "experiment.arm_scores"],
     ["experiment.power", "experiment.arms", "experiment.result"],
     ["experiment.sequential", "experiment.paired", "experiment.difference_text"],

@@ -127,8 +127,8 @@ def _shortened(value: Any) -> Any:
     return _last(value) if isinstance(value, str) else value
 
 
-# Fields of a template's record: texts in which a stroke is no path.
-_TEXTS = ("templates",)
+# Texts in which a stroke is no path: fields of a template's record, names of arms.
+_TEXTS = ("templates", "name", "baseline")
 
 
 def _last(text: str) -> str:

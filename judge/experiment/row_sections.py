@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
@@ -22,6 +23,8 @@ _DIMENSIONS = {
     "models": "Pair of models",
 }
 _PREVIEW = 110
+# A long word may break after so many characters: it would push what the arms say off the page.
+_PIECES = re.compile(r"\S{20}|(?:\S{0,19}\s+)+\S{0,20}|\S+")
 _OPEN_SLICES = 1  # forests of slices that are open at first
 
 
@@ -97,7 +100,8 @@ def disputed_section(
 
 
 def _disputed_row(row: DisputedRow, names: Sequence[str], prompt: str) -> list[object]:
-    preview = tag("small", printable(" ".join(prompt.split()), _PREVIEW), css="beneath", dir="auto")
+    pieces = _PIECES.findall(printable(" ".join(prompt.split()), _PREVIEW))
+    preview = tag("small", Markup("<wbr/>").join(pieces), css="beneath", dir="auto")
     name = Markup("").join((tag("bdi", printable(row.id, 40)), preview))
     return [name, f"{row.apart:.2f}", VERDICTS[row.label], *(_said(row.p[arm], row.label) for arm in names)]
 

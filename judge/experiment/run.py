@@ -20,11 +20,11 @@ from judge.experiment.arm_scores import ArmScores
 from judge.experiment.arms import Arm, check_templates, refuse_identical, resolve_arms, trained_rows_of_all
 from judge.experiment.cache import ReadingCache
 from judge.experiment.costs import cost_of
-from judge.experiment.plan_text import power_lines
+from judge.experiment.plan_text import plan_lines, power_lines
 from judge.experiment.power import SPREADS, smallest_difference
 from judge.experiment.racing import Readings, read_all, scores_of
 from judge.experiment.reading import ArmReading, Engine, Tally
-from judge.experiment.record import RECORD, record_of, write_record
+from judge.experiment.record import RECORD, is_complete, record_of, write_record
 from judge.experiment.result import ExperimentResult
 from judge.experiment.rows import ExperimentRows, draw_rows
 from judge.experiment.settings import ExperimentSettings
@@ -60,21 +60,23 @@ def run_experiment(
     """
     events = events or Silent()
     check_folder(folder)
+    check_cache(cache)
     check_templates(settings)
     table = Table.open(settings.data, settings.cells, settings.on_bad_row)
     if any(arm.train is not None for arm in settings.arms):
         check_training(settings)
-        # what can be known of the others and of the table is known before hours of training
-        others = resolve_arms(settings, folder / LOGS, {})
-        draw_rows(table, trained_rows_of_all(others), settings.rows, settings.seed)
-    else:
-        others = resolve_arms(settings, folder / LOGS, {})
-    refuse_identical(others)
     try:
-        trained = train_arms(settings, folder, events)
-        arms = resolve_arms(settings, folder / LOGS, trained) if trained else others
+        # what can be known of the table and of arms that are not trained is known before hours of training
+        arms = resolve_arms(settings, folder / LOGS, {})
         refuse_identical(arms)
         rows = draw_rows(table, trained_rows_of_all(arms), settings.rows, settings.seed)
+        for text in plan_lines(settings):
+            events.note(text)
+        trained = train_arms(settings, folder, events)
+        if trained:
+            arms = resolve_arms(settings, folder / LOGS, trained)
+            refuse_identical(arms)
+            rows = draw_rows(table, trained_rows_of_all(arms), settings.rows, settings.seed)
         with RunFolder(folder):
             return _Experiment(settings, folder, events, arms, table, rows).run(cache or folder / CACHE)
     except KeyboardInterrupt:
@@ -95,6 +97,17 @@ def check_folder(folder: Path) -> None:
         names = {entry.name for entry in folder.iterdir()}.difference(_BEFORE_RECORD)
         if not all(name.startswith(f".{RECORD}.") for name in names):  # of a process that was killed
             raise JudgeError(f"{folder}: holds files that are not of an experiment; choose another folder")
+
+
+def check_cache(folder: Path | None) -> None:
+    """Check before a run that a cache can be kept in `folder`.
+
+    Raises:
+        JudgeError: it is a file, or lies in one.
+    """
+    for path in [] if folder is None else [folder, *folder.resolve().parents]:
+        if path.exists() and not path.is_dir():
+            raise JudgeError(f"{path}: is a file; a cache is kept in a folder")
 
 
 class _Experiment:
@@ -125,7 +138,8 @@ class _Experiment:
         """Read all arms and compare them."""
         self._announce()
         record = record_of(self.settings, self.arms, self.table, self.rows, self.planned)
-        write_record(self.folder, {**record, "state": "unfinished"})
+        if not is_complete(self.folder):  # else the results that lie there are still what the record says
+            write_record(self.folder, {**record, "state": "unfinished"})
         cache = ReadingCache(cache_folder, self.warn)
         prepared_folder = self.folder / PREPARED
         shutil.rmtree(prepared_folder, ignore_errors=True)  # of a run that was killed

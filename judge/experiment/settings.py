@@ -17,6 +17,7 @@ from judge.budget import Policy
 from judge.comparison import Cells
 from judge.engine import Readout
 from judge.errors import JudgeError, printable, suggestion
+from judge.experiment.arm_names import LONGEST_NAME, identical_without_names, refuse_repeated_keys, with_names
 from judge.score_settings import swap_share
 from judge.table import OnBadRow
 from judge.training.settings import read_config
@@ -26,18 +27,6 @@ Metric = Literal["log_loss", "accuracy", "brier"]
 DEFAULT_MARGIN: dict[Metric, float] = {"log_loss": 0.01, "brier": 0.01, "accuracy": 0.02}
 MOST_ARMS = 20
 MOST_SEEDS = 20
-_LONGEST_NAME = 60
-# What an arm can say of how it reads; the key is the field, the value how it is told in a name.
-_IN_NAMES = {
-    "model": "{}",
-    "template": "{}",
-    "max_tokens": "{} tokens",
-    "truncation": "cut {}",
-    "swap": "swap {}",
-    "calibration": "calibration {}",
-    "train": "{}",
-    "train_rows": "{} rows",
-}
 
 
 class ArmSettings(BaseModel):
@@ -67,12 +56,22 @@ class ArmSettings(BaseModel):
     train: str | None = None
     train_rows: int | None = Field(default=None, ge=1)
 
+    @field_validator("name", mode="before")
+    @classmethod
+    def _can_be_a_number(cls, name: object) -> object:
+        return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+
+    @field_validator("swap", "calibration", mode="before")
+    @classmethod
+    def _can_be_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads a plain off as false
+
     @field_validator("name")
     @classmethod
     def _can_be_printed(cls, name: str) -> str:
         name = name.strip()
-        if not name or len(name) > _LONGEST_NAME or not name.isprintable():
-            raise ValueError(f"a name is 1 to {_LONGEST_NAME} characters in one line")
+        if not name or len(name) > LONGEST_NAME or not name.isprintable():
+            raise ValueError(f"a name is 1 to {LONGEST_NAME} characters in one line")
         return name
 
     @field_validator("swap")
@@ -194,7 +193,10 @@ def load_experiment(path: str | Path, given: dict[str, Any] | None = None) -> Ex
     Raises:
         JudgeError: a file that cannot be read, an unknown key, an impossible value, arms that do not fit.
     """
-    return parse_experiment({**read_config(Path(path)), **(given or {})}, printable(str(path), 255))
+    source = printable(str(path), 255)
+    values = read_config(Path(path))
+    refuse_repeated_keys(Path(path), source)
+    return parse_experiment({**values, **(given or {})}, source)
 
 
 def parse_experiment(values: dict[str, Any], source: str = "judge experiment") -> ExperimentSettings:
@@ -205,11 +207,15 @@ def parse_experiment(values: dict[str, Any], source: str = "judge experiment") -
     """
     arms = values.get("arms")
     if isinstance(arms, list) and all(isinstance(arm, dict) for arm in arms):
-        values = {**values, "arms": _with_names(arms)}
+        values = {**values, "arms": with_names(arms)}
     try:
         return ExperimentSettings(**values)
     except ValidationError as error:
-        raise JudgeError(f"{source}: " + "; ".join(map(_problem, error.errors()))) from None
+        problems = error.errors()
+        same = None if problems[0]["loc"] else identical_without_names(arms or [])
+        if same is not None:  # then their names are the same too, but nobody gave them these
+            raise JudgeError(f"{source}: arms {same[0]} and {same[1]} are identical; change or leave out one") from None
+        raise JudgeError(f"{source}: " + "; ".join(map(_problem, problems))) from None
 
 
 def experiment_of(
@@ -250,7 +256,8 @@ def experiment_of(
     }
     lists = {key: list(found) for key, found in lists.items() if found}
     for key, found in lists.items():
-        twice = next((value for i, value in enumerate(found) if value in found[:i]), None)
+        spelled = [str(Path(str(value))) for value in found]  # ./model is model
+        twice = next((value for i, value in enumerate(found) if spelled[i] in spelled[:i]), None)
         if twice is not None:
             flag = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
             raise JudgeError(f"{flag} {printable(str(twice), 200)} is given twice")
@@ -268,24 +275,6 @@ def experiment_of(
     return parse_experiment(values)
 
 
-def _with_names(arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Give each arm that has none a name: the settings in which the arms differ."""
-    differ = [key for key in _IN_NAMES if len({str(arm.get(key)) for arm in arms}) > 1]
-    return [arm if "name" in arm else {"name": _name_of(arm, differ), **arm} for arm in arms]
-
-
-def _name_of(arm: dict[str, Any], differ: Sequence[str]) -> str:
-    words = []
-    for key in differ:
-        value = arm.get(key)
-        if value is None and key in ("swap", "calibration"):
-            value = ArmSettings.model_fields[key].default
-        if value is not None:
-            is_path = key in ("model", "train") or (key == "template" and str(value).endswith((".yaml", ".yml")))
-            words.append(_IN_NAMES[key].format(Path(str(value)).name if is_path else value))
-    return printable(", ".join(words) or "default", _LONGEST_NAME - 1)
-
-
 def _problem(problem: Any) -> str:
     """Return one mistake that pydantic found in the words of this file."""
     place, known, where = list(problem["loc"]), ExperimentSettings.model_fields, ""
@@ -301,5 +290,9 @@ def _problem(problem: Any) -> str:
     if name == "arms" and problem["type"] in ("too_short", "too_long"):
         return f"an experiment has 2 to {MOST_ARMS} arms"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        message = "expected settings such as `template: rubric`"
+    elif name == "arms":
+        message = "expected a list of arms, each with its settings behind a dash"
     shown = f"{name}={printable(problem['input'])}: " if name else ""
     return f"{where}{shown}{message[0].lower()}{message[1:]}"
