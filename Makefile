@@ -60,6 +60,7 @@ bench: $(READY) $(MODEL)/judge-demo-model.json
 	$(BIN)/python bench/prepare.py
 	$(BIN)/python bench/throughput.py --model $(MODEL)
 	$(BIN)/python bench/training.py --model $(MODEL)
+	$(BIN)/python bench/evaluate.py
 	bash requirements/browser.sh
 	$(BIN)/python bench/report_open.py
 

@@ -229,9 +229,9 @@ def test_labels_weights_and_sources_of_a_training_table_are_read(tmp_path: Path,
 
 @ALL_FORMATS
 def test_scoring_does_not_look_at_what_only_training_reads(tmp_path: Path, suffix: str) -> None:
-    rows = [row(1, **hot(0, 1, 1), **soft(7.0, 7.0, 7.0), weight=-1.0, source="x")]
+    rows = [row(1, **hot(0, 1, 1), **soft(7.0, 7.0, 7.0), weight=-1.0)]
     (found,) = read(tmp_path, suffix, rows, labels="optional")
-    assert (found.label, found.target, found.weight, found.source) == (-1, None, 1.0, "")
+    assert (found.label, found.target, found.weight) == (-1, None, 1.0)
 
 
 @ALL_FORMATS

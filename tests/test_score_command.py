@@ -72,6 +72,15 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+@pytest.fixture(scope="module")
+def long_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table that takes a tiny model long enough to be interrupted in the middle."""
+    path = tmp_path_factory.mktemp("long") / "table.parquet"
+    frame = pd.concat([pd.read_csv(DEMO_TABLE)] * 6, ignore_index=True)
+    frame.assign(id=range(len(frame))).to_parquet(path)
+    return path
+
+
 def test_the_output_has_every_row_in_order_with_its_probabilities(finished: Path) -> None:
     table, predictions = pd.read_csv(DEMO_TABLE), pd.read_parquet(finished / "p.parquet")
     assert predictions["id"].tolist() == table["id"].tolist()
@@ -142,8 +151,8 @@ serve(Connection(int(sys.argv[1])), Held)
     assert predictions.first.tobytes() == expected.tobytes()
 
 
-def test_a_restarted_run_that_was_interrupted_goes_on_too(tiny_model: Path, tmp_path: Path) -> None:
-    arguments = ("score", tiny_model, DEMO_TABLE, "-o", tmp_path / "p.parquet", *SMALL)
+def test_a_restarted_run_that_was_interrupted_goes_on_too(tiny_model: Path, long_table: Path, tmp_path: Path) -> None:
+    arguments = ("score", tiny_model, long_table, "-o", tmp_path / "p.parquet", *SMALL, "--readout", "transformers")
     judge(*arguments)
     process = subprocess.Popen(command(*arguments, "--restart"), stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "p.parquet.parts", "shard-first-00002.npy", process)
@@ -177,8 +186,10 @@ def test_a_run_killed_at_any_moment_goes_on_without_recomputing_finished_shards(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.parquet", "p.parquet.run.json"]
 
 
-def test_ctrl_c_ends_cleanly_says_how_to_go_on_and_a_changed_run_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    arguments = ("score", tiny_model, DEMO_TABLE, "-o", tmp_path / "p.parquet", *SMALL)
+def test_ctrl_c_ends_cleanly_says_how_to_go_on_and_a_changed_run_is_refused(
+    tiny_model: Path, long_table: Path, tmp_path: Path
+) -> None:
+    arguments = ("score", tiny_model, long_table, "-o", tmp_path / "p.parquet", *SMALL)
     parts = tmp_path / "p.parquet.parts"
     process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
     wait_for(parts, "shard-first-00001.npy", process)
