@@ -42,6 +42,16 @@ def judge(*arguments: object, status: int = 0, **environment: str) -> subprocess
     return done
 
 
+def interruptible(*arguments: object) -> subprocess.Popen[str]:
+    """Start a command that Ctrl-C reaches: a shell that runs the tests in the background lets it be ignored."""
+    return subprocess.Popen(
+        command(*arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+    )
+
+
 def result_of(folder: Path) -> dict[str, Any]:
     """The figures that the record of a run's `p.parquet` keeps."""
     record: dict[str, Any] = json.loads((folder / "p.parquet.run.json").read_text())["result"]
@@ -154,7 +164,7 @@ serve(Connection(int(sys.argv[1])), Held)
 def test_a_restarted_run_that_was_interrupted_goes_on_too(tiny_model: Path, long_table: Path, tmp_path: Path) -> None:
     arguments = ("score", tiny_model, long_table, "-o", tmp_path / "p.parquet", *SMALL, "--readout", "transformers")
     judge(*arguments)
-    process = subprocess.Popen(command(*arguments, "--restart"), stderr=subprocess.PIPE, text=True)
+    process = interruptible(*arguments, "--restart")
     wait_for(tmp_path / "p.parquet.parts", "shard-first-00002.npy", process)
     process.send_signal(signal.SIGINT)
     assert "give the same command without --restart to go on" in process.communicate()[1]
@@ -191,7 +201,7 @@ def test_ctrl_c_ends_cleanly_says_how_to_go_on_and_a_changed_run_is_refused(
 ) -> None:
     arguments = ("score", tiny_model, long_table, "-o", tmp_path / "p.parquet", *SMALL)
     parts = tmp_path / "p.parquet.parts"
-    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True)
+    process = interruptible(*arguments)
     wait_for(parts, "shard-first-00001.npy", process)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
