@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from judge.bundle import open_model
 from judge.comparison import Cells
-from judge.errors import JudgeError
+from judge.errors import JudgeError, setting_problem
 from judge.table import OnBadRow, Table
 
 if TYPE_CHECKING:
@@ -120,18 +120,10 @@ def parse_settings(settings: dict[str, Any]) -> Any:
     """
     from pydantic import ValidationError
 
-    from judge.errors import printable, suggestion
     from judge.score_settings import ScoreSettings
 
     try:
         return ScoreSettings(**settings)
     except ValidationError as error:
-        problems = []
-        for problem in error.errors():
-            name = ".".join(map(str, problem["loc"]))
-            if problem["type"] == "extra_forbidden":
-                problems.append(f"unknown setting {name!r}{suggestion(name, ScoreSettings.model_fields)}")
-            else:
-                message = problem["msg"][0].lower() + problem["msg"][1:]
-                problems.append(f"{name}={printable(problem['input'])}: {message}")
+        problems = [setting_problem(problem, ScoreSettings.model_fields) for problem in error.errors()]
         raise JudgeError("; ".join(problems)) from None

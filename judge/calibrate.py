@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from judge.calibration.fit import Task, Three, cross_validate, make_task
 from judge.calibration.parameters import METHODS, ORDERS, Calibration, Fitted, Method, Orders, mean_of_read, orders_read
 from judge.comparison import VERDICTS, Flag
-from judge.errors import JudgeError, counted, printable
-from judge.evaluation.judged_rows import JudgedRows, join
+from judge.errors import JudgeError, counted
+from judge.evaluation.judged_rows import JudgedRows, RefuseOrDrop, join, without_trained
 from judge.metrics import expected_calibration_error, label_rates, log_losses
 from judge.predictions_file import StoredPredictions
 from judge.resample import FEW_GROUPS, RESAMPLES, Estimate, Resampler, check_resampling
@@ -52,7 +52,7 @@ class CalibrateSettings:
 
     method: Choice = "auto"
     folds: int = 5
-    trained_rows: Literal["refuse", "drop"] = "refuse"
+    trained_rows: RefuseOrDrop = "refuse"
     resamples: int = RESAMPLES
     seed: int = 0
     partial: bool = False
@@ -173,7 +173,7 @@ def calibrate(
     settings = settings or CalibrateSettings()
     _check(settings)
     joined = join(stored, table, partial=settings.partial)
-    kept = _without_trained(joined, stored.name, settings)
+    kept = without_trained(joined, [stored.name], settings.trained_rows, "and on those it is surer than on new ones")
     rows = _scored(kept, stored)
     fold = _folds(rows, table.name, settings)
     tasks, left_out = _tasks(rows, settings, content_free)
@@ -211,19 +211,6 @@ def _check(settings: CalibrateSettings) -> None:
     if not _FEWEST_FOLDS <= settings.folds <= _MOST_FOLDS:
         raise JudgeError(f"--folds={settings.folds}: expected {_FEWEST_FOLDS} to {_MOST_FOLDS}")
     check_resampling(settings.resamples, settings.seed)
-
-
-def _without_trained(rows: JudgedRows, name: str, settings: CalibrateSettings) -> JudgedRows:
-    trained = rows.has(Flag.TRAINED_ON)
-    if trained.any() and settings.trained_rows == "refuse":
-        raise JudgeError(
-            f"{name}: {trained.sum():,} of {counted(len(rows), 'labelled row')} trained this judge (for example id "
-            f"{printable(rows.ids[trained][0], 40)}), and on those it is surer than on new ones; pass "
-            "--trained-rows=drop to leave them out"
-        )
-    if trained.all():
-        raise JudgeError(f"{name}: every labelled row trained this judge, so --trained-rows=drop leaves none")
-    return rows.where(~trained)
 
 
 def _scored(rows: JudgedRows, stored: StoredPredictions) -> JudgedRows:

@@ -9,7 +9,8 @@ import numpy as np
 
 from judge.comparison import VERDICTS, Comparison
 from judge.errors import JudgeError
-from judge.evaluation.members import MemberRows, RefuseOrDrop, labelled_rows
+from judge.evaluation.judged_rows import RefuseOrDrop
+from judge.evaluation.members import MemberRows, labelled_rows
 from judge.evaluation.permutation import PERMUTATIONS, sign_flip_test
 from judge.metrics import brier_scores, hits, log_losses
 from judge.predictions_file import StoredPredictions

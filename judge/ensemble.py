@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
 from judge.evaluation.blend import blend, fit_weights, on_simplex
-from judge.evaluation.members import MemberRows, RefuseOrDrop, has_scored, joint_flags, labelled_rows
+from judge.evaluation.judged_rows import RefuseOrDrop
+from judge.evaluation.members import MemberRows, has_scored, joint_flags, labelled_rows
 from judge.metrics import hits, log_losses
 from judge.predictions_file import StoredPredictions
 from judge.resample import RESAMPLES, Estimate, Resampler, check_resampling

@@ -6,7 +6,8 @@ Every such error ends in one line on standard error and exit status 2.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class JudgeError(Exception):
@@ -41,3 +42,21 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` when a known word is close to `word`, otherwise an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def setting_problem(problem: Mapping[str, Any], known: Iterable[str], word: str = "setting") -> str:
+    """Return a mistake in settings in words that a user can act on.
+
+    Args:
+        problem: an entry of `pydantic.ValidationError.errors()`.
+        known: the names of all settings.
+        word: what one of them is called.
+    """
+    name = printable(".".join(map(str, problem["loc"])))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown {word} {name!r}{suggestion(name, known)}"
+    if problem["type"] == "missing":
+        return f"no {name!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = f"{name}={printable(problem['input'])}: " if name else ""
+    return f"{shown}{message[0].lower()}{message[1:]}"

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from judge.comparison import Flag
-from judge.errors import JudgeError, counted, printable
+from judge.errors import counted
 from judge.evaluation.agreement import AgreementFigure, agreement_figures
 from judge.evaluation.bias import Bias, bias_report
-from judge.evaluation.judged_rows import JudgedRows, join
+from judge.evaluation.judged_rows import DROP, JudgedRows, join, without_trained
 from judge.evaluation.quality import Figures, figures_of
 from judge.evaluation.slices import Slice, slices_of
 from judge.metrics import MARGIN
@@ -162,19 +162,11 @@ def _handle_trained(rows: JudgedRows, stored: StoredPredictions, settings: Evalu
     Raises:
         JudgeError: rows trained the judge, and the settings refuse them or leave nothing without them.
     """
-    trained = rows.has(Flag.TRAINED_ON)
-    if not trained.any() or settings.trained_rows == "mark":
+    if settings.trained_rows == "mark":
         return rows
-    if settings.trained_rows == "refuse":
-        example = printable(rows.ids[trained][0], 40)
-        raise JudgeError(
-            f"{stored.name}: {trained.sum():,} of {counted(len(rows), 'labelled row')} trained this judge (for example "
-            f"id {example}), so its figures would say little about new rows; pass --trained-rows=drop to leave them "
-            "out, or --trained-rows=mark to evaluate all the same"
-        )
-    if trained.all():
-        raise JudgeError(f"{stored.name}: every labelled row trained this judge, so --trained-rows=drop leaves none")
-    return rows.where(~trained)
+    ways = f"{DROP}, or --trained-rows=mark to evaluate all the same"
+    why = "so its figures would say little about new rows"
+    return without_trained(rows, [stored.name], settings.trained_rows, why, ways)
 
 
 def _warnings(counts: RowCounts, figures: dict[Part, Figures]) -> list[str]:

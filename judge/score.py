@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -202,17 +202,32 @@ class Scorer:
         """Read the exchanged order of the rows that the swap policy picks, the least certain first."""
         if self.share == 0:
             return
-        uncertain = np.argsort(-entropy(probabilities(reading.first)), kind="stable")
-        uncertain = uncertain[~unread(reading.first[uncertain])]
-        if self.share is not None:
-            reading.read("swap", _in_reading_order(reading, uncertain[: round(self.share * len(uncertain))]), [True])
+        for name, rows in rows_to_swap(self.share, np.arange(len(reading.first)), reading.first, reading.second):
+            reading.read(name, _in_reading_order(reading, rows), [True])
+
+
+def rows_to_swap(
+    share: float | None, rows: NDArray[np.int64], first: Float, second: Float
+) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Yield a name and the rows to read next in the exchanged order, the least certain first.
+
+    Args:
+        share: of the rows; None goes on as long as a tenth of them gains enough.
+        rows: to choose from; those without numbers are left out.
+        first: log-probabilities of all rows with A shown first, shape (all rows, 3).
+        second: the same of the exchanged order, mapped back; whoever asks for the next rows has filled in the last.
+    """
+    uncertain = rows[np.argsort(-entropy(probabilities(first[rows])), kind="stable")]
+    uncertain = uncertain[~unread(first[uncertain])]
+    if share is not None:
+        yield "swap", uncertain[: round(share * len(uncertain))]
+        return
+    for step, part in enumerate(np.array_split(uncertain, AUTO_SWAP_STEPS)):
+        yield f"swap{step}", part
+        both = average_orders(first[part], second[part])
+        gain = float(divergence(both, probabilities(first[part])).mean()) if len(part) else 0.0
+        if gain < AUTO_SWAP_GAIN:
             return
-        for step, rows in enumerate(np.array_split(uncertain, AUTO_SWAP_STEPS)):
-            reading.read(f"swap{step}", _in_reading_order(reading, rows), [True])
-            both = average_orders(reading.first[rows], reading.second[rows])
-            gain = float(divergence(both, probabilities(reading.first[rows])).mean()) if len(rows) else 0.0
-            if gain < AUTO_SWAP_GAIN:
-                return
 
 
 def _in_reading_order(reading: _Reading, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -28,18 +28,10 @@ DEFAULT_TEMPLATE = "side-by-side"
 NO_FLOAT16 = ("gemma2", "gemma3", "gemma3_text", "glm4")
 
 
-class ScoreSettings(BaseModel):
-    """How a table is scored.
+class EngineSettings(BaseModel):
+    """How an engine reads prompts.
 
     Attributes:
-        template: name of a shipped template or path of a YAML file.
-        max_tokens: longest prompt, in tokens.
-        truncation: where over-long texts are cut (see `judge.budget.plan_cuts`).
-        shares: weights of the prompt and of each response in the budget.
-            These four are by default what a judge was trained with; for any other model, `side-by-side`, 2,048 or
-            what the model takes, `middle`, and 0.2 and 0.4.
-        swap: `off`, `all`, `auto` or a percentage such as `25%` (see `swap_share`).
-        calibration: `auto` applies the one that the bundle holds (`judge calibrate`), `off` does not.
         readout: how the three log-probabilities are read (see `judge.engine`).
         dtype: arithmetic of the engine; `auto` is what the hardware does well.
         weights: how 4-bit weights are read: `stored` by the engine's own kernels, `expanded` from a 32-bit copy that is
@@ -54,12 +46,6 @@ class ScoreSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    template: str | None = None
-    max_tokens: int | None = Field(default=None, gt=0)
-    truncation: Policy | None = None
-    shares: tuple[float, float] | None = None
-    swap: str = "off"
-    calibration: Literal["auto", "off"] = "auto"
     readout: Readout = "vllm"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     weights: Literal["auto", "stored", "expanded"] = "auto"
@@ -69,6 +55,28 @@ class ScoreSettings(BaseModel):
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     batch_tokens: int | None = Field(default=None, ge=64)
     shard_tokens: int | None = Field(default=None, ge=1)
+
+
+class ScoreSettings(EngineSettings):
+    """How a table is scored.
+
+    Attributes:
+        template: name of a shipped template or path of a YAML file.
+        max_tokens: longest prompt, in tokens.
+        truncation: where over-long texts are cut (see `judge.budget.plan_cuts`).
+        shares: weights of the prompt and of each response in the budget.
+            These four are by default what a judge was trained with; for any other model, `side-by-side`, 2,048 or
+            what the model takes, `middle`, and 0.2 and 0.4.
+        swap: `off`, `all`, `auto` or a percentage such as `25%` (see `swap_share`).
+        calibration: `auto` applies the one that the bundle holds (`judge calibrate`), `off` does not.
+    """
+
+    template: str | None = None
+    max_tokens: int | None = Field(default=None, gt=0)
+    truncation: Policy | None = None
+    shares: tuple[float, float] | None = None
+    swap: str = "off"
+    calibration: Literal["auto", "off"] = "auto"
 
 
 def swap_share(swap: str) -> float | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from judge.predictions_file import StoredPredictions
 from judge.split import group_key
 from judge.table import Table
 from judge.verdict import Float, probabilities
+
+RefuseOrDrop = Literal["refuse", "drop"]
+DROP = "pass --trained-rows=drop to leave them out"
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,35 @@ def join(
         cut=np.zeros(len(order), dtype=np.bool_) if stored.cut is None else stored.cut[order],
         facts=gathered(facts),
     )
+
+
+def without_trained(
+    rows: JudgedRows, names: Sequence[str], choice: RefuseOrDrop, why: str, ways: str = DROP
+) -> JudgedRows:
+    """Return the rows that trained none of the judges.
+
+    Args:
+        rows: joined.
+        names: of the files of predictions whose judges rows trained.
+        choice: refuse such rows, or drop them.
+        why: what is wrong with figures on them, for the error.
+        ways: what to do about it, for the error.
+
+    Raises:
+        JudgeError: there are such rows and they are refused, or no other row is left.
+    """
+    trained = rows.has(Flag.TRAINED_ON)
+    source = ", ".join(names)
+    if trained.any() and choice == "refuse":
+        raise JudgeError(
+            f"{source}: {trained.sum():,} of {counted(len(rows), 'labelled row')} trained "
+            f"{'one of these judges' if len(names) > 1 else 'this judge'} (for example id "
+            f"{printable(rows.ids[trained][0], 40)}), {why}; {ways}"
+        )
+    if trained.all():
+        judge = "a judge" if len(names) > 1 else "this judge"
+        raise JudgeError(f"{source}: every labelled row trained {judge}, so --trained-rows=drop leaves none")
+    return rows.where(~trained)
 
 
 def _check_types_of_ids(known: set[str], predicted: set[str], name: str, table: str) -> None:

@@ -6,20 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from judge.comparison import Flag
 from judge.errors import JudgeError, counted, printable
-from judge.evaluation.judged_rows import JudgedRows, join
+from judge.evaluation.judged_rows import JudgedRows, RefuseOrDrop, join, without_trained
 from judge.predictions_file import StoredPredictions, read_predictions
 from judge.resample import FEW_GROUPS
 from judge.table import Table
 from judge.verdict import Float
-
-RefuseOrDrop = Literal["refuse", "drop"]
 
 
 @dataclass(frozen=True)
@@ -156,33 +153,20 @@ def labelled_rows(
     """
     together = replace(members[0], flags=joint_flags(members))
     rows = join(together, table, partial=partial)
-    kept = ~_trained(rows, members, trained_rows)
+    kept = without_trained(rows, _trained(members), trained_rows, "so figures on them would say little about new rows")
     places = {row_id: i for i, row_id in enumerate(members[0].ids)}
-    order = np.array([places[row_id] for row_id in rows.ids])[kept]
+    order = np.array([places[row_id] for row_id in kept.ids])
     return MemberRows(
-        rows=rows.where(kept),
+        rows=kept,
         p=np.stack([member.p[order] for member in members]),
         scored=np.stack([has_scored(member)[order] for member in members]),
         unlabelled=table.counts["rows"] - table.counts["labelled"],
         unpredicted=table.counts["labelled"] - len(rows),
-        dropped=int((~kept).sum()),
+        dropped=len(rows) - len(kept),
         flagless=tuple(member.name for member in members if member.flags is None),
     )
 
 
-def _trained(rows: JudgedRows, members: Sequence[StoredPredictions], choice: RefuseOrDrop) -> NDArray[np.bool_]:
-    """Return which labelled rows trained a member and are to be left out."""
-    trained = rows.has(Flag.TRAINED_ON)
-    if not trained.any():
-        return trained
-    names = [m.name for m in members if m.flags is not None and ((m.flags & np.uint32(Flag.TRAINED_ON)) != 0).any()]
-    if choice == "refuse":
-        raise JudgeError(
-            f"{', '.join(names)}: {trained.sum():,} of {counted(len(rows), 'labelled row')} trained "
-            f"{'one of these judges' if len(names) > 1 else 'this judge'} (for example id "
-            f"{printable(rows.ids[trained][0], 40)}), so figures on them would say little about new rows; pass "
-            "--trained-rows=drop to leave them out"
-        )
-    if trained.all():
-        raise JudgeError(f"{', '.join(names)}: every labelled row trained a judge, so --trained-rows=drop leaves none")
-    return trained
+def _trained(members: Sequence[StoredPredictions]) -> list[str]:
+    """Return the names of the files whose judges rows of theirs trained."""
+    return [m.name for m in members if m.flags is not None and ((m.flags & np.uint32(Flag.TRAINED_ON)) != 0).any()]

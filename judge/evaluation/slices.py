@@ -16,14 +16,15 @@ from judge.resample import Estimate, Float, Resampler
 MOST_SLICES = 8
 # Fewer prompt groups than these say too little to be read.
 FEWEST_GROUPS = 10
-_LENGTHS = (1_000, 2_000, 4_000, 8_000)
+# Characters of prompt and both responses, all turns: the first number of each slice but the first.
+LENGTH_EDGES = (1_000, 2_000, 4_000, 8_000)
 _REST = "others"
-_EDGES = (0, *_LENGTHS)
+_EDGES = (0, *LENGTH_EDGES)
 # Dimensions whose slices have an order of their own.
 _ORDERS: dict[str, list[str]] = {
     "turns": ["1", "2", "3", "4 or more"],
-    "length": [f"{low:,} to {high - 1:,}" for low, high in zip(_EDGES, _LENGTHS, strict=False)]
-    + [f"{_LENGTHS[-1]:,} and more"],
+    "length": [f"{low:,} to {high - 1:,}" for low, high in zip(_EDGES, LENGTH_EDGES, strict=False)]
+    + [f"{LENGTH_EDGES[-1]:,} and more"],
     "responses": ["ordinary", "identical", "one or both empty"],
 }
 
@@ -79,7 +80,7 @@ def _dimensions(rows: JudgedRows) -> Iterator[tuple[str, NDArray[np.object_]]]:
 
 
 def _length_names(characters: NDArray[np.int64]) -> NDArray[np.object_]:
-    return np.array(_ORDERS["length"], dtype=object)[np.searchsorted(_LENGTHS, characters, side="right")]
+    return np.array(_ORDERS["length"], dtype=object)[np.searchsorted(LENGTH_EDGES, characters, side="right")]
 
 
 def _pairs(models: NDArray[np.object_]) -> NDArray[np.object_]:

@@ -14,22 +14,9 @@ from judge.errors import JudgeError, printable
 from judge.experiment.cache import context_key
 from judge.experiment.settings import ArmSettings, ExperimentSettings
 from judge.score import Scorer
-from judge.score_settings import ScoreSettings
+from judge.score_settings import EngineSettings, ScoreSettings
 from judge.template import load_template
 from judge.trained_rows import TrainedRows, joined
-
-# Settings of an experiment that its arms read with.
-_SHARED = (
-    "readout",
-    "dtype",
-    "weights",
-    "device",
-    "parallel",
-    "workers",
-    "gpu_memory_utilization",
-    "batch_tokens",
-    "shard_tokens",
-)
 
 
 @dataclass(frozen=True)
@@ -136,7 +123,7 @@ def resolve_arms(settings: ExperimentSettings, log_folder: Path, trained: dict[s
 
 
 def _arm(arm: ArmSettings, model: ModelFolder, settings: ExperimentSettings, logs: Path, seed: int | None) -> Arm:
-    values = {name: getattr(settings, name) for name in _SHARED}
+    values = {name: getattr(settings, name) for name in EngineSettings.model_fields}
     values |= {"swap": arm.swap, "calibration": arm.calibration}
     if arm.train is None:  # else the bundle says how it was trained
         values |= {"template": arm.template, "max_tokens": arm.max_tokens, "truncation": arm.truncation}

@@ -19,9 +19,9 @@ from judge.experiment.arm_scores import ArmScores
 from judge.experiment.arms import Arm
 from judge.experiment.cache import ReadingCache, reading_key
 from judge.prepared import Prepared
-from judge.score import AUTO_SWAP_GAIN, AUTO_SWAP_STEPS, HOPELESS_ROWS, Events
+from judge.score import HOPELESS_ROWS, Events, rows_to_swap
 from judge.shards import Shard, make_shards, reading_order
-from judge.verdict import SWAPPED, Float, average_orders, divergence, entropy, probabilities, unread, verdict_mass
+from judge.verdict import SWAPPED, Float, probabilities, unread, verdict_mass
 
 
 @dataclass
@@ -123,17 +123,8 @@ class ArmReading:
         self._read(rows, [False, True] if share == 1 else [False])
         if share in (0, 1):
             return
-        uncertain = rows[np.argsort(-entropy(probabilities(self.first[rows])), kind="stable")]
-        uncertain = uncertain[~unread(self.first[uncertain])]
-        if share is not None:
-            self._read_more(uncertain[: round(share * len(uncertain))])
-            return
-        for part in np.array_split(uncertain, AUTO_SWAP_STEPS):
+        for _, part in rows_to_swap(share, rows, self.first, self.second):
             self._read_more(part)
-            both = average_orders(self.first[part], self.second[part])
-            gain = float(divergence(both, probabilities(self.first[part])).mean()) if len(part) else 0.0
-            if gain < AUTO_SWAP_GAIN:
-                return
 
     def drop(self) -> None:
         """Read no more: what was planned is not to come."""

@@ -15,10 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from judge.budget import Policy
 from judge.comparison import Cells
-from judge.engine import Readout
-from judge.errors import JudgeError, printable, suggestion
+from judge.errors import JudgeError, printable, setting_problem, suggestion
 from judge.experiment.arm_names import LONGEST_NAME, identical_without_names, refuse_repeated_keys, with_names
-from judge.score_settings import swap_share
+from judge.score_settings import EngineSettings, swap_share
 from judge.table import OnBadRow
 from judge.training.settings import read_config
 
@@ -92,7 +91,7 @@ class ArmSettings(BaseModel):
         return self
 
 
-class ExperimentSettings(BaseModel):
+class ExperimentSettings(EngineSettings):
     """An experiment: arms, the rows that all of them judge, and how they are compared.
 
     Attributes:
@@ -109,8 +108,6 @@ class ExperimentSettings(BaseModel):
         resamples: of the bootstrap over prompt groups.
         stop_early: read in batches, and drop arms that are clearly worse than the baseline.
         train_seeds: with which each arm that names a training config is trained.
-        readout, dtype, weights, device, parallel, workers, gpu_memory_utilization, batch_tokens, shard_tokens:
-            see `judge.score_settings.ScoreSettings`.
         arms: two or more.
     """
 
@@ -130,16 +127,7 @@ class ExperimentSettings(BaseModel):
     seed: int = Field(default=0, ge=0)
     resamples: int = Field(default=2000, ge=100, le=100_000)
     stop_early: bool = False
-    train_seeds: list[int] = [0, 1]
-    readout: Readout = "vllm"
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    weights: Literal["auto", "stored", "expanded"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    parallel: Literal["auto", "data", "tensor"] = "auto"
-    workers: int = Field(default=1, ge=1)
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
-    batch_tokens: int | None = Field(default=None, ge=64)
-    shard_tokens: int | None = Field(default=None, ge=1)
+    train_seeds: list[int] = Field(default=[0, 1])
     arms: list[ArmSettings] = Field(min_length=2, max_length=MOST_ARMS)
 
     @property
@@ -282,17 +270,11 @@ def _problem(problem: Any) -> str:
         known, where, place = ArmSettings.model_fields, f"arm {int(place[1]) + 1}: ", place[2:]
     elif len(place) == 2 and place[0] == "arms":
         where, place = f"arm {int(place[1]) + 1}: ", []
-    name = printable(".".join(map(str, place)))
-    if problem["type"] == "extra_forbidden":
-        return f"{where}unknown key {name!r}{suggestion(name, known)}"
-    if problem["type"] == "missing":
-        return f"{where}no {name!r}"
-    if name == "arms" and problem["type"] in ("too_short", "too_long"):
+    message = problem["msg"]
+    if place == ["arms"] and problem["type"] in ("too_short", "too_long"):
         return f"an experiment has 2 to {MOST_ARMS} arms"
-    message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         message = "expected settings such as `template: rubric`"
-    elif name == "arms":
+    elif place == ["arms"] and problem["type"] != "missing":
         message = "expected a list of arms, each with its settings behind a dash"
-    shown = f"{name}={printable(problem['input'])}: " if name else ""
-    return f"{where}{shown}{message[0].lower()}{message[1:]}"
+    return where + setting_problem({**problem, "loc": place, "msg": message}, known, "key")

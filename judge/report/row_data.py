@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from judge.comparison import VERDICTS, Comparison, Flag, Turns
+from judge.evaluation.slices import LENGTH_EDGES
 from judge.language import language_of
 from judge.predictions_file import StoredPredictions
 from judge.table import Table
@@ -30,8 +31,6 @@ CHUNK_CHARACTERS = 1_000_000  # a chunk of long rows ends here: opening one row 
 PREVIEW_CHARACTERS = 80
 # From here on, a verdict counts as confident: with three verdicts, that is far from undecided.
 CONFIDENT = 0.7
-# Characters of prompt and both responses, all turns: the first number of each bucket but the first, as the slices have.
-LENGTH_EDGES = (1_000, 2_000, 4_000, 8_000)
 UNDECIDED = 3  # no verdict is more probable than the others
 FLAG_WORDS = {
     Flag.NULL_TURN: "null turn",

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from judge.budget import Policy
 from judge.comparison import Cells
-from judge.errors import JudgeError, printable, suggestion
+from judge.errors import JudgeError, printable, setting_problem
 
 Method = Literal["lora", "qlora", "full"]
 Swap = Literal["off", "random", "both"]
@@ -150,7 +150,8 @@ def parse_train_settings(
     try:
         settings = TrainSettings(**values)
     except ValidationError as error:
-        raise JudgeError(f"{source}: " + "; ".join(map(_problem, error.errors()))) from None
+        problems = [setting_problem(problem, TrainSettings.model_fields) for problem in error.errors()]
+        raise JudgeError(f"{source}: " + "; ".join(problems)) from None
     unused = unused_settings(settings)
     # what a flag makes pointless in a config file is left out; what was asked for in one place is a mistake
     pointless = [name for name in unused if given is not None and name not in given]
@@ -159,16 +160,6 @@ def parse_train_settings(
     if unused:
         raise JudgeError(f"{source}: " + "; ".join(f"{name} has no effect: {why}" for name, why in unused.items()))
     return settings
-
-
-def _problem(problem: Any) -> str:
-    name = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
-        return f"unknown setting {printable(name)!r}{suggestion(name, TrainSettings.model_fields)}"
-    if problem["type"] == "missing":
-        return f"no {name!r}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}={printable(problem['input'])}: {message[0].lower()}{message[1:]}"
 
 
 def unused_settings(settings: TrainSettings) -> dict[str, str]:
