@@ -9,6 +9,7 @@ import mmap
 import os
 import platform
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -23,6 +24,9 @@ GIB = 1 << 30
 # What vLLM takes for AVX-512 (torch.cpu._is_avx512_supported).
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 _CPU_KERNEL = b"cpu_gemm_wna16"
+# Of what NVML calls a card's memory, CUDA sees at least this (a T4 14.56 of 15 GiB, `judge.planning.gpus`).
+CUDA_SHARE = 0.97
+_LARGE_CARD = 20 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +222,23 @@ def choose_packed_dtype(requested: Literal["auto", Dtype], model_dtype: str, gpu
     return "bfloat16" if not float16 or (model_dtype == "bfloat16" and cpu_has_fast_bfloat16()) else "float16"
 
 
-def choose_parallel(requested: str, weights: int, gpus: list[Gpu], heads: int, utilization: float) -> tuple[int, int]:
+def default_batch_tokens(gpus: list[Gpu]) -> int:
+    """Return how many tokens one step of the engine reads where the user does not say.
+
+    On a card of 16 GB half the tokens leave 1 GiB more for weights (an 8B: 0.4 GiB of activations, and the cache of a
+    whole step); 4,096 rows keep its matrix units as busy as 8,192, and a step takes seconds there.
+    """
+    return 8192 if gpus and min(g.memory for g in gpus) >= _LARGE_CARD else 4096
+
+
+def choose_parallel(
+    requested: str,
+    weights: int,
+    gpus: list[Gpu],
+    heads: int,
+    utilization: float,
+    besides: Callable[[int], float] = lambda _: 1.5 * GIB,
+) -> tuple[int, int]:
     """Decide how a model is spread over the GPUs.
 
     Args:
@@ -227,6 +247,8 @@ def choose_parallel(requested: str, weights: int, gpus: list[Gpu], heads: int, u
         weights: bytes of the model's weights.
         heads: attention heads, which tensor parallelism must divide.
         utilization: share of each card's memory that the engine may use.
+        besides: bytes that each card needs besides the weights, given the number of cards of a copy
+            (`judge.planning.memory.besides`). An estimate, so it does not overrule `data` and `tensor`.
 
     Returns:
         Number of workers, and cards per worker.
@@ -236,19 +258,25 @@ def choose_parallel(requested: str, weights: int, gpus: list[Gpu], heads: int, u
     """
     if not gpus:
         return 1, 1
+    usable = min(g.memory for g in gpus) * CUDA_SHARE * utilization
     sizes = [n for n in range(1, len(gpus) + 1) if heads % n == 0]
-    if requested == "data":
-        return len(gpus), 1
-    if requested == "tensor":
-        if len(gpus) not in sizes:
+    if requested in ("data", "tensor"):
+        cards = 1 if requested == "data" else len(gpus)
+        if cards not in sizes:
             raise JudgeError(f"{heads} attention heads cannot be divided over {len(gpus)} GPUs; use --parallel=auto")
-        return 1, len(gpus)
-    # Activations, the cache of one batch and CUDA's own memory need room besides the weights.
-    room = min(g.memory for g in gpus) * utilization - 1.5 * GIB
-    fitting = [n for n in sizes if weights / n <= room]
+        if weights / cards > usable:
+            raise JudgeError(_does_not_fit(weights, cards, gpus, 0, usable))
+        return len(gpus) // cards, cards
+    fitting = [n for n in sizes if weights / n + besides(n) <= usable]
     if not fitting:
-        raise JudgeError(
-            f"the weights ({weights / GIB:.1f} GiB) do not fit on {len(gpus)} x {gpus[0].name} "
-            f"({gpus[0].memory / GIB:.0f} GiB each); use a quantised model or more cards"
-        )
+        raise JudgeError(_does_not_fit(weights, sizes[-1], gpus, besides(sizes[-1]), usable))
     return len(gpus) // fitting[0], fitting[0]
+
+
+def _does_not_fit(weights: int, cards: int, gpus: list[Gpu], besides: float, usable: float) -> str:
+    more = f" and {besides / GIB:.1f} GiB for each card's work" if besides else ""
+    other = "use a quantised model or more cards" if cards == len(gpus) else "use --parallel=auto or a quantised model"
+    return (
+        f"the weights ({weights / GIB:.1f} GiB){more} do not fit on {cards} x {gpus[0].name} "
+        f"({usable / GIB:.1f} GiB each for the engine); {other}"
+    )

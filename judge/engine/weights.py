@@ -140,7 +140,7 @@ def _refuse_gpus(quantization: Quantization, dtype: str, gpus: Sequence[Gpu]) ->
             major, minor = gpu.capability
             raise JudgeError(
                 f"{gpu.name} (compute capability {major}.{minor}) has no kernels for 4-bit weights, which begin at "
-                "7.5; use --weights=expanded, another card or --device=cpu"
+                "7.5, and vLLM's wheel holds none for it at all; use another card"
             )
     if dtype == "float32":
         raise JudgeError(

@@ -1,0 +1,91 @@
+"""What a run costs on a card whose rates are known from its data sheet: the terms of docs/planning.md.
+
+    seconds of an engine = FLOPs / (cards x peak x share)
+                         + bytes moved / bandwidth
+                         + steps x layers x launch + prompts x host
+                         + bytes sent between its cards / link
+
+Only the share of the peak is fitted (`judge.planning.published`); the other terms are small for prompts of judges and
+are stated assumptions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from judge.planning.arithmetic import ModelShape
+from judge.planning.gpus import Card
+from judge.planning.time_model import TimeModel
+
+# A layer of a step in eager mode: about fifteen kernels of 10 us each.
+LAUNCH_SECONDS = 150e-6
+# Scheduling, sampling and the three log-probabilities of a prompt, on the host.
+HOST_SECONDS = 2e-3
+# Between cards: PCIe 3.0 x16 gives at most 15.75 GB/s, and the host is shared; NVLink 4 (SXM) gives 450 GB/s.
+LINK_BYTES, NVLINK_BYTES = 10e9, 300e9
+_WITH_NVLINK = ("H100 SXM", "H200")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine as a plan lays it out.
+
+    Attributes:
+        shape: what it runs.
+        card, cards: what it runs on.
+        bytes_per_value: of activations and of weights that are not packed.
+        batch_tokens: most tokens of a step.
+    """
+
+    shape: ModelShape
+    card: Card
+    cards: int
+    bytes_per_value: int
+    batch_tokens: int
+
+    @property
+    def peak(self) -> float:
+        """Dense FLOP/s of one card in the engine's arithmetic."""
+        return self.card.float32 if self.bytes_per_value == 4 else self.card.float16
+
+
+def bytes_per_token(engine: Engine) -> float:
+    """Return the bytes that one token moves between the card and its memory, the weights aside.
+
+    Every matrix product reads its input and writes its output; norms and residual sums read and write the hidden
+    state twice; keys and values are written and read once.
+    """
+    shape, hidden = engine.shape, engine.shape.hidden
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    attention = (hidden + queries + 2 * keys) + (queries + hidden)
+    total = 0.0
+    for mixed in shape.expert_layers:
+        inner = shape.intermediate
+        if mixed:
+            inner = shape.experts_per_token * shape.expert_intermediate + shape.shared_intermediate
+        feed_forward = (hidden + 2 * inner) + 3 * inner + (inner + hidden)
+        total += attention + feed_forward + 8 * hidden
+    return total * engine.bytes_per_value + 2 * shape.cache_bytes_per_token(engine.bytes_per_value)
+
+
+def sent_per_token(engine: Engine) -> float:
+    """Return the bytes per token that each card sends: two sums over the cards in every layer (a ring)."""
+    if engine.cards == 1:
+        return 0.0
+    share = 2 * (engine.cards - 1) / engine.cards
+    return 2 * engine.shape.layers * engine.shape.hidden * engine.bytes_per_value * share
+
+
+def engine_model(engine: Engine, share: float) -> TimeModel:
+    """Return the costs of one engine that reaches a share of its cards' peak."""
+    cards, bandwidth = engine.cards, engine.card.bandwidth
+    step = engine.shape.weight_bytes(engine.bytes_per_value) / cards / bandwidth + engine.shape.layers * LAUNCH_SECONDS
+    per_token = step / engine.batch_tokens + bytes_per_token(engine) / cards / bandwidth
+    link = NVLINK_BYTES if engine.card.name in _WITH_NVLINK else LINK_BYTES
+    return TimeModel(
+        per_flop=1 / (engine.peak * share * cards),
+        per_token=per_token + sent_per_token(engine) / link,
+        per_prompt=HOST_SECONDS,
+        spread=0.0,
+        source="data sheet",
+    )

@@ -1,0 +1,196 @@
+"""How a model is laid out on cards: copies, memory of each card, and what it cannot do there.
+
+The memory follows vLLM (`gpu_worker.determine_available_memory`): of the share of a card that the engine may use,
+weights, the peak of one step's activations and what CUDA itself takes are subtracted; the cache gets the rest, and must
+hold one prompt. The number of copies is decided by the function that `judge score` uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from judge import hardware
+from judge.errors import JudgeError
+from judge.planning.arithmetic import ModelShape
+from judge.planning.card_time import Engine
+from judge.planning.gpus import Card
+from judge.planning.kernels import support
+from judge.planning.memory import CUDA_BYTES, NCCL_BYTES, activation_bytes, besides
+from judge.score_settings import ScoreSettings
+
+GIB = 1 << 30
+_BATCH_ROWS = 128  # of make_pool in judge.score_settings
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one card.
+
+    Attributes:
+        usable: what the engine may take; 0 where it is not known.
+        weights, activations, other: what it takes before the cache.
+        prompt_cache: key-value cache of the longest prompt.
+    """
+
+    usable: float
+    weights: float
+    activations: float
+    other: float
+    prompt_cache: float
+
+    @property
+    def cache(self) -> float:
+        """What is left for the key-value cache; negative where nothing is."""
+        return self.usable - self.weights - self.activations - self.other
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A model on a machine.
+
+    Attributes:
+        workers, cards_each: engines, and cards of each.
+        dtype: arithmetic.
+        kernel: what reads 4-bit weights, empty where the weights are plain.
+        attention: the attention backend.
+        engine: what each engine runs, for the time model.
+        memory: of one card (of the machine, on a CPU).
+        problems: why it cannot work; empty where it can.
+        notes: what a user should know though it works.
+    """
+
+    workers: int
+    cards_each: int
+    dtype: str
+    kernel: str
+    attention: str
+    engine: Engine
+    memory: Memory
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """So many cards of a kind; for a CPU its cores and free memory."""
+
+    card: Card
+    count: int = 1
+    cores: int = 0
+    free_memory: int = 0
+
+    def __str__(self) -> str:
+        if self.card.is_cpu:
+            return f"CPU, {self.cores} cores"
+        return f"{self.count} x {self.card.name}"
+
+    def gpus(self) -> list[hardware.Gpu]:
+        """Return the cards as `judge score` would see them."""
+        each = (self.card.name, self.card.memory, self.card.capability)
+        return [] if self.card.is_cpu else [hardware.Gpu(str(i), *each) for i in range(self.count)]
+
+
+def batch_tokens(settings: ScoreSettings, machine: Machine) -> int:
+    """Return the tokens of a step, as `judge.score_settings.make_pool` chooses them."""
+    return settings.batch_tokens or hardware.default_batch_tokens(machine.gpus())
+
+
+def lay_out(
+    shape: ModelShape, config: Mapping[str, Any], machine: Machine, settings: ScoreSettings, longest: int
+) -> Layout:
+    """Return how `judge score` would run a model on a machine.
+
+    Args:
+        config: the model's config.json, for the rules about kernels.
+        longest: tokens of the longest prompt that the engine is told of.
+    """
+    if settings.weights == "expanded" and shape.bits < 16:
+        shape, config = replace(shape, bits=16, dtype="float32"), _unpacked(config)
+    if machine.card.is_cpu:
+        return _on_cpu(shape, config, machine, settings, longest)
+    return _on_cards(shape, config, machine, settings, longest)
+
+
+def _unpacked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config that says nothing of packed weights: what an expanded copy is read with."""
+    packing = ("quantization_config", "compression_config")
+    plain = {name: value for name, value in config.items() if name not in packing}
+    nested = plain.get("text_config")
+    return {**plain, "text_config": _unpacked(nested)} if isinstance(nested, Mapping) else plain
+
+
+def _memory(shape: ModelShape, settings: ScoreSettings, machine: Machine, engine: Engine, longest: int) -> Memory:
+    width = engine.bytes_per_value
+    activations = activation_bytes(shape, engine.batch_tokens, _BATCH_ROWS, width, engine.cards)
+    cache = shape.cache_bytes_per_token(width) / min(engine.cards, shape.kv_heads) * (longest + 1)
+    if machine.card.is_cpu:
+        room = 2 * shape.cache_bytes_per_token(width) * (engine.batch_tokens + longest)  # as make_pool sets it aside
+        copies = settings.workers
+        return Memory(machine.free_memory, copies * shape.weight_bytes(width), copies * activations, 0.0, copies * room)
+    other = CUDA_BYTES + (NCCL_BYTES if engine.cards > 1 else 0)
+    usable = machine.card.usable * settings.gpu_memory_utilization
+    return Memory(usable, shape.weight_bytes(width) / engine.cards, activations, other, cache)
+
+
+def _on_cpu(
+    shape: ModelShape, config: Mapping[str, Any], machine: Machine, settings: ScoreSettings, longest: int
+) -> Layout:
+    found = support(config, machine.card, settings.dtype)
+    notes: list[str] = []
+    if found.expanded:
+        notes.append("no kernel for these packed weights here: they are expanded to 32 bits, on disk and in memory")
+        shape = replace(shape, bits=16, dtype="float32")
+    width = 4 if found.dtype == "float32" else 2
+    engine = Engine(shape, machine.card, 1, width, batch_tokens(settings, machine))
+    memory = _memory(shape, settings, machine, engine, longest)
+    problems = list(found.refusals)
+    if memory.usable and memory.cache < memory.prompt_cache:
+        needed = (memory.usable - memory.cache + memory.prompt_cache) / GIB
+        problems.append(f"needs {needed:.1f} GiB of memory, and {memory.usable / GIB:.1f} GiB are free")
+    return Layout(
+        *(settings.workers, 1, found.dtype, found.kernel, found.attention, engine, memory),
+        *(tuple(problems), tuple(notes)),
+    )
+
+
+def _on_cards(
+    shape: ModelShape, config: Mapping[str, Any], machine: Machine, settings: ScoreSettings, longest: int
+) -> Layout:
+    width = 4 if support(config, machine.card, settings.dtype).dtype == "float32" else 2
+    problems: list[str] = []
+    try:
+        workers, cards = hardware.choose_parallel(
+            settings.parallel,
+            int(shape.weight_bytes(width)),
+            machine.gpus(),
+            shape.heads,
+            settings.gpu_memory_utilization,
+            besides(config, batch_tokens(settings, machine), _BATCH_ROWS, longest + 1, width),
+        )
+    except JudgeError as error:
+        problems.append(str(error))
+        workers, cards = 1, max(n for n in range(1, machine.count + 1) if shape.heads % n == 0)
+    found = support(config, machine.card, settings.dtype, cards)
+    engine = Engine(shape, machine.card, cards, width, batch_tokens(settings, machine))
+    memory = _memory(shape, settings, machine, engine, longest)
+    if not problems:
+        problems = _memory_problems(memory, engine, longest)
+    idle = machine.count - workers * cards
+    notes = [f"{idle} of {machine.count} cards have nothing to do: {cards} hold one copy"] if idle else []
+    return Layout(
+        *(workers, cards, found.dtype, found.kernel, found.attention, engine, memory),
+        *((*found.refusals, *problems), tuple(notes)),
+    )
+
+
+def _memory_problems(memory: Memory, engine: Engine, longest: int) -> list[str]:
+    if memory.cache >= memory.prompt_cache:
+        return []
+    taken = f"{memory.weights / GIB:.1f} GiB of weights, {memory.activations / GIB:.1f} of activations"
+    return [
+        f"out of memory: {taken} (a step of {engine.batch_tokens:,} tokens) and {memory.other / GIB:.1f} of CUDA leave "
+        f"{max(memory.cache, 0) / GIB:.1f} of {memory.usable / GIB:.1f} GiB for the cache, and a prompt of {longest:,} "
+        f"tokens needs {memory.prompt_cache / GIB:.1f}"
+    ]

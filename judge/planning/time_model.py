@@ -1,0 +1,132 @@
+"""How long a run takes: seconds from FLOPs, tokens and prompts, fitted to measured points.
+
+    seconds = fixed + FLOPs x a + tokens x b + prompts x c,    all of them at least zero
+
+a is what matrix products cost, b what moves with every token (activations, cache, norms), c what every prompt costs
+(scheduling, the output head, sampling). The fit is by non-negative least squares (Lawson and Hanson, 1974;
+`scipy.optimize.nnls`) on relative errors, so that short runs count as much as long ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.errors import JudgeError
+
+Float = NDArray[np.float64]
+
+# Share of predictions that should lie within the range.
+LEVEL = 0.9
+# Even a perfect fit says nothing about other minutes of the same machine: measured runs repeat within a few percent.
+_LEAST_SPREAD = 0.05
+# With as many points as terms nothing is left to judge the fit by.
+_UNKNOWN_SPREAD = 0.3
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured run: what was read, and how long it took without loading the model."""
+
+    flops: float
+    prompts: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds, with the range that holds the true value in about nine runs of ten."""
+
+    low: float
+    value: float
+    high: float
+
+    def plus(self, seconds: float, spread: float = 0.0) -> Estimate:
+        """Return this and something else that takes so many seconds, give or take a factor of 1 + `spread`."""
+        return Estimate(self.low + seconds / (1 + spread), self.value + seconds, self.high + seconds * (1 + spread))
+
+
+@dataclass(frozen=True)
+class TimeModel:
+    """Costs of a run on one machine.
+
+    Attributes:
+        per_flop, per_token, per_prompt: seconds.
+        spread: half-width of the range in logarithms, for a run like those that were measured.
+        inverse: of the terms' normal matrix, which widens the range of runs unlike those; empty where it is not known.
+        points: number of measured points, 0 for a model that was not fitted.
+        source: where it comes from, for the user.
+    """
+
+    per_flop: float
+    per_token: float
+    per_prompt: float
+    spread: float
+    inverse: tuple[tuple[float, ...], ...] = ()
+    points: int = 0
+    source: str = "measured"
+
+    def seconds(self, flops: float, prompts: float, tokens: float) -> Estimate:
+        """Return how long a run with these totals takes, model loading not included."""
+        terms = np.array([flops, tokens, prompts], dtype=np.float64)
+        value = float(terms @ [self.per_flop, self.per_token, self.per_prompt])
+        if value <= 0:
+            return Estimate(0.0, 0.0, 0.0)
+        far = 1.0
+        if self.inverse:
+            relative = terms / value
+            far = math.sqrt(1 + max(float(relative @ np.array(self.inverse) @ relative), 0.0))
+        factor = math.exp(min(self.spread * far, 3.0))
+        return Estimate(value / factor, value, value * factor)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values; `TimeModel.from_json` reads them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> TimeModel:
+        """Read what `to_json` wrote."""
+        return cls(**{**content, "inverse": tuple(tuple(row) for row in content["inverse"])})
+
+
+def fit(points: Sequence[Point], source: str = "measured") -> TimeModel:
+    """Fit the three costs to measured runs.
+
+    With fewer than three points, what the missing ones would tell is left at zero: the run is taken to cost its FLOPs.
+
+    Raises:
+        JudgeError: no points, or one that took no time.
+    """
+    from scipy.optimize import nnls
+
+    rows = np.array([(p.flops, p.tokens, p.prompts) for p in points], dtype=np.float64).reshape(-1, 3)
+    seconds = np.array([p.seconds for p in points], dtype=np.float64)
+    if len(points) == 0 or not np.all(np.isfinite(rows)) or not np.all(seconds > 0) or not np.all(rows[:, 0] > 0):
+        raise JudgeError("a time model is fitted to measured runs that did something and took time")
+    relative = rows / seconds[:, None]
+    scale = relative.max(axis=0)
+    scale[scale == 0] = 1.0
+    columns = min(len(points), 3)
+    design = np.where(np.arange(3) < columns, relative / scale, 0.0)
+    costs, _ = nnls(design, np.ones(len(points)))
+    # of all terms, those at zero too: what the points cannot tell apart is uncertain for runs unlike them
+    inverse = np.linalg.pinv(design.T @ design) / np.outer(scale, scale)
+    spread = _spread(design @ costs - 1, len(points) - columns)
+    a, b, c = (float(cost) for cost in costs / scale)
+    return TimeModel(a, b, c, spread, tuple(map(tuple, inverse.tolist())), len(points), source)
+
+
+def _spread(residuals: Float, freedom: int) -> float:
+    """Return the half-width of the range of a single prediction, relative."""
+    from scipy.stats import t
+
+    if freedom <= 0:
+        return _UNKNOWN_SPREAD
+    sigma = math.sqrt(float(residuals @ residuals) / freedom)
+    return max(sigma * float(t.ppf((1 + LEVEL) / 2, freedom)), _LEAST_SPREAD)
