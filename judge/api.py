@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from judge.bundle import open_model
 from judge.comparison import Cells
+from judge.deadline import parse_deadline
 from judge.errors import JudgeError, setting_problem
 from judge.table import OnBadRow, Table
 
@@ -49,8 +50,8 @@ class Judge:
     """
 
     def __init__(self, model: str | Path, *, base: str | Path | None = None, **settings: Any) -> None:
-        self._model = open_model(model, base)
         self._settings = parse_settings(settings)
+        self._model = open_model(model, base, weights_needed=self._settings.server is None)
         self._scorer: Scorer | None = None
         self._logs: Path | None = None
 
@@ -61,6 +62,7 @@ class Judge:
         cells: Cells = "auto",
         on_bad_row: OnBadRow = "error",
         events: Events | None = None,
+        deadline: str | None = None,
     ) -> pd.DataFrame:
         """Score the comparisons of a DataFrame.
 
@@ -70,6 +72,8 @@ class Judge:
             cells: how texts are read (see `judge.comparison.parse_cell`).
             on_bad_row: `error`, or `placeholder` to score and flag rows whose cells cannot be read.
             events: told about the progress.
+            deadline: `8h30m` from this call on, or a clock time such as `2026-11-22T07:30`: what cannot be read by then
+                is given up in a stated order, and flagged (docs/deadline.md).
 
         Returns:
             One row for each of the frame's, in its order and with its index; the columns are those of
@@ -83,12 +87,13 @@ class Judge:
         from judge.run_folder import RunFolder
         from judge.score import Scorer, Silent
 
+        until = parse_deadline(deadline) if deadline is not None else None
         if self._scorer is None:
             self._logs = Path(tempfile.mkdtemp(prefix="judge-"))
             self._scorer = Scorer(self._model, self._settings, self._logs)
         table = Table("DataFrame", cells, on_bad_row, frame=frame)
         with tempfile.TemporaryDirectory(prefix="judge-") as folder, RunFolder(Path(folder)) as run:
-            predictions = self._scorer.score(table, run, events or Silent())
+            predictions = self._scorer.score(table, run, events or Silent(), until)
             result: pd.DataFrame = predictions_table(predictions).to_pandas()
         result.index = frame.index
         return result

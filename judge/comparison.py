@@ -48,10 +48,18 @@ class Flag(enum.IntFlag):
     NOT_SCORED = 128
     TRAINED_ON = 256  # this very row, in either order, trained the judge
     TRAINED_PROMPT = 512  # another row with the same prompt did
+    # what a run with a deadline gave up
+    SWAP_LEFT_OUT = 1024  # the exchanged order, which the swap policy asked for
+    SMALLER_BUDGET = 2048  # the prompt was cut more than the budget asks for
+    PRIOR = 4096  # nothing was read: the class priors
 
     def names(self) -> str:
         """Return the flags as lower-case names joined by commas, an empty string for none."""
         return ",".join(str(f.name).lower() for f in Flag if f in self)
+
+
+# No number was read for a row with one of these.
+UNREAD = Flag.NOT_SCORED | Flag.PRIOR
 
 
 class BadCellError(ValueError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,9 @@ from numpy.typing import NDArray
 from judge.calibration.parameters import Calibration, mean_of_read
 from judge.comparison import Flag
 from judge.errors import JudgeError
+from judge.judge_file import JudgeFile
 from judge.metrics import UNIFORM_LOG_LOSS, accuracy, log_loss
+from judge.parquet_folder import check_replaceable, write_folder
 from judge.predictions_file import read_predictions
 from judge.prepared import Prepared
 from judge.run_folder import whole_file
@@ -22,6 +26,27 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".parquet", ".csv")
+
+
+# The training rows' class rates count in a prior as much as so many rows of the run.
+PRIOR_ROWS = 100
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """What a run with a deadline did not read for want of time.
+
+    Attributes:
+        deadline: as the user gave it.
+        flags: what was given up of each row, shape (rows,).
+        rates: class rates of the judge's training rows, or uniform (see `training_rates`).
+        smallest_budget: the smallest that any row was read with.
+    """
+
+    deadline: str
+    flags: NDArray[np.uint32]
+    rates: tuple[float, float, float]
+    smallest_budget: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +60,7 @@ class Predictions:
         seconds: wall time of the reading of verdicts in this session.
         tokens: prompt tokens read in this session.
         calibration: what is applied to the probabilities; the log-probabilities stay as they were read.
+        given_up: of a run with a deadline.
     """
 
     prepared: Prepared
@@ -44,18 +70,24 @@ class Predictions:
     seconds: float
     tokens: int
     calibration: Calibration | None = None
+    given_up: GivenUp | None = None
 
     @property
     def p(self) -> Float:
-        """Probabilities of A, B and tie, shape (rows, 3): uniform where a row could not be scored."""
-        return averaged(self.first, self.second, self.calibration)
+        """Probabilities of A, B and tie, shape (rows, 3): uniform where a row could not be scored.
+
+        Rows for which there was no time have the class prior.
+        """
+        p = averaged(self.first, self.second, self.calibration)
+        return with_priors(p, self.flags, self.given_up.rates)[0] if self.given_up else p
 
     @property
     def flags(self) -> NDArray[np.uint32]:
         """The rows' flags, shape (rows,)."""
-        lost = unread(self.first) & unread(self.second)
-        flags: NDArray[np.uint32] = self.prepared.rows["flags"] | np.where(
-            lost, np.uint32(Flag.NOT_SCORED), np.uint32(0)
+        given_up = self.given_up.flags if self.given_up else np.zeros(len(self.first), dtype=np.uint32)
+        lost = unread(self.first) & unread(self.second) & ((given_up & np.uint32(Flag.PRIOR)) == 0)
+        flags: NDArray[np.uint32] = (
+            self.prepared.rows["flags"] | given_up | np.where(lost, np.uint32(Flag.NOT_SCORED), np.uint32(0))
         )
         return flags
 
@@ -70,6 +102,53 @@ def averaged(first: Float, second: Float, calibration: Calibration | None) -> Fl
     average = calibration.apply if calibration else mean_of_read
     p = average(probabilities(first), probabilities(second))
     return np.where(unread(p)[:, np.newaxis], 1 / 3, p)
+
+
+def training_rates(judge: JudgeFile | None) -> tuple[float, float, float]:
+    """Return the class rates of the rows that trained a judge, 1/3 each where its file does not say."""
+    rates = judge.metrics.get("class prior") if judge else None
+    values = [rates.get(f"p_{name}") for name in NAMES] if isinstance(rates, dict) else []
+    numbers = [float(v) for v in values if isinstance(v, int | float) and 0 < v < 1]
+    if len(numbers) != 3 or not math.isclose(sum(numbers), 1, abs_tol=1e-3):
+        return (1 / 3, 1 / 3, 1 / 3)
+    return (numbers[0], numbers[1], numbers[2])
+
+
+def with_priors(p: Float, flags: NDArray[np.uint32], rates: Sequence[float]) -> tuple[Float, Float]:
+    """Return probabilities with the class prior in the rows flagged so, and the prior, shape (3,).
+
+    The prior is the mean of the rows that were read, with the training rows' rates as `PRIOR_ROWS` rows more: with many
+    rows it is what this judge says of this table, with none what it was taught.
+
+    Args:
+        p: shape (rows, 3), calibrated where the judge is.
+        flags: shape (rows,).
+        rates: class rates of the judge's training rows.
+    """
+    asked = (flags & np.uint32(Flag.PRIOR)) != 0
+    scored = p[~asked & ((flags & np.uint32(Flag.NOT_SCORED)) == 0)]
+    prior = (scored.sum(axis=0) + PRIOR_ROWS * np.asarray(rates)) / (len(scored) + PRIOR_ROWS)
+    prior = prior / prior.sum()
+    return np.where(asked[:, np.newaxis], prior, p), prior
+
+
+def given_up_figures(given_up: GivenUp, p: Float, flags: NDArray[np.uint32]) -> dict[str, Any]:
+    """Return what the record of a run says about its deadline.
+
+    Args:
+        p: shape (rows, 3), as read: what the rows flagged PRIOR have does not matter.
+        flags: of the predictions, shape (rows,).
+    """
+    counts = {
+        f"{str(flag.name).lower()}_rows": int(((flags & np.uint32(flag)) != 0).sum())
+        for flag in (Flag.SWAP_LEFT_OUT, Flag.SMALLER_BUDGET, Flag.PRIOR)
+    }
+    result: dict[str, Any] = {"deadline": given_up.deadline, **counts, "training_rates": list(given_up.rates)}
+    if counts["smaller_budget_rows"]:
+        result["smallest_budget"] = given_up.smallest_budget
+    if counts["prior_rows"]:
+        result["prior"] = [float(v) for v in with_priors(p, flags, given_up.rates)[1]]
+    return result
 
 
 def figures_of(p: Float, labels: NDArray[np.integer], flags: NDArray[np.uint32]) -> dict[str, Any]:
@@ -110,6 +189,7 @@ def summary(predictions: Predictions) -> dict[str, Any]:
         "trained_on_rows": int(((flags & Flag.TRAINED_ON) != 0).sum()),
         "calibration": predictions.calibration.in_words() if predictions.calibration else None,
         **figures_of(predictions.p, rows["label"], flags),
+        **({"given_up": given_up_figures(predictions.given_up, predictions.p, flags)} if predictions.given_up else {}),
     }
 
 
@@ -117,12 +197,14 @@ def check_output(path: Path) -> None:
     """Check before a run that its predictions can be written to `path`.
 
     Raises:
-        JudgeError: an unknown suffix, or no such folder.
+        JudgeError: an unknown suffix, or no such folder; a folder that is not judge's to replace.
     """
-    if path.is_dir():
+    if not path.suffix:
+        check_replaceable(path)
+    elif path.is_dir():
         raise JudgeError(f"{path}: is a folder; give the name of a file")
-    if path.suffix not in SUFFIXES:
-        raise JudgeError(f"{path}: predictions are written as {' or '.join(SUFFIXES)}")
+    elif path.suffix not in SUFFIXES:
+        raise JudgeError(f"{path}: predictions are written as {' or '.join(SUFFIXES)}, or without suffix as a folder")
     if not path.resolve().parent.is_dir():
         raise JudgeError(f"{path}: there is no folder {path.parent} to write to")
 
@@ -168,9 +250,12 @@ def read_probabilities(path: Path) -> tuple[pa.Array, NDArray[np.float64]]:
 
 
 def write_predictions(path: Path, table: pa.Table) -> None:
-    """Write predictions, whole or not at all."""
+    """Write predictions, whole or not at all; to a name without suffix, as a folder of Parquet files."""
     import pyarrow.parquet as pq
 
+    if not path.suffix:
+        write_folder(path, table)
+        return
     with whole_file(path) as temporary:
         if path.suffix == ".parquet":
             pq.write_table(table, temporary)

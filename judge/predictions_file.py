@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from judge.comparison import LABEL_COLUMNS, TEXT_COLUMNS, Flag, where
 from judge.errors import JudgeError, printable, suggestion
-from judge.table_files import SUFFIXES, check_file, csv_rows
+from judge.parquet_folder import parts_of
+from judge.table_files import check_table, csv_rows, table_kind
 from judge.verdict import NAMES, Float
 
 Kind = Literal["predictions", "submission"]
@@ -60,15 +61,15 @@ class StoredPredictions:
 
 
 def read_predictions(path: Path) -> StoredPredictions:
-    """Read a file of probabilities, .parquet or .csv, and check every row.
+    """Read a file of probabilities, .parquet or .csv, or a folder of Parquet files, and check every row.
 
     Raises:
         JudgeError: the file cannot be read or is something else, a column is missing, an id is missing or twice
             there, a probability is none, three do not sum to 1, or a flag is not known.
     """
-    check_file(path)
+    check_table(path)
     name = printable(path.name, 255)
-    form = SUFFIXES[path.suffix.lower()]
+    form = table_kind(path)
     if form == "jsonl":
         raise JudgeError(f"{name}: predictions are .parquet or .csv files")
     kind, columns, eps = _parquet(path, name) if form == "parquet" else _csv(path, name)
@@ -150,9 +151,12 @@ def _parquet(path: Path, name: str) -> tuple[Kind, dict[str, Any], float]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
-            kind, names = _choose(file.schema_arrow.names, name)
-            table = file.read(columns=names)
+        parts = []
+        for part in parts_of(path):
+            with pq.ParquetFile(part) as file:
+                kind, names = _choose(file.schema_arrow.names, name)
+                parts.append(file.read(columns=names))
+        table = pa.concat_tables(parts)
         columns: dict[str, Any] = {c: table.column(c).to_pylist() for c in names if c in ("id", "flags")}
         eps = 0.0
         for column in names:

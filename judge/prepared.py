@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ _ROW = np.dtype(
     ]
 )
 _TOKEN = np.dtype("<i4")
-_TOKENS, _ROWS, _IDS, _DONE = "tokens.bin", "rows.npy", "ids.parquet", "prepared.json"
+_TOKENS, _ROWS, _IDS, DONE = "tokens.bin", "rows.npy", "ids.parquet", "prepared.json"
 
 
 @dataclass
@@ -56,6 +55,7 @@ class Prepared:
     both_orders: bool
     counts: dict[str, int]
     _starts: NDArray[np.int64]
+    _ids: pa.Array | None = None
 
     @property
     def lengths(self) -> NDArray[np.int32]:
@@ -66,6 +66,8 @@ class Prepared:
         """Return the ids of the rows, in the table's order and type."""
         import pyarrow.parquet as pq
 
+        if self._ids is not None:
+            return self._ids
         return pq.read_table(self.folder / _IDS).column("id").combine_chunks()
 
     def prompt(self, row: int, swapped: bool) -> NDArray[np.int32]:
@@ -83,6 +85,7 @@ def prepare(
     both_orders: bool,
     on_progress: Callable[[int], None],
     trained_rows: TrainedRows | None = None,
+    only: NDArray[np.bool_] | None = None,
 ) -> Prepared:
     """Read a table, build its prompts and write them to `folder`; the last file says that all is there.
 
@@ -90,6 +93,7 @@ def prepare(
         both_orders: also write each prompt with A and B exchanged.
         on_progress: called with the number of rows read so far.
         trained_rows: what the judge was trained on; such rows are flagged.
+        only: rows to build prompts of, shape (rows,); the others have an empty one. All if None.
 
     Raises:
         JudgeError: the table cannot be read (see `Table.chunks`).
@@ -99,51 +103,84 @@ def prepare(
 
     parts: list[NDArray[np.void]] = []
     done = 0
-    with (folder / _TOKENS).open("wb") as file:
+    with whole_file(folder / _TOKENS) as tokens, tokens.open("wb") as file:
         for chunk in table.chunks():
             records = np.zeros(len(chunk), dtype=_ROW)
+            chosen = np.arange(len(chunk)) if only is None else np.flatnonzero(only[done : done + len(chunk)])
+            rows = [chunk[i] for i in chosen]
             if both_orders:
-                pairs = builder.build_both_orders(chunk)
+                pairs = builder.build_both_orders(rows)
             else:
-                pairs = [(prompt, prompt) for prompt in builder.build(chunk)]
-            for record, row, (prompt, swapped) in zip(records, chunk, pairs, strict=True):
-                _fill(record, row, prompt)
-                if trained_rows is not None:
-                    record["flags"] |= trained_rows.flags(row)
+                pairs = [(prompt, prompt) for prompt in builder.build(rows)]
+            for i, row, (prompt, swapped) in zip(chosen, rows, pairs, strict=True):
+                _fill(records[i], row, trained_rows, prompt)
                 file.write(prompt.ids.astype(_TOKEN).tobytes())
                 if both_orders:
                     file.write(swapped.ids.astype(_TOKEN).tobytes())
             parts.append(records)
             done += len(chunk)
             on_progress(done)
-        file.flush()
-        os.fsync(file.fileno())
-    np.save(folder / _ROWS, np.concatenate(parts), allow_pickle=False)
-    pq.write_table(pa.table({"id": table.ids()}), folder / _IDS)
-    summary = {"both_orders": both_orders, "counts": dict(table.counts)}
-    with whole_file(folder / _DONE) as temporary:
+    with whole_file(folder / _ROWS) as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate(parts), allow_pickle=False)
+    with whole_file(folder / _IDS) as temporary:
+        pq.write_table(pa.table({"id": table.ids()}), temporary)
+    summary = {"both_orders": both_orders, "counts": dict(table.counts), "checksums": _checksums(folder)}
+    with whole_file(folder / DONE) as temporary:
         temporary.write_text(json.dumps(summary), encoding="utf-8")
     return open_prepared(folder)
 
 
+def without_prompts(table: Table, folder: Path, trained_rows: TrainedRows | None) -> Prepared:
+    """Return what is known of a table without a tokenizer: ids, labels and flags; every prompt is empty.
+
+    It is held in memory: this is what a run has whose time is up before its prompts are built.
+
+    Raises:
+        JudgeError: the table cannot be read.
+    """
+    parts: list[NDArray[np.void]] = []
+    for chunk in table.chunks():
+        records = np.zeros(len(chunk), dtype=_ROW)
+        for i, row in enumerate(chunk):
+            _fill(records[i], row, trained_rows)
+        parts.append(records)
+    rows = np.concatenate(parts)
+    return Prepared(folder, rows, False, dict(table.counts), np.zeros(len(rows), dtype=np.int64), table.ids())
+
+
 def is_prepared(folder: Path) -> bool:
-    """Whether `folder` holds a whole prepared table."""
-    return (folder / _DONE).exists()
+    """Whether `folder` holds a whole prepared table, as it was written: disks fail, and copies end half-way."""
+    try:
+        summary = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        return bool(summary["checksums"] == _checksums(folder))
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    found = {}
+    for name in (_TOKENS, _ROWS, _IDS):
+        with (folder / name).open("rb") as file:
+            found[name] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return found
 
 
 def open_prepared(folder: Path) -> Prepared:
     """Open what `prepare` wrote."""
-    summary: dict[str, Any] = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+    summary: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
     rows = np.load(folder / _ROWS, allow_pickle=False)
     each = rows["length"].astype(np.int64) * (2 if summary["both_orders"] else 1)
     starts = np.concatenate([[0], np.cumsum(each)[:-1]]).astype(np.int64)
     return Prepared(folder, rows, summary["both_orders"], summary["counts"], starts)
 
 
-def _fill(record: np.void, row: Comparison, prompt: Prompt) -> None:
+def _fill(record: np.void, row: Comparison, trained_rows: TrainedRows | None, prompt: Prompt | None = None) -> None:
     first = (row.prompt or (None,))[0] or ""
     digest = hashlib.blake2b(first.encode("utf-8", "replace"), digest_size=8).digest()
-    record["length"] = len(prompt.ids)
     record["prompt_hash"] = int.from_bytes(digest, "little")
-    record["tokens"], record["cut"], record["cut_turns"] = prompt.tokens, prompt.cut, prompt.cut_turns
     record["flags"], record["label"] = int(row.flags), row.label
+    if trained_rows is not None:
+        record["flags"] |= trained_rows.flags(row)
+    if prompt is not None:
+        record["length"] = len(prompt.ids)
+        record["tokens"], record["cut"], record["cut_turns"] = prompt.tokens, prompt.cut, prompt.cut_turns

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from judge.deadline import Deadline
 from judge.engine import EngineConfig
 
 _LINE_EVERY = 30.0  # seconds between the lines of a log
@@ -115,6 +116,12 @@ class ScoringTerminal(Terminal):
 
     first_task = "hashing the model"
 
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, quiet: bool = False, deadline: Deadline | None = None
+    ) -> None:
+        super().__init__(clock, quiet)
+        self._deadline = deadline
+
     def prepared(self, rows: int) -> None:
         """Show how many rows have been read and tokenised."""
         self._show("reading the table", None, None, f"{rows:,} rows")
@@ -133,6 +140,8 @@ class ScoringTerminal(Terminal):
         if seconds > 2 and done > 0:
             speed = done / seconds
             text += f", {speed:,.0f} tokens/s, {duration((all_tokens - tokens) / speed)} left"
+        if self._deadline is not None:
+            text += f"; {duration(max(self._deadline.at - now, 0))} to the deadline"
         self._show("scoring", tokens, all_tokens, text)
 
     def report(self, figures: dict[str, Any], config: EngineConfig, output: Path, submission: Path | None) -> None:
@@ -175,8 +184,31 @@ def _lines(figures: dict[str, Any], config: EngineConfig) -> list[tuple[str, str
         lines.append(("trained on", f"{figures['trained_on_rows']:,} rows; they do not count in the log loss"))
     if figures["not_scored_rows"]:
         lines.append(("not scored", f"{figures['not_scored_rows']:,} rows (they got 1/3 each and a flag)"))
+    if "given_up" in figures:
+        missing = what_is_missing(figures).removeprefix(", but ")
+        lines.append(("deadline", f"{figures['given_up']['deadline']}: {missing or 'nothing was given up'}"))
     if figures["seconds"] > 0:
         speed = f"{figures['tokens'] / figures['seconds']:,.0f} tokens/s"
         where = f"{config.readout}, {config.dtype}, {config.device}"
         lines.append(("speed", f"{speed}, {duration(figures['seconds'])} ({where})"))
     return lines
+
+
+def what_is_missing(figures: dict[str, Any]) -> str:
+    """Return what a finished run gave up for its deadline, as `, but …`; nothing if nothing.
+
+    Args:
+        figures: of the run (`judge.predictions.summary`).
+    """
+    given_up = figures.get("given_up")
+    if not isinstance(given_up, dict):
+        return ""
+    found = []
+    if rows := given_up["swap_left_out_rows"]:
+        found.append(f"{rows:,} rows lack the exchanged order")
+    if rows := given_up["smaller_budget_rows"]:
+        found.append(f"{rows:,} rows were cut to fewer tokens ({given_up['smallest_budget']:,} at least)")
+    if rows := given_up["prior_rows"]:
+        a, b, tie = given_up["prior"]
+        found.append(f"{rows:,} rows got the class priors (A {a:.3f}   B {b:.3f}   tie {tie:.3f})")
+    return f", but {'; '.join(found)}" if found else ""

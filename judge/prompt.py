@@ -89,6 +89,7 @@ class PromptBuilder:
 
     Attributes:
         verdict_ids: the token ids of A, B and tie after the cue.
+        least_tokens: the smallest budget that the template allows with this tokenizer.
 
     Raises:
         JudgeError: the verdicts are not single tokens, the budget is too small for the template's fixed
@@ -111,7 +112,7 @@ class PromptBuilder:
             list(dict.fromkeys(self._ending(turn_count) for turn_count in (1, 2, 3))),
             template.verdicts,
         )
-        least = minimum_budget(self._frame)
+        self.least_tokens = least = minimum_budget(self._frame)
         if self.budget.max_tokens < least:
             raise JudgeError(
                 f"a budget of {self.budget.max_tokens} tokens is too small for template {template.name}, "

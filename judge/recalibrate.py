@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from judge.calibration.parameters import Calibration
 from judge.errors import JudgeError
-from judge.predictions import averaged, figures_of, write_predictions
+from judge.parquet_folder import read_table
+from judge.predictions import GivenUp, averaged, figures_of, given_up_figures, with_priors, write_predictions
 from judge.predictions_file import StoredPredictions, read_predictions
 from judge.run_folder import Manifest, write_run_record
 from judge.table import Table
@@ -50,8 +51,13 @@ def recalibrate(
             "calibration cannot be changed; pass --restart to score again"
         )
     p = averaged(stored.first, stored.second, calibration)
+    given_up = _given_up(old["result"], stored)
+    if given_up is not None:
+        p = with_priors(p, stored.flags, given_up.rates)[0]
     before, after = (figures_of(values, labels, stored.flags) for values in (stored.p, p))
     after["calibration"] = calibration.in_words() if calibration else None
+    if given_up is not None:
+        after["given_up"] = given_up_figures(given_up, p, stored.flags)
     # between here and the end the record fits no run, so that none takes the file for its own
     write_run_record(record, without_calibration(old), old["result"])
     _rewrite(output, p)
@@ -68,6 +74,15 @@ def without_calibration(manifest: Manifest) -> Manifest:
     result = copy.deepcopy(manifest)
     result["settings"].pop("calibration", None)
     return result
+
+
+def _given_up(figures: dict[str, Any], stored: StoredPredictions) -> GivenUp | None:
+    """Return what a run with a deadline gave up, from its record; None for one without."""
+    values = figures.get("given_up")
+    if not isinstance(values, dict) or stored.flags is None:
+        return None
+    a, b, tie = values["training_rates"]
+    return GivenUp(values["deadline"], stored.flags, (a, b, tie), values.get("smallest_budget", 0))
 
 
 def _labels(stored: StoredPredictions, table: Table) -> NDArray[np.int64]:
@@ -88,11 +103,9 @@ def _labels(stored: StoredPredictions, table: Table) -> NDArray[np.int64]:
 def _rewrite(output: Path, p: Float) -> None:
     """Write the same file with other probabilities, whole or not at all; all else stays to the last byte."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    if output.suffix == ".parquet":
-        with pq.ParquetFile(output) as file:
-            table = file.read().combine_chunks()
+    if output.suffix != ".csv":
+        table = read_table(output)
         for name, values in zip(_P, p.T, strict=True):
             table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
     else:  # every other cell stays the text that it is

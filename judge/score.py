@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from judge import __version__
 from judge.bundle import ModelFolder
+from judge.comparison import Flag
+from judge.deadline import Deadline, DeadlinePassed, stopping, within
 from judge.encoding import TextEncoder, load_tokenizer
 from judge.engine import WITHOUT_MASS
-from judge.engine.pool import WORKER_COMMAND, Job, WorkerPool
+from judge.engine.pool import CLOSING_SECONDS, WORKER_COMMAND
 from judge.errors import JudgeError
-from judge.predictions import Predictions
-from judge.prepared import Prepared, is_prepared, open_prepared, prepare
+from judge.paced_reading import PacedReading, reserve, work_of
+from judge.predictions import GivenUp, Predictions, training_rates
+from judge.prepared import DONE, Prepared, is_prepared, open_prepared, prepare, without_prompts
 from judge.prompt import PromptBuilder
+from judge.reading import HOPELESS_ROWS, Events, Reading, Silent, rows_to_swap
 from judge.run_folder import Manifest, RunFolder
 from judge.score_settings import (
     ScoreSettings,
@@ -38,48 +42,14 @@ from judge.score_settings import (
     refuse_inexact,
     swap_share,
 )
-from judge.shards import Shard, make_shards, reading_order
+from judge.shards import reading_order
 from judge.table import Table
 from judge.trained_rows import joined, trained_rows_of
-from judge.verdict import SWAPPED, Float, average_orders, divergence, entropy, probabilities, unread
 
-# `--swap=auto` goes on while the last tenth of the rows gained at least this much.
-AUTO_SWAP_GAIN = 1e-3
-AUTO_SWAP_STEPS = 10
-# A shard of at least this many prompts of which none gives a number ends the run.
-HOPELESS_ROWS = 8
+# Stands for a hash in the record of a run that had no time to make it.
+NOT_HASHED = "not hashed: the deadline had passed"
 
-
-class Events(Protocol):
-    """What a run tells whoever watches it."""
-
-    def note(self, text: str) -> None:
-        """A line of information or warning."""
-
-    def prepared(self, rows: int) -> None:
-        """`rows` rows have been read and tokenised so far."""
-
-    def loading(self) -> None:
-        """The table is ready and the engine is not yet."""
-
-    def progress(self, prompts: int, all_prompts: int, tokens: int, all_tokens: int) -> None:
-        """So many prompts and tokens have been scored, of so many that are planned."""
-
-
-class Silent:
-    """Events that nobody watches."""
-
-    def note(self, text: str) -> None:
-        """Ignore it."""
-
-    def prepared(self, rows: int) -> None:
-        """Ignore it."""
-
-    def loading(self) -> None:
-        """Ignore it."""
-
-    def progress(self, prompts: int, all_prompts: int, tokens: int, all_tokens: int) -> None:
-        """Ignore it."""
+__all__ = ["HOPELESS_ROWS", "NOT_HASHED", "Events", "Scorer", "Silent", "rows_to_swap"]
 
 
 class Scorer:
@@ -142,13 +112,25 @@ class Scorer:
     @property
     def shard_tokens(self) -> int:
         """Tokens a shard: about half a minute on a CPU, a minute or two on a small GPU."""
-        return self.settings.shard_tokens or (32_768 if self.pool.config.device == "cpu" else 262_144)
+        return self.settings.shard_tokens or (262_144 if self.pool.config.device == "cuda" else 32_768)
 
-    def manifest(self, table: Table) -> Manifest:
-        """Return the hashes and settings that decide what a run writes."""
+    def manifest_without_hashes(self) -> Manifest:
+        """Return the manifest of a run whose time was up before the model was hashed; it fits no other run."""
+        hashes = {"table": NOT_HASHED, "model": NOT_HASHED}
+        return {
+            "version": __version__,
+            **hashes,
+            "template": self.template.digest,
+            "prompt": self.builder.fingerprint(),
+            "settings": self._settings(),
+        }
+
+    def _settings(self) -> dict[str, Any]:
         settings = {"template": self.template.name, **dataclasses.asdict(self.budget)}
         settings["shares"] = list(self.budget.shares)
-        settings |= {
+        if self.pool.config.server is not None:
+            settings |= {"engine": "server", "server": self.pool.config.server, "server_model": self.pool.config.model}
+        return settings | {
             "swap": self.settings.swap,
             "readout": self.settings.readout,
             "dtype": self.pool.config.dtype,
@@ -156,152 +138,152 @@ class Scorer:
             "shard_tokens": self.shard_tokens,
             "calibration": self.calibration.numbers() if self.calibration else "off",
         }
+
+    def manifest(self, table: Table) -> Manifest:
+        """Return the hashes and settings that decide what a run writes."""
         return {
             "version": __version__,
             "table": table.digest(),
             "model": self.model.digest(),
             "template": self.template.digest,
             "prompt": self.builder.fingerprint(),
-            "settings": settings,
+            "settings": self._settings(),
         }
 
-    def score(self, table: Table, run: RunFolder, events: Events) -> Predictions:
+    def score(self, table: Table, run: RunFolder, events: Events, deadline: Deadline | None = None) -> Predictions:
         """Score a table, going on with what the run folder already holds.
+
+        Args:
+            deadline: what cannot be read by then is given up, in the order that docs/deadline.md states.
 
         Raises:
             JudgeError: the table cannot be read, or the engine does not work.
         """
+        if deadline is not None:
+            bare = self.without_prompts(table, run)
+            return self.score_in_time(table, bare, run, events, deadline)
         self.pool.say = events.note
         if self.calibration is not None:
             events.note(f"p_* are calibrated ({self.calibration.in_words()}); --calibration=off leaves them as read")
         self.start(events.note)  # loads the model while the table is prepared
-        if is_prepared(run.path):
-            prepared = open_prepared(run.path)
-        else:
-            prepared = prepare(table, self.builder, run.path, self.share != 0, events.prepared, self.trained_rows)
+        prepared = self._prepared(table, run, events.prepared)
         if self.pool.ready_at is None:
             events.loading()
-        reading = _Reading(self.pool, prepared, run, self.shard_tokens, events)
+        reading = Reading(self.pool, prepared, run, self.shard_tokens, events)
         rows = reading_order(prepared.lengths, prepared.rows["prompt_hash"])
         if self.share == 1:
             reading.read("both", rows, [False, True])
         else:
             reading.read("first", rows, [False])
             self._read_second(reading)
-        return Predictions(
+        return self._predictions(reading)
+
+    def without_prompts(self, table: Table, run: RunFolder) -> Prepared:
+        """Return what is known of a table at once: what a run needs whose time is up before it reads anything."""
+        return without_prompts(table, run.path, self.trained_rows)
+
+    def stop_at(self, bare: Prepared, deadline: Deadline) -> float:
+        """Return when reading must end so that the files are written in time, of time.monotonic()."""
+        return deadline.at - reserve(len(bare.rows))
+
+    def score_in_time(
+        self, table: Table, bare: Prepared, run: RunFolder, events: Events, deadline: Deadline
+    ) -> Predictions:
+        """Score what can be scored in time.
+
+        Args:
+            bare: the table without prompts: what there is if the time is up before these are built.
+
+        Raises:
+            JudgeError: the engine does not start, or gives no numbers.
+        """
+        self.pool.say = events.note
+        if self.calibration is not None:
+            events.note(f"p_* are calibrated ({self.calibration.in_words()}); --calibration=off leaves them as read")
+        stop_at = self.stop_at(bare, deadline)
+        try:
+            within(stop_at, lambda: self.start(events.note))
+            began = time.monotonic()
+            prepared = self._prepared(table, run, stopping(events.prepared, stop_at))
+        except DeadlinePassed:
+            return self.nothing_read(bare, events, deadline)
+        if self.pool.ready_at is None:
+            events.loading()
+        reading = PacedReading(
+            self.pool,
             prepared,
+            run,
+            self.shard_tokens,
+            events,
+            deadline,
+            work_of(self.model.config),
+            (self.budget.max_tokens, self.builder.least_tokens),
+            time.monotonic() - began,
+            lambda budget, rows: self._rebuilt(table, run, events, stop_at, budget, rows),
+        )
+        try:
+            reading.read_all(reading_order(prepared.lengths, prepared.rows["prompt_hash"]), self.share)
+        except DeadlinePassed:
+            events.note("deadline: the time for reading is up; the engines are stopped")
+        except JudgeError as error:
+            if not reading.tried.any():
+                raise
+            events.note(f"warning: {error}; what was read until then is kept")
+        if deadline.left() < CLOSING_SECONDS + reserve(len(bare.rows)):
+            self.pool.close(at_once=True)
+        known, flags, smallest = reading.result()
+        return self._predictions(reading, known, self._given_up(deadline, flags, smallest))
+
+    def _given_up(self, deadline: Deadline, flags: NDArray[np.uint32], smallest: int) -> GivenUp:
+        return GivenUp(deadline.text, flags, training_rates(self.model.judge), smallest)
+
+    def nothing_read(self, bare: Prepared, events: Events, deadline: Deadline) -> Predictions:
+        """Return the class priors for all rows."""
+        events.note("deadline: the time was up before anything was read; all rows get the class priors")
+        self.pool.close(at_once=True)
+        nan = np.full((len(bare.rows), 3), np.nan)
+        given_up = self._given_up(deadline, np.full(len(nan), Flag.PRIOR, dtype=np.uint32), self.budget.max_tokens)
+        has_mass = self.settings.readout not in WITHOUT_MASS
+        return Predictions(bare, nan, nan.copy(), has_mass, 0.0, 0, self.calibration, given_up)
+
+    def _rebuilt(
+        self, table: Table, run: RunFolder, events: Events, stop_at: float, budget: int, rows: NDArray[np.bool_]
+    ) -> Prepared:
+        """Return the prompts of some rows at least, built with another budget; kept for when the run goes on."""
+        folder = run.path / f"budget-{budget}"
+        if is_prepared(folder):
+            prepared = open_prepared(folder)
+            if (prepared.lengths[rows] > 0).all():
+                return prepared
+            rows = rows | (prepared.lengths > 0)
+        folder.mkdir(exist_ok=True)
+        (folder / DONE).unlink(missing_ok=True)
+        encoder, smaller = self.builder.encoder, dataclasses.replace(self.budget, max_tokens=budget)
+        builder = PromptBuilder(encoder, self.template, smaller)
+        return prepare(table, builder, folder, False, stopping(events.prepared, stop_at), only=rows)
+
+    def _prepared(self, table: Table, run: RunFolder, on_progress: Callable[[int], None]) -> Prepared:
+        if is_prepared(run.path):
+            return open_prepared(run.path)
+        return prepare(table, self.builder, run.path, self.share != 0, on_progress, self.trained_rows)
+
+    def _predictions(
+        self, reading: Reading, prepared: Prepared | None = None, given_up: GivenUp | None = None
+    ) -> Predictions:
+        return Predictions(
+            prepared or reading.prepared,
             reading.first,
             reading.second,
             self.settings.readout not in WITHOUT_MASS,
             reading.seconds,
             reading.tokens,
             self.calibration,
+            given_up,
         )
 
-    def _read_second(self, reading: _Reading) -> None:
+    def _read_second(self, reading: Reading) -> None:
         """Read the exchanged order of the rows that the swap policy picks, the least certain first."""
         if self.share == 0:
             return
         for name, rows in rows_to_swap(self.share, np.arange(len(reading.first)), reading.first, reading.second):
-            reading.read(name, _in_reading_order(reading, rows), [True])
-
-
-def rows_to_swap(
-    share: float | None, rows: NDArray[np.int64], first: Float, second: Float
-) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Yield a name and the rows to read next in the exchanged order, the least certain first.
-
-    Args:
-        share: of the rows; None goes on as long as a tenth of them gains enough.
-        rows: to choose from; those without numbers are left out.
-        first: log-probabilities of all rows with A shown first, shape (all rows, 3).
-        second: the same of the exchanged order, mapped back; whoever asks for the next rows has filled in the last.
-    """
-    uncertain = rows[np.argsort(-entropy(probabilities(first[rows])), kind="stable")]
-    uncertain = uncertain[~unread(first[uncertain])]
-    if share is not None:
-        yield "swap", uncertain[: round(share * len(uncertain))]
-        return
-    for step, part in enumerate(np.array_split(uncertain, AUTO_SWAP_STEPS)):
-        yield f"swap{step}", part
-        both = average_orders(first[part], second[part])
-        gain = float(divergence(both, probabilities(first[part])).mean()) if len(part) else 0.0
-        if gain < AUTO_SWAP_GAIN:
-            return
-
-
-def _in_reading_order(reading: _Reading, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    lengths, hashes = reading.prepared.lengths[rows], reading.prepared.rows["prompt_hash"][rows]
-    return rows[reading_order(lengths, hashes)]
-
-
-class _Reading:
-    """Reads shards through a pool, writes them, and collects their log-probabilities by row."""
-
-    def __init__(self, pool: WorkerPool, prepared: Prepared, run: RunFolder, shard_tokens: int, events: Events) -> None:
-        self.pool, self.prepared, self.run, self.events = pool, prepared, run, events
-        self.shard_tokens = shard_tokens
-        count = len(prepared.rows)
-        self.first = np.full((count, 3), np.nan)
-        self.second = np.full((count, 3), np.nan)
-        self.seconds, self.tokens = 0.0, 0
-        self._prompts = self._all_prompts = self._all_tokens = self._known_tokens = 0
-
-    def read(self, group: str, rows: Sequence[int] | NDArray[np.int64], orders: list[bool]) -> None:
-        """Read `rows` in `orders`; shards of the same group that an earlier session wrote are taken over."""
-        shards = make_shards(rows, orders, self.prepared.lengths, self.shard_tokens)
-        open_shards: list[int] = []
-        for number, shard in enumerate(shards):
-            self._all_prompts += len(shard.rows)
-            self._all_tokens += shard.tokens
-            logprobs = self.run.read_shard(group, number, shard)
-            if logprobs is None:
-                open_shards.append(number)
-            else:
-                self._take(shard, logprobs)
-        began = time.monotonic()
-        inside: dict[int, int] = {}
-
-        def tell() -> None:
-            # tokens of an open shard are taken as spread evenly over its prompts
-            part = sum(shards[n].tokens * k // len(shards[n].rows) for n, k in inside.items())
-            self.events.progress(
-                self._prompts + sum(inside.values()),
-                self._all_prompts,
-                self._known_tokens + part,
-                self._all_tokens,
-            )
-
-        def progress(number: int, prompts: int) -> None:
-            inside[number] = min(inside.get(number, 0) + prompts, len(shards[number].rows))
-            tell()
-
-        def done(number: int, logprobs: Float) -> None:
-            shard = shards[number]
-            if len(shard.rows) >= HOPELESS_ROWS and np.isnan(logprobs).all():
-                raise JudgeError(
-                    f"all {len(shard.rows)} prompts of a shard came out as NaN: the model does not work in "
-                    f"{self.pool.config.dtype}; try another --dtype"
-                )
-            self.run.write_shard(group, number, shard, logprobs)
-            self._take(shard, logprobs)
-            self.tokens += shard.tokens
-            inside.pop(number, None)
-            tell()
-
-        jobs = [Job(n, len(shards[n].rows), self._loader(shards[n])) for n in open_shards]
-        self.pool.run(jobs, done, progress)
-        if jobs:  # loading the model does not count
-            self.seconds += time.monotonic() - max(began, self.pool.ready_at or began)
-
-    def _loader(self, shard: Shard) -> Callable[[], list[NDArray[np.int32]]]:
-        return lambda: [
-            self.prepared.prompt(int(row), bool(swapped))
-            for row, swapped in zip(shard.rows, shard.swapped, strict=True)
-        ]
-
-    def _take(self, shard: Shard, logprobs: Float) -> None:
-        self.first[shard.rows[~shard.swapped]] = logprobs[~shard.swapped]
-        self.second[shard.rows[shard.swapped]] = logprobs[shard.swapped][:, SWAPPED]
-        self._prompts += len(shard.rows)
-        self._known_tokens += shard.tokens
+            reading.read(name, reading.in_reading_order(rows), [True])

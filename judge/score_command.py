@@ -9,12 +9,21 @@ from typing import Any
 
 from judge.bundle import ModelFolder, open_model
 from judge.comparison import Cells
-from judge.errors import JudgeError, RunInterrupted
-from judge.predictions import check_output, predictions_table, read_probabilities, summary, write_predictions
-from judge.progress import ScoringTerminal
+from judge.deadline import Deadline, DeadlinePassed, leave_abandoned, within
+from judge.errors import JudgeError, RunInterrupted, counted
+from judge.predictions import (
+    Predictions,
+    check_output,
+    predictions_table,
+    read_probabilities,
+    summary,
+    write_predictions,
+)
+from judge.progress import ScoringTerminal, what_is_missing
+from judge.quick_submission import check_quick_below, quick_submission
 from judge.recalibrate import recalibrate, without_calibration
-from judge.run_folder import RunFolder, differences, read_run_record, write_run_record
-from judge.score import Scorer
+from judge.run_folder import Manifest, RunFolder, differences, read_run_record, write_run_record
+from judge.score import NOT_HASHED, Scorer
 from judge.score_settings import ScoreSettings
 from judge.submission import Form, check_form, read_form, write_submission
 from judge.table import OnBadRow, Table, read_ids
@@ -25,11 +34,15 @@ LOW_MASS = 0.5
 
 @dataclass(frozen=True)
 class SubmissionOptions:
-    """Where to write a submission (None: nowhere), the contest's sample of it, the smallest probability."""
+    """Where to write a submission (None: nowhere), the contest's sample of it, the smallest probability.
+
+    `quick_below`: tables of fewer rows get a uniform submission at once, and nothing else (`judge.quick_submission`).
+    """
 
     path: Path | None = None
     sample: Path | None = None
     floor: float = 1e-4
+    quick_below: int = 0
 
 
 def run_score(
@@ -43,8 +56,12 @@ def run_score(
     on_bad_row: OnBadRow,
     restart: bool,
     base: Path | None = None,
+    deadline: Deadline | None = None,
 ) -> None:
     """Score a table file into a predictions file, and a submission if wanted.
+
+    Args:
+        deadline: what cannot be read by then is given up and flagged (docs/deadline.md).
 
     Raises:
         JudgeError: any mistake in the input or the settings; nothing is written then.
@@ -57,22 +74,23 @@ def run_score(
     _refuse_same_files(
         table=table_path, output=output, record=record, submission=submission.path, sample=submission.sample
     )
-    folder = open_model(model, base)
+    folder = open_model(model, base, weights_needed=settings.server is None)
     if form.ids is not None:
         check_form(form, read_ids(table_path))
-    events = ScoringTerminal()
+    if _submitted_without_a_model(table, submission, form):
+        return
+    events = ScoringTerminal(deadline=deadline)
     parts = output.with_name(output.name + ".parts")
     with Scorer(folder, settings, parts) as scorer:
-        for warning in (scorer.warning, scorer.calibration_warning):
-            if warning:
-                events.warn(warning)
+        _warn_of_settings(scorer, events)
         if output.exists() and not restart and _is_done(scorer, table, output, record, parts, events):
             _submit_existing(output, submission, form, events)
             return
         existed = parts.exists()
         run = RunFolder(parts)
         try:
-            figures = _score_and_write(scorer, table, run, output, record, submission, form, events, restart)
+            wanted = _Output(output, record, submission, form)
+            figures = _score_and_write(scorer, table, run, wanted, events, restart, deadline)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping the engines takes some seconds
             again = "the same command without --restart" if restart else "the same command again"
@@ -84,8 +102,20 @@ def run_score(
         finally:
             events.end()
             run.close()
-        run.remove()
+        if not (existed and figures["hashed"] is False):  # else it holds an earlier session's work
+            run.remove()
     events.report(figures, scorer.pool.config, output, submission.path)
+    _warn_of_mass(figures, folder, events)
+    leave_abandoned()
+
+
+def _warn_of_settings(scorer: Scorer, events: ScoringTerminal) -> None:
+    for warning in (scorer.warning, scorer.calibration_warning):
+        if warning:
+            events.warn(warning)
+
+
+def _warn_of_mass(figures: dict[str, Any], folder: ModelFolder, events: ScoringTerminal) -> None:
     mass = figures["median_verdict_mass"]
     if mass is not None and mass < LOW_MASS and not _was_taught_without_mass(folder):
         events.warn(
@@ -99,37 +129,86 @@ def _was_taught_without_mass(model: ModelFolder) -> bool:
     return model.judge is not None and model.judge.setting("loss") == "verdicts"
 
 
+@dataclass(frozen=True)
+class _Output:
+    """The files that a run writes."""
+
+    path: Path
+    record: Path
+    submission: SubmissionOptions
+    form: Form
+
+
 def _score_and_write(
     scorer: Scorer,
     table: Table,
     run: RunFolder,
-    output: Path,
-    record: Path,
-    submission: SubmissionOptions,
-    form: Form,
+    output: _Output,
     events: ScoringTerminal,
     restart: bool,
+    deadline: Deadline | None,
 ) -> dict[str, Any]:
     """Score in the run's folder, write output, submission and record, and return the run's figures."""
-    scorer.start(events.note)  # the engine loads the model while its files are hashed
-    manifest = scorer.manifest(table)
+    manifest, predictions = _score(scorer, table, run, output.record, events, restart, deadline)
+    events.end()
+    write_predictions(output.path, predictions_table(predictions))
+    submission = output.submission
+    if submission.path is not None:
+        write_submission(submission.path, predictions.prepared.ids(), predictions.p, output.form, submission.floor)
+    figures = summary(predictions)
+    write_run_record(output.record, manifest, figures)
+    figures["hashed"] = manifest["model"] != NOT_HASHED
+    return figures
+
+
+def _score(
+    scorer: Scorer,
+    table: Table,
+    run: RunFolder,
+    record: Path,
+    events: ScoringTerminal,
+    restart: bool,
+    deadline: Deadline | None,
+) -> tuple[Manifest, Predictions]:
+    """Return the run's manifest and predictions; the engine loads the model while its files are hashed."""
+    if deadline is None:
+        scorer.start(events.note)
+        manifest = scorer.manifest(table)
+        _begin(run, manifest, record, events, restart)
+        return manifest, scorer.score(table, run, events)
+    bare = scorer.without_prompts(table, run)
+    stop_at = scorer.stop_at(bare, deadline)
+    try:
+        within(stop_at, lambda: scorer.start(events.note))
+        manifest = within(stop_at, lambda: scorer.manifest(table))
+    except DeadlinePassed:
+        return scorer.manifest_without_hashes(), scorer.nothing_read(bare, events, deadline)
+    _begin(run, manifest, record, events, restart)
+    return manifest, scorer.score_in_time(table, bare, run, events, deadline)
+
+
+def _begin(run: RunFolder, manifest: Manifest, record: Path, events: ScoringTerminal, restart: bool) -> None:
     if restart:  # from here on, the same command without --restart goes on with this run
         record.unlink(missing_ok=True)
     # what is read does not depend on the calibration: a run may go on with another one
     if run.begin(without_calibration(manifest), restart):
         events.note(f"going on with the unfinished run in {run.path}")
     events.begin()
-    predictions = scorer.score(table, run, events)
-    events.end()
-    write_predictions(output, predictions_table(predictions))
-    if submission.path is not None:
-        write_submission(submission.path, predictions.prepared.ids(), predictions.p, form, submission.floor)
-    figures = summary(predictions)
-    write_run_record(record, manifest, figures)
-    return figures
+
+
+def _submitted_without_a_model(table: Table, submission: SubmissionOptions, form: Form) -> bool:
+    """Write the quick submission of a table that is small enough for it; say whether it was."""
+    if submission.path is None or not submission.quick_below:
+        return False
+    rows = quick_submission(table, submission.quick_below, submission.path, form)
+    if rows is None:
+        return False
+    print(f"wrote {submission.path}: a third for each verdict of {counted(rows, 'row')}, without a model")
+    return True
 
 
 def check_submission_options(submission: SubmissionOptions) -> Form:
+    check_quick_below(submission.quick_below, submission.path)
     if submission.path is None:
         if submission.sample is not None:
             raise JudgeError("--sample is only used with --submission")
@@ -165,13 +244,20 @@ def _is_done(scorer: Scorer, table: Table, output: Path, record: Path, parts: Pa
             return False
         raise JudgeError(f"{output} exists and is not a finished run of judge; pass --restart to overwrite it")
     old, manifest = read_run_record(record), scorer.manifest(table)
+    if old["model"] == NOT_HASHED:
+        raise JudgeError(
+            f"{output} is complete, but its deadline had passed before anything was read: all rows have the class "
+            "priors; pass --restart to score again"
+        )
     if changed := differences(without_calibration(old), without_calibration(manifest)):
         raise JudgeError(
             f"{output} holds the result of another {', '.join(changed)}; choose another output, or pass "
             "--restart to overwrite it"
         )
     if not differences(old, manifest):
-        events.note(f"{output} is complete already; pass --restart to score again")
+        events.note(
+            f"{output} is complete{what_is_missing(old['result']) or ' already'}; pass --restart to score again"
+        )
         if (parts / "manifest.json").exists():  # killed while they were being removed
             RunFolder(parts).remove()
         return True

@@ -16,16 +16,17 @@ from judge.bundle import ModelFolder
 from judge.calibration.parameters import ORDERS, Calibration, Orders
 from judge.engine import EngineConfig, Readout
 from judge.engine.adapter import refuse_adapter
-from judge.engine.pool import WorkerPool, cpu_environments, gpu_environments
+from judge.engine.pool import Pool, WorkerPool, cpu_environments, gpu_environments
+from judge.engine.ray import RayPool
 from judge.engine.weights import Weights, choose_weights
 from judge.errors import JudgeError
+from judge.planning.kernels import NO_FLOAT16, prefer_bfloat16, refuse_cards
+from judge.planning.memory import besides
 from judge.prompt import Budget, PromptBuilder
 from judge.template import Template, load_template
 
 DEFAULT_MAX_TOKENS = 2048
 DEFAULT_TEMPLATE = "side-by-side"
-# Model types that vLLM 0.32 refuses to run in float16 (vllm/config/model.py).
-NO_FLOAT16 = ("gemma2", "gemma3", "gemma3_text", "glm4")
 
 
 class EngineSettings(BaseModel):
@@ -69,6 +70,13 @@ class ScoreSettings(EngineSettings):
             what the model takes, `middle`, and 0.2 and 0.4.
         swap: `off`, `all`, `auto` or a percentage such as `25%` (see `swap_share`).
         calibration: `auto` applies the one that the bundle holds (`judge calibrate`), `off` does not.
+        engine: `local` runs the engine on this machine, `ray` on the machines of a Ray cluster (`judge.engine.ray`).
+        ray_address: address of that cluster; by default RAY_ADDRESS, or a Ray of its own on this machine.
+        server: URL of a running `vllm serve` that reads the prompts instead (`judge.engine.server`).
+        server_model: name of the model there, where it serves several.
+        server_requests: most requests at a time, of up to 8 prompts.
+        server_timeout: seconds until a request must be answered.
+        server_patience: seconds without any answer until a run gives up.
     """
 
     template: str | None = None
@@ -77,6 +85,13 @@ class ScoreSettings(EngineSettings):
     shares: tuple[float, float] | None = None
     swap: str = "off"
     calibration: Literal["auto", "off"] = "auto"
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    server: str | None = None
+    server_model: str | None = None
+    server_requests: int = Field(default=16, ge=1, le=1024)
+    server_timeout: float = Field(default=600, gt=0, le=86_400)
+    server_patience: float = Field(default=300, ge=0, le=86_400)
 
 
 def swap_share(swap: str) -> float | None:
@@ -190,6 +205,8 @@ def usable_gpus(settings: ScoreSettings) -> list[hardware.Gpu]:
 
 def how_weights_are_read(model: ModelFolder, settings: ScoreSettings) -> Weights:
     """Return whether the engine reads the model's own weights or their 32-bit copy."""
+    if settings.server is not None:
+        return Weights(model)
     return choose_weights(model, settings.weights, settings.readout, settings.dtype, usable_gpus(settings))
 
 
@@ -199,12 +216,54 @@ def _choose_dtype(weights: Weights, settings: ScoreSettings, gpus: list[hardware
         dtype = hardware.choose_packed_dtype(settings.dtype, weights.dtype, gpus, float16)
     else:
         dtype = hardware.choose_dtype(settings.dtype, weights.dtype, gpus)
-    if dtype == "float16" and not float16 and settings.readout != "transformers":
+    dtype = prefer_bfloat16(dtype, settings.dtype, model.model_type, gpus)
+    if settings.readout == "transformers":
+        return dtype
+    if dtype == "float16" and not float16 and not gpus:
         raise JudgeError(
-            f"{model.path.name}: vLLM does not run {model.model_type} in float16, and these GPUs have no bfloat16; "
-            "use --dtype=float32 (twice the memory) or another model"
+            f"{model.path.name}: vLLM does not run {model.model_type} in float16; leave out --dtype=float16"
         )
+    refuse_cards(model.config, gpus, dtype, packed=weights.way == "stored")
     return dtype
+
+
+# What a server decides by itself.
+_OF_THE_SERVER = (
+    "readout",
+    "dtype",
+    "weights",
+    "device",
+    "parallel",
+    "workers",
+    "gpu_memory_utilization",
+    "batch_tokens",
+    "engine",
+    "ray_address",
+)
+
+
+def _server_pool(model: ModelFolder, settings: ScoreSettings, builder: PromptBuilder) -> Pool:
+    from judge.engine.server import Endpoint, ServerPool, probe_of, server_key, server_url  # httpx, only if used
+
+    fields = ScoreSettings.model_fields
+    given = [f"--{n.replace('_', '-')}" for n in _OF_THE_SERVER if getattr(settings, n) != fields[n].default]
+    if given:
+        raise JudgeError(f"--server: the server decides these by itself; leave out {', '.join(given)}")
+    text, ids = probe_of(builder)
+    endpoint = Endpoint(
+        url=server_url(str(settings.server)),
+        key=server_key(),
+        wanted=settings.server_model,
+        adapter=model.adapter is not None,
+        requests=settings.server_requests,
+        timeout=settings.server_timeout,
+        patience=settings.server_patience,
+        verdict_ids=builder.verdict_ids,
+        max_prompt_tokens=builder.budget.max_tokens,
+        probe_text=text,
+        probe_ids=ids,
+    )
+    return ServerPool(endpoint)
 
 
 def make_pool(
@@ -213,12 +272,14 @@ def make_pool(
     builder: PromptBuilder,
     log_folder: Path,
     command: Sequence[str],
-) -> WorkerPool:
+) -> Pool:
     model = weights.model
+    if settings.server is not None:
+        return _server_pool(model, settings, builder)
     gpus = usable_gpus(settings)
     dtype = _choose_dtype(weights, settings, gpus)
     refuse_adapter(model, settings.readout, dtype, "cuda" if gpus else "cpu", weights.shapes if model.adapter else None)
-    batch_tokens = settings.batch_tokens or (8192 if gpus else 4096)
+    batch_tokens = settings.batch_tokens or hardware.default_batch_tokens(gpus)
     per_token = model.cache_bytes_per_token(4 if dtype == "float32" else 2)
     # room for a whole batch, and for the prefixes that prompts share
     cache = per_token * 2 * (batch_tokens + builder.budget.max_tokens)
@@ -237,17 +298,28 @@ def make_pool(
         max_batch_rows=min(128, batch_tokens),  # vLLM wants no more rows than tokens
     )
     if not gpus:
-        environments = cpu_environments(settings.workers, hardware.cpu_cores(), config.cpu_cache_gib)
         # where a CPU can, vLLM would round what goes into 4-bit layers to 8 bits: other numbers than anywhere else
-        environments = [{**environment, "VLLM_CPU_INT4_W4A8": "0"} for environment in environments]
+        exact = {"VLLM_CPU_INT4_W4A8": "0"}
+        if settings.engine == "ray":
+            return RayPool(config, settings.workers, exact, log_folder, settings.ray_address, command)
+        environments = cpu_environments(settings.workers, hardware.cpu_cores(), config.cpu_cache_gib)
+        environments = [{**environment, **exact} for environment in environments]
         return WorkerPool(config, environments, log_folder, command)
-    size = weights.loaded_bytes(2 if dtype != "float32" else 4)
+    each = 2 if dtype != "float32" else 4
     workers, cards = hardware.choose_parallel(
-        settings.parallel, size, gpus, model.heads, settings.gpu_memory_utilization
+        settings.parallel,
+        weights.loaded_bytes(each),
+        gpus,
+        model.heads,
+        settings.gpu_memory_utilization,
+        besides(model.config, batch_tokens, config.max_batch_rows, builder.budget.max_tokens + 1, each),
     )
+    if settings.readout != "transformers":
+        refuse_cards(model.config, gpus, dtype, cards, packed=weights.way == "stored")
     config = config.model_copy(update={"tensor_parallel": cards})
-    environments = gpu_environments(gpus, workers, cards)
-    if settings.readout == "vllm-processor":
-        # vLLM's second model runner, its default on CUDA, takes logits processors of another class only
-        environments = [{**environment, "VLLM_USE_V2_MODEL_RUNNER": "0"} for environment in environments]
+    # vLLM's second model runner, its default on CUDA, takes logits processors of another class only
+    runner = {"VLLM_USE_V2_MODEL_RUNNER": "0"} if settings.readout == "vllm-processor" else {}
+    if settings.engine == "ray":
+        return RayPool(config, workers, runner, log_folder, settings.ray_address, command)
+    environments = [{**environment, **runner} for environment in gpu_environments(gpus, workers, cards)]
     return WorkerPool(config, environments, log_folder, command)
