@@ -77,7 +77,7 @@ class ModelFolder:
     Attributes:
         path: the folder with the model's weights, absolute.
         config: its config.json.
-        shards: the safetensors files with its weights.
+        shards: the safetensors files with its weights; none where they lie on a server.
         adapter: the adapter, or None.
         judge: what `judge.json` says, or None for a model that judge did not train.
     """
@@ -194,7 +194,8 @@ class ModelFolder:
         """
         if self.adapter is None:
             return self.base_digest
-        if self.judge is not None and self.judge.base.digest != self.base_digest:
+        # without its weights (they lie on a server), a base cannot be told from another one
+        if self.judge is not None and self.shards and self.judge.base.digest != self.base_digest:
             raise JudgeError(
                 f"{self.path}: is not the base model that {self.adapter.path.name} was trained on (the hash of its "
                 "files differs); give the right folder with --base"
@@ -260,12 +261,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_model(folder: str | Path, base: str | Path | None = None) -> ModelFolder:
+def open_model(folder: str | Path, base: str | Path | None = None, weights_needed: bool = True) -> ModelFolder:
     """Check a model folder or judge bundle before anything heavy is started.
 
     Args:
         folder: a model folder, a judge bundle, or the folder of a PEFT LoRA adapter.
         base: the base model of an adapter, where it is not in the folder that the adapter names.
+        weights_needed: refuse a folder without them; otherwise config and tokenizer are enough (a server has the rest).
 
     Raises:
         JudgeError: not a folder, no config, an adapter whose base is not found or that was never trained, weights
@@ -274,17 +276,19 @@ def open_model(folder: str | Path, base: str | Path | None = None) -> ModelFolde
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise JudgeError(
-            f"{printable(str(folder))}: no such model folder; judge reads models from disk only "
+            f"{printable(str(folder), 4096)}: no such model folder; judge reads models from disk only "
             "(fetch one with: hf download ORG/NAME --local-dir FOLDER)"
         )
     judge = read_judge_file(path)
     if is_adapter(path):
-        adapter = _open_adapter(path)
-        return replace(_open_base(adapter, judge, base), adapter=adapter, judge=judge)
+        adapter = _open_adapter(path, weights_needed)
+        return replace(_open_base(adapter, judge, base, weights_needed), adapter=adapter, judge=judge)
     if base is not None:
         raise JudgeError(f"{path}: is a whole model, so --base has no effect")
     config = _read_config(path / "config.json")
     shards = sorted(path.glob("*.safetensors"))
+    if not weights_needed:
+        return ModelFolder(path.resolve(), config, _shards_if_whole(path, shards), judge=judge)
     if not shards:
         pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
         reason = "only pickle files, which judge does not load" if pickles else "no weights"
@@ -297,13 +301,16 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
 
 
-def _open_adapter(path: Path) -> Adapter:
+def _open_adapter(path: Path, weights_needed: bool = True) -> Adapter:
     config = _read_config(path / ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         raise JudgeError(f"{path}: holds a {printable(config.get('peft_type'))} adapter; judge reads LoRA adapters")
-    if not (path / ADAPTER_WEIGHTS).exists():
+    weights = path / ADAPTER_WEIGHTS
+    if not weights_needed and (not weights.exists() or _is_pointer(weights)):
+        return Adapter(path.resolve(), config)
+    if not weights.exists():
         raise JudgeError(f"{path}: no {ADAPTER_WEIGHTS}; the adapter's weights are missing")
-    _check_shards(path, [path / ADAPTER_WEIGHTS])
+    _check_shards(path, [weights])
     if adapter_is_untrained(path):
         raise JudgeError(
             f"{path}: all B matrices of the adapter are zero: it was never trained and would change nothing"
@@ -311,17 +318,19 @@ def _open_adapter(path: Path) -> Adapter:
     return Adapter(path.resolve(), config)
 
 
-def _open_base(adapter: Adapter, judge: JudgeFile | None, base: str | Path | None) -> ModelFolder:
+def _open_base(
+    adapter: Adapter, judge: JudgeFile | None, base: str | Path | None, weights_needed: bool = True
+) -> ModelFolder:
     named = base or (judge.base.path if judge else adapter.config.get("base_model_name_or_path"))
     path = Path(str(named)).expanduser()
     if not path.is_dir():
         raise JudgeError(
-            f"{adapter.path}: holds an adapter, and its base model is not at {printable(str(path))}; "
+            f"{adapter.path}: holds an adapter, and its base model is not at {printable(str(path), 4096)}; "
             "give the base model's folder with --base"
         )
     if is_adapter(path):
         raise JudgeError(f"{path}: is itself an adapter, not the base model that {adapter.path.name} needs")
-    return open_model(path)
+    return open_model(path, weights_needed=weights_needed)
 
 
 def adapter_is_untrained(path: Path) -> bool:
@@ -350,12 +359,25 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _is_pointer(path: Path) -> bool:
+    """Whether a file is what Git LFS leaves in place of weights."""
+    with path.open("rb") as file:
+        return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+
+
+def _shards_if_whole(path: Path, shards: list[Path]) -> tuple[Path, ...]:
+    """Return what `_check_shards` does, or nothing where files are missing or pointers."""
+    try:
+        return _check_shards(path, shards)
+    except JudgeError:
+        return ()
+
+
 def _check_shards(path: Path, shards: list[Path]) -> tuple[Path, ...]:
     """Return the files that the index names, or all without `consolidated*` copies where there is no index."""
     for shard in shards:
-        with shard.open("rb") as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                raise JudgeError(f"{shard}: is a Git LFS pointer, not weights; run: git lfs pull")
+        if _is_pointer(shard):
+            raise JudgeError(f"{shard}: is a Git LFS pointer, not weights; run: git lfs pull")
     index = path / "model.safetensors.index.json"
     if index.exists():
         names = set(_read_config(index).get("weight_map", {}).values())
