@@ -33,15 +33,17 @@ from judge.comparison import (
 )
 from judge.errors import JudgeError, printable
 from judge.labels import LabelError, check_label_columns, read_label, read_source, read_weight
+from judge.parquet_folder import parts_of
 from judge.table_files import (
     DESCRIPTIONS,
     OPTIONAL,
-    SUFFIXES,
     TRAINING,
     Columns,
     check_file,
+    check_table,
     file_columns,
     frame_columns,
+    table_kind,
 )
 
 if TYPE_CHECKING:
@@ -80,14 +82,17 @@ class Table:
         on_bad_row: OnBadRow = "error",
         labels: Labels = "optional",
     ) -> Table:
-        """Return the table of a file.
+        """Return the table of a file, or of a folder of Parquet files where labels are optional (else rows are copied).
 
         Raises:
             JudgeError: no such file, an unknown suffix, or a content that is not what the suffix says.
         """
         path = Path(path)
-        check_file(path)
-        return cls(printable(path.name, 255), cells, on_bad_row, labels, path=path)
+        if labels == "optional":
+            check_table(path)
+        else:
+            check_file(path)
+        return cls(printable(path.name or path.resolve().name, 255), cells, on_bad_row, labels, path=path)
 
     def chunks(self) -> Iterator[list[Comparison]]:
         """Yield the comparisons in the table's order, at most `CHUNK_ROWS` at a time.
@@ -114,7 +119,7 @@ class Table:
         """
         import pyarrow as pa
 
-        if self.path is not None and SUFFIXES[self.path.suffix.lower()] == "csv":
+        if self.path is not None and table_kind(self.path) == "csv":
             texts = [str(i) for i in self._rows]
             if all(_INTEGER.fullmatch(t) for t in texts):
                 try:
@@ -127,14 +132,15 @@ class Table:
     def digest(self) -> str:
         """Return a SHA-256 over the table's content and the way its cells are read.
 
-        It is over a file's bytes, and over those columns of a DataFrame that are read, so whether labels are
-        required tells itself where it makes a difference.
+        It is over a file's bytes (a folder's files in their order), and over those columns of a DataFrame that are
+        read, so whether labels are required tells itself where it makes a difference.
         """
         sha = hashlib.sha256(f"{self.cells} {self.on_bad_row}".encode())
         if self.path is not None:
-            with self.path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    sha.update(block)
+            for part in parts_of(self.path):
+                with part.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        sha.update(block)
         else:
             for columns in self._columns():
                 sha.update(json.dumps(columns, default=str).encode())

@@ -14,6 +14,7 @@ import numpy as np
 
 from judge.comparison import LABEL_COLUMNS, SOFT_COLUMNS, TEXT_COLUMNS
 from judge.errors import JudgeError, printable, suggestion
+from judge.parquet_folder import parts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +33,21 @@ SUFFIXES = {
     ".ndjson": "jsonl",
 }
 CHUNK_ROWS = 512
+
+
+def table_kind(path: Path) -> str:
+    """Return the kind of a table that has been checked: `csv`, `jsonl` or `parquet`, which folders are too."""
+    return "parquet" if path.is_dir() else SUFFIXES[path.suffix.lower()]
+
+
+def check_table(path: Path) -> None:
+    """Check a table's file, or the files of a folder of Parquet files (`judge.parquet_folder`).
+
+    Raises:
+        JudgeError: see `check_file`; a folder has no such files.
+    """
+    for part in parts_of(path) or [path]:
+        check_file(part)
 
 
 def check_file(path: Path) -> None:
@@ -231,15 +247,29 @@ def _plain_value(value: Any) -> Any:
 
 
 def file_columns(path: Path, name: str, optional: tuple[str, ...] = OPTIONAL) -> Iterator[Columns]:
-    """Yield a table file's columns, `CHUNK_ROWS` rows at a time.
+    """Yield a table file's columns, `CHUNK_ROWS` rows at a time; of a folder, those of its files one after the other.
 
     Args:
-        path: a file that `check_file` has seen.
+        path: a file that `check_file` has seen, or a folder that `check_table` has.
         name: what errors call it.
         optional: the columns that are read where they are there; no others are, besides the needed ones.
 
     Raises:
-        JudgeError: the file cannot be read, or lacks a needed column.
+        JudgeError: the file cannot be read, or lacks a needed column; the files of a folder have not the same columns.
     """
+    if path.is_dir():
+        return _folder_columns(path, name, optional)
     reader = {"csv": _csv_columns, "parquet": _parquet_columns, "jsonl": _jsonl_columns}
     return reader[SUFFIXES[path.suffix.lower()]](path, name, optional)
+
+
+def _folder_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterator[Columns]:
+    first: list[str] = []
+    for part in parts_of(path):
+        part_name = f"{name}/{printable(part.name, 255)}"
+        for columns in _parquet_columns(part, part_name, optional):
+            first = first or list(columns)
+            if (odd := next(iter({*first} ^ {*columns}), None)) is not None:
+                lacking = "the first file" if odd in columns else "this file"
+                raise JudgeError(f"{part_name}: {lacking} has no column {odd!r}; the files of a folder are one table")
+            yield columns

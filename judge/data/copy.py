@@ -59,6 +59,8 @@ def copy_rows(source: Path, keep: NDArray[np.bool_], path: Path) -> None:
         JudgeError: the source has changed meanwhile, or holds what the other format cannot.
     """
     name = printable(source.name, 255)
+    if source.is_dir():
+        raise JudgeError(f"{name}: is a folder; its rows are read where they are, and copied from a single file only")
     kinds = (SUFFIXES[source.suffix.lower()], SUFFIXES[path.suffix.lower()])
     with whole_file(path) as temporary:
         if kinds == ("csv", "csv"):

@@ -1,0 +1,121 @@
+"""Folders of Parquet files that are one table: found, read and written whole.
+
+The parts are the files `*.parquet` (or `*.pq`) directly in the folder, in the order of their names; what other programs
+leave beside them (`_SUCCESS`, `.part-0.crc`) is passed over. A part has the rows that follow those of the one before.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from judge.errors import JudgeError, printable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = (".parquet", ".pq")
+PART_ROWS = 100_000  # rows of each file that is written
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the files that a table consists of, sorted by name: of a folder its parts, else the file itself.
+
+    Raises:
+        JudgeError: a folder in which other folders hold Parquet files, which would be left out.
+    """
+    if not path.is_dir():
+        return [path]
+    nested = next((inner for inner in path.glob("*/*") if _is_part(inner) and _is_visible(inner.parent)), None)
+    if nested is not None:
+        raise JudgeError(
+            f"{printable(str(path), 4096)}: holds a folder of Parquet files, {printable(nested.parent.name, 255)}; "
+            "only files directly in it are read, so give that folder, or put all files into one"
+        )
+    return sorted(inner for inner in path.iterdir() if _is_part(inner))
+
+
+def read_table(path: Path) -> pa.Table:
+    """Return all columns of a Parquet file or folder.
+
+    Raises:
+        OSError, pyarrow.ArrowException: it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for part in parts_of(path):
+        with pq.ParquetFile(part) as file:
+            tables.append(file.read())
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that a folder may be written under this name.
+
+    Raises:
+        JudgeError: something else is there.
+    """
+    if path.is_file():
+        raise JudgeError(f"{path}: is a file, expected a folder; a name without suffix is a folder of Parquet files")
+    strange = next((inner for inner in path.iterdir() if not _is_own(inner)), None) if path.exists() else None
+    if strange is not None:
+        raise JudgeError(
+            f"{path}: is a folder that holds {printable(strange.name, 255)}, which are no predictions; give the name "
+            "of a folder that judge may replace"
+        )
+
+
+def write_folder(path: Path, table: pa.Table, part_rows: int = PART_ROWS) -> None:
+    """Write a table as a folder of Parquet files, `part-00000.parquet` and so on, whole or not at all.
+
+    A folder of that name is replaced; whoever looks in between finds none.
+
+    Raises:
+        JudgeError: it cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    check_replaceable(path)
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        for number, start in enumerate(range(0, max(table.num_rows, 1), part_rows)):
+            part = temporary / f"part-{number:05d}.parquet"
+            pq.write_table(table.slice(start, part_rows), part)
+            _to_disk(part)
+        _to_disk(temporary)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise JudgeError(f"{path}: cannot be written ({reason})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_part(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and _is_visible(path) and path.is_file()
+
+
+def _is_visible(path: Path) -> bool:
+    return not path.name.startswith((".", "_"))
+
+
+def _is_own(path: Path) -> bool:
+    return path.is_file() and path.name.startswith("part-") and path.suffix == ".parquet"
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
