@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/.ready-$(DEVICE)
 MODEL := $(CACHE)/SmolLM2-135M-Instruct
 
-.PHONY: install demo test test-fast lint bench clean
+.PHONY: install demo test test-fast lint bench wheelhouse clean
 
 install: $(READY)
 
@@ -63,6 +63,16 @@ bench: $(READY) $(MODEL)/judge-demo-model.json
 	$(BIN)/python bench/evaluate.py
 	bash requirements/browser.sh
 	$(BIN)/python bench/report_open.py
+
+# Wheels for a machine without a network (docs/offline.md), for CUDA unless DEVICE says otherwise; core is judge alone.
+WHEELHOUSE_DEVICE := $(if $(filter file,$(origin DEVICE)),cuda,$(DEVICE))
+WHEELHOUSE_PYTHON ?= 3.12
+WHEELHOUSE_GLIBC ?= 2.35
+WHEELHOUSE ?= wheelhouse-$(WHEELHOUSE_DEVICE)
+
+wheelhouse:
+	$(PYTHON) requirements/wheelhouse.py $(WHEELHOUSE_DEVICE) -o "$(WHEELHOUSE)" --python "$(WHEELHOUSE_PYTHON)" \
+	    --glibc "$(WHEELHOUSE_GLIBC)" --torch-index "$(TORCH_INDEX)"
 
 clean:
 	rm -rf .venv demo-out bench/out
