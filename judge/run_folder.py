@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -25,6 +27,8 @@ from judge.shards import Shard
 Manifest = dict[str, Any]
 
 _SHARD = np.dtype([("row", np.int32), ("swapped", np.bool_), ("logprobs", np.float64, 3)])
+# Behind the records: a disk that fails, or a file that was half copied, must not become a prediction.
+_CHECKSUM_BYTES = 16
 # What a difference in the manifest is called when a run cannot go on.
 _WORDS = {
     "table": "table",
@@ -100,6 +104,23 @@ def read_run_record(path: Path) -> dict[str, Any]:
     return content
 
 
+def _checksum(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_CHECKSUM_BYTES).digest()
+
+
+def _read_records(path: Path) -> NDArray[np.void] | None:
+    """Return the records of a shard's file, or None when it is not there as it was written."""
+    try:
+        content = path.read_bytes()
+        data, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+        if checksum != _checksum(data):
+            return None
+        records: NDArray[np.void] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return records if records.dtype == _SHARD else None
+
+
 class RunFolder:
     """A run's working folder, locked while this object is open."""
 
@@ -136,8 +157,9 @@ class RunFolder:
         file = self.path / "manifest.json"
         if not file.exists() and not restart and not self._is_fresh():
             raise JudgeError(f"{self.path}: holds files that are not of a run; move them away, or pass --restart")
-        if file.exists() and not restart:
-            changed = differences(json.loads(file.read_text(encoding="utf-8")), manifest)
+        before = None if restart else self._manifest()
+        if before is not None:
+            changed = differences(before, manifest)
             if changed:
                 raise JudgeError(
                     f"{self.path}: holds an unfinished run with another {', '.join(changed)}; "
@@ -148,6 +170,14 @@ class RunFolder:
         with whole_file(file) as temporary:
             temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         return False
+
+    def _manifest(self) -> Manifest | None:
+        """Return the manifest of the run that the folder holds; None if there is none, or a disk has spoilt it."""
+        try:
+            content = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
 
     def _is_fresh(self) -> bool:
         names = [entry.name for entry in self.path.iterdir()]
@@ -177,19 +207,27 @@ class RunFolder:
         """Write a finished shard; log-probabilities as read, shape (prompts, 3)."""
         records = np.zeros(len(shard.rows), dtype=_SHARD)
         records["row"], records["swapped"], records["logprobs"] = shard.rows, shard.swapped, logprobs
-        with whole_file(self._shard_path(group, number)) as temporary, temporary.open("wb") as file:
-            np.save(file, records, allow_pickle=False)
+        content = io.BytesIO()
+        np.save(content, records, allow_pickle=False)
+        with whole_file(self._shard_path(group, number)) as temporary:
+            temporary.write_bytes(content.getvalue() + _checksum(content.getvalue()))
 
     def read_shard(self, group: str, number: int, shard: Shard) -> NDArray[np.float64] | None:
-        """Return a shard's log-probabilities, or None when it is not (or not readably) there."""
-        path = self._shard_path(group, number)
-        try:
-            records = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        """Return a shard's log-probabilities, or None when it is not there as it was written."""
+        records = _read_records(self._shard_path(group, number))
+        if records is None:
             return None
-        same = (
-            records.dtype == _SHARD
-            and np.array_equal(records["row"], shard.rows)
-            and np.array_equal(records["swapped"], shard.swapped)
-        )
+        same = np.array_equal(records["row"], shard.rows) and np.array_equal(records["swapped"], shard.swapped)
         return records["logprobs"] if same else None
+
+    def shards_like(self, pattern: str) -> Iterator[tuple[str, int, Shard, NDArray[np.float64]]]:
+        """Yield group, number, prompts (`tokens` is 0) and log-probabilities of whole shards, whatever rows they hold.
+
+        Args:
+            pattern: of the groups' names, such as `late*`.
+        """
+        for path in sorted(self.path.glob(f"shard-{pattern}-*.npy")):
+            records = _read_records(path)
+            _, group, number = path.stem.split("-", 2)
+            if records is not None and number.isdecimal():
+                yield group, int(number), Shard(records["row"], records["swapped"], 0), records["logprobs"]

@@ -117,6 +117,18 @@ def test_an_engine_that_dies_once_costs_nothing(
     assert pool.last_failure == "the engine process ended with status 7"
 
 
+def test_memory_that_runs_out_once_changes_no_number_and_only_what_is_left_for_the_cache(
+    tiny_model: Path, tmp_path: Path, expected: NDArray[np.float64]
+) -> None:
+    mark = tmp_path / "died"
+    once = f"if not os.path.exists({str(mark)!r}): open({str(mark)!r}, 'w').close(); raise MemoryError('out of memory')"
+    pool = make_pool(tiny_model, tmp_path, failure=once)
+    assert run(pool).tobytes() == expected.tobytes()
+    assert pool.failures == 1
+    assert pool.config.max_batch_tokens == 2048
+    assert pool.config.gpu_memory_utilization == pytest.approx(0.83)
+
+
 def test_an_engine_that_cannot_load_is_an_error_that_names_the_log(tmp_path: Path) -> None:
     pool = make_pool(tmp_path / "nowhere", tmp_path)
     with pytest.raises(JudgeError, match=r"the engine failed while it loaded the model: .*worker-0\.log"):

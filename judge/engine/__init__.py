@@ -28,8 +28,8 @@ class EngineConfig(BaseModel):
         model: folder of the model, for an adapter its base.
         verdict_ids: token ids of A, B and tie.
         max_prompt_tokens: longest prompt that will be asked for.
-        dtype: float32, float16 or bfloat16.
-        device: `cpu` or `cuda`.
+        dtype: float32, float16 or bfloat16; `as served` where a server decides it.
+        device: `cpu`, `cuda` or `server`.
         tensor_parallel: cards that one engine is spread over.
         gpu_memory_utilization: share of each card's memory that the engine may take.
         cpu_cache_gib: key-value cache on a CPU, GiB.
@@ -38,6 +38,8 @@ class EngineConfig(BaseModel):
         prefix_caching: reuse the cache of a shared prompt prefix.
         adapter: folder of a PEFT LoRA adapter that every prompt is read with, or None.
         adapter_rank: the largest rank of its layers.
+        dummy: random weights and no tokenizer; of the model's folder only `config.json` is read (vLLM only).
+        server: what a server calls its version and settings; `model` is then the name of its model.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,8 +48,8 @@ class EngineConfig(BaseModel):
     readout: Readout = "vllm"
     verdict_ids: tuple[int, int, int]
     max_prompt_tokens: int
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "float16", "bfloat16", "as served"] = "float32"
+    device: Literal["cpu", "cuda", "server"] = "cpu"
     tensor_parallel: int = 1
     gpu_memory_utilization: float = 0.9
     cpu_cache_gib: int = 1
@@ -56,15 +58,26 @@ class EngineConfig(BaseModel):
     prefix_caching: bool = True
     adapter: str | None = None
     adapter_rank: int = 0
+    dummy: bool = False
+    server: str | None = None
+
+    def roomier(self) -> EngineConfig:
+        """Return a config that takes less of the card for the cache: what is tried first after memory ran out.
+
+        The batches stay as they are, and so do the numbers to the last bit.
+        """
+        return self.model_copy(update={"gpu_memory_utilization": max(self.gpu_memory_utilization - 0.07, 0.5)})
 
     def halved(self) -> EngineConfig:
-        """Return a config with half the batch and less of the card: what is tried after memory ran out."""
-        return self.model_copy(
+        """Return a config with half the batch too: what is tried after memory ran out again.
+
+        Batches of another size round differently: numbers change in their last digits.
+        """
+        # vLLM gives what a smaller batch frees to its cache, unless it is told to take less of the card
+        return self.roomier().model_copy(
             update={
                 "max_batch_tokens": max(self.max_batch_tokens // 2, 512),
                 "max_batch_rows": max(self.max_batch_rows // 2, 1),
-                # vLLM gives what a smaller batch frees to its cache, unless it is told to take less of the card
-                "gpu_memory_utilization": max(self.gpu_memory_utilization - 0.07, 0.5),
             }
         )
 

@@ -1,13 +1,15 @@
 """Starts engine processes, feeds them from one queue, and outlives their deaths.
 
 One process per GPU (or per group of GPUs under tensor parallelism), each seeing only its own cards. When
-a process fails, it is replaced and its job tried again: with half the batch if memory ran out, then prompt
-by prompt; a prompt that fails alone gets NaN and is left to the caller to flag.
+a process fails, it is replaced and its job tried again in the same batches, so that an accident leaves no trace
+in the numbers; if memory ran out, with less of the card for the cache. If that fails too, prompt by prompt and,
+for memory, with half the batch from then on; a prompt that fails alone gets NaN and is left to the caller to flag.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -16,16 +18,17 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from judge.deadline import DeadlinePassed
 from judge.engine import EngineConfig
 from judge.errors import JudgeError, printable
 from judge.hardware import Gpu
@@ -58,6 +61,71 @@ class Job:
     key: int
     rows: int
     load: Load
+
+
+class Say(Protocol):
+    """Told a line. (A `Callable` as the attribute of a dataclass is none that can be set, for mypy in a protocol.)"""
+
+    def __call__(self, text: str, /) -> None:
+        """Show it."""
+        ...
+
+
+class Pool(Protocol):
+    """What reads jobs: local processes (`WorkerPool`), a Ray cluster (`judge.engine.ray`), or a server.
+
+    Attributes:
+        config: what each engine runs.
+        say: told when an engine had to be replaced.
+        failures: engines that failed so far.
+        ready_at: time.monotonic() of the first engine that was ready, None before.
+    """
+
+    config: EngineConfig
+    say: Say
+    failures: int
+    ready_at: float | None
+
+    @property
+    def engines(self) -> int:
+        """How many jobs are read at a time."""
+        ...
+
+    def start(self) -> None:
+        """Start the engines; returns at once, while they load the model."""
+        ...
+
+    def run(
+        self,
+        jobs: Iterable[Job],
+        on_done: Callable[[int, Float], None],
+        on_progress: Callable[[int, int], None],
+        stop_at: float | None = None,
+    ) -> None:
+        """Run jobs until all are done (see `WorkerPool.run`).
+
+        With a deadline, what is read next is decided while others are read: `jobs` is then an iterator from which a
+        job is best taken only when an engine is free for it (one more for the first engine to be ready, that is the
+        least that tells whether there is work). A pool that takes several ahead works too: the iterator ends early
+        while too much is waiting, and `run` is called again.
+
+        Args:
+            stop_at: time.monotonic() at which the run ends, also in mid-job and while engines load or are silent. The
+                engines are stopped at once then (killed, or their answers no longer waited for).
+
+        Raises:
+            JudgeError: the engine does not start, or keeps failing.
+            DeadlinePassed: `stop_at` has come and jobs were left; what they would have given is lost.
+        """
+        ...
+
+    def close(self, at_once: bool = False) -> None:
+        """Stop the engines; safe to call more than once.
+
+        Args:
+            at_once: kill them instead of asking them first: a deadline has come.
+        """
+        ...
 
 
 @dataclass
@@ -95,13 +163,21 @@ class WorkerPool:
     environments: Sequence[dict[str, str]]
     log_folder: Path
     command: Sequence[str] = WORKER_COMMAND
-    say: Callable[[str], None] = print
+    say: Say = print
     failures: int = 0
     failures_in_a_row: int = 0
     last_failure: str = ""
+    memory: dict[int, dict[str, int]] = field(default_factory=dict)  # of each worker that was ready, as it last told
+    load_seconds: float = 0.0  # the longest that an engine took to load the model
     last_jobs_done: list[int] = field(default_factory=list)  # by each worker, up to the last close
     ready_at: float | None = None  # time.monotonic() of the first engine that was ready
     _workers: list[_Worker] = field(default_factory=list)
+    _stop_at: float | None = None
+
+    @property
+    def engines(self) -> int:
+        """How many jobs are read at a time."""
+        return len(self.environments)
 
     def start(self) -> None:
         """Start the worker processes; returns at once, while they load the model."""
@@ -114,43 +190,48 @@ class WorkerPool:
         jobs: Iterable[Job],
         on_done: Callable[[int, Float], None],
         on_progress: Callable[[int, int], None],
+        stop_at: float | None = None,
     ) -> None:
         """Run jobs until all are done.
 
         Args:
-            jobs: in the order in which they are to start.
+            jobs: in the order in which they are to start; each is taken when an engine is free for it.
             on_done: called with a job's key and its log-probabilities, shape (rows, 3).
             on_progress: called with a job's key and a number of prompts, as these finish.
+            stop_at: time.monotonic() at which the engines are killed, whatever they do.
 
         Raises:
             JudgeError: the engine does not start, or keeps failing.
+            DeadlinePassed: `stop_at` came before the end.
 
         Whatever ends it early, the engines are stopped: what they were reading belongs to no later run.
         """
         try:
-            self._run(deque(_Task(job) for job in jobs), on_done, on_progress)
-        except BaseException:
-            self.close()
+            self._stop_at = stop_at
+            self._run(iter(jobs), on_done, on_progress)
+        except BaseException as error:
+            self.close(at_once=isinstance(error, DeadlinePassed))
             raise
 
     def _run(
         self,
-        queue: deque[_Task],
+        jobs: Iterator[Job],
         on_done: Callable[[int, Float], None],
         on_progress: Callable[[int, int], None],
     ) -> None:
         self.start()
         parts: dict[int, tuple[Float, int]] = {}
-        while queue or any(w.task for w in self._workers):
-            for worker in self._workers:
-                if worker.ready and worker.task is None and queue:
-                    self._give(worker, queue.popleft())
-            for connection in wait([w.connection for w in self._workers]):
+        queue: deque[_Task] = deque()
+        while self._give_out(queue, jobs):
+            for connection in wait([w.connection for w in self._workers], self._seconds_left()):
                 worker = next(w for w in self._workers if w.connection is connection)
                 message = self._receive(worker)
                 event = message["event"]
+                if "memory" in message and event != "failed":
+                    self.memory[worker.number] = message["memory"]
                 if event == "ready":
                     worker.ready = True
+                    self.load_seconds = max(self.load_seconds, float(message.get("seconds", 0)))
                     self.ready_at = self.ready_at or time.monotonic()
                 elif event == "progress" and worker.task:
                     on_progress(worker.task.job.key, message["rows"])
@@ -162,18 +243,23 @@ class WorkerPool:
                     _collect(task, logprobs, parts, on_done)
                 elif event == "failed":
                     self._handle_failure(worker, message, queue, parts, on_done)
+            if self._seconds_left() == 0:
+                raise DeadlinePassed
 
-    def close(self) -> None:
+    def close(self, at_once: bool = False) -> None:
         """Stop the workers and whatever they started; safe to call more than once.
 
         They are asked first, so that they can remove what they left in /tmp and /dev/shm, and killed if they
         take too long.
+
+        Args:
+            at_once: kill them without asking.
         """
         if self._workers:
             self.last_jobs_done = [worker.jobs_done for worker in self._workers]
         for worker in self._workers:
             worker.process.terminate()
-        deadline = time.monotonic() + CLOSING_SECONDS
+        deadline = time.monotonic() + (0 if at_once else CLOSING_SECONDS)
         for worker in self._workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(max(deadline - time.monotonic(), 0))
@@ -197,6 +283,21 @@ class WorkerPool:
         connection = Connection(ours.detach())
         connection.send_bytes(self.config.model_dump_json().encode())
         return _Worker(number, process, connection)
+
+    def _seconds_left(self) -> float | None:
+        return None if self._stop_at is None else max(self._stop_at - time.monotonic(), 0)
+
+    def _give_out(self, queue: deque[_Task], jobs: Iterator[Job]) -> bool:
+        """Give each idle worker what waits, or the next job; return whether anything is still to be read."""
+        for worker in self._workers:
+            if worker.ready and worker.task is None:
+                queue.extend(_Task(job) for job in itertools.islice(jobs, 0 if queue else 1))
+                if queue:
+                    self._give(worker, queue.popleft())
+        reading = any(w.task for w in self._workers)
+        if not queue and not reading:  # nobody was ready to take what may be left
+            queue.extend(_Task(job) for job in itertools.islice(jobs, 1))
+        return bool(queue) or reading
 
     def _give(self, worker: _Worker, task: _Task) -> None:
         prompts = task.job.load()
@@ -232,28 +333,32 @@ class WorkerPool:
         self.last_failure = printable(" ".join(str(message["message"]).split()), 300)
         log = self.log_folder / f"worker-{worker.number}.log"
         _kill(worker)
+        self.memory.pop(worker.number, None)
         never = self.ready_at is None
         if never or self.failures_in_a_row >= MAX_FAILURES:
             when = "while it loaded the model" if never else f"{self.failures_in_a_row} times in a row"
             advice = "; use a smaller model, a smaller --max-tokens or more cards" if message["memory"] else ""
             raise JudgeError(f"the engine failed {when}: {self.last_failure}{advice} (its log: {log})")
-        if message["memory"]:
-            self.config = self.config.halved()
         task = worker.task
+        if message["memory"]:
+            again = bool(task.attempts or task.position is not None) if task else self.failures_in_a_row > 1
+            self.config = self.config.halved() if again else self.config.roomier()
         if task is not None and task.position is not None:
             plan = "the prompt that it was reading is left out"
             _collect(task, np.full((1, 3), np.nan), parts, on_done)
         elif task is not None and task.attempts == 0:
-            plan = "its prompts are read again" + (" in smaller batches" if message["memory"] else "")
+            plan = "its prompts are read again" + (" with less of the card's memory" if message["memory"] else "")
             task.attempts += 1
             queue.appendleft(task)
         elif task is not None:
-            plan = "its prompts are read again, one at a time"
+            smaller = " in smaller batches" if message["memory"] else ""
+            plan = f"its prompts are read again, one at a time{smaller}"
             queue.extendleft(_Task(task.job, i) for i in reversed(range(task.job.rows)))
         else:
             plan = "it was idle"
         if not worker.ready:  # it worked before, so this may pass
-            time.sleep(RETRY_SECONDS)
+            left = self._seconds_left()
+            time.sleep(RETRY_SECONDS if left is None else min(RETRY_SECONDS, left))
         self.say(f"an engine failed and is started again; {plan} ({self.last_failure})")
         self._workers[worker.number] = self._spawn(worker.number)
 

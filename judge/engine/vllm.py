@@ -70,13 +70,17 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         "max_num_batched_tokens": config.max_batch_tokens,
         "max_num_seqs": config.max_batch_rows,
         "tensor_parallel_size": config.tensor_parallel,
+        # vLLM's own sums over cards take 8 MiB at most (custom_all_reduce.py, max_size): 1,024 tokens of a hidden size
+        # of 4,096. A step has more and is summed by NCCL anyway; without, no test of peer access can fail at the start.
+        "disable_custom_all_reduce": config.tensor_parallel > 1,
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "enable_prefix_caching": config.prefix_caching,
         "enable_chunked_prefill": True,
         "enforce_eager": True,  # CUDA graphs speed up decoding; one token has none
         "generation_config": "vllm",  # never a model's own sampling defaults
         "trust_remote_code": False,
-        "load_format": "safetensors",
+        "load_format": "dummy" if config.dummy else "safetensors",
+        "skip_tokenizer_init": config.dummy,
         "disable_log_stats": True,
         "seed": 0,
         **(adapter_arguments(config, Path(config.adapter)) if config.adapter is not None else {}),

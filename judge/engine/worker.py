@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from judge.engine import Engine, EngineConfig
@@ -39,11 +41,11 @@ def serve(connection: Connection, wrap: Any = None) -> int:
         began = time.monotonic()
         engine = start(config)
         engine = wrap(engine) if wrap else engine
-        _send(connection, event="ready", seconds=time.monotonic() - began)
+        _send(connection, event="ready", seconds=time.monotonic() - began, memory=memory_in_use())
         while True:
             prompts = _receive(connection)["prompts"]
             logprobs = engine.read(prompts, lambda rows: _send(connection, event="progress", rows=rows))
-            _send(connection, event="done", logprobs=logprobs.tolist())
+            _send(connection, event="done", logprobs=logprobs.tolist(), memory=memory_in_use())
     except EOFError:
         return 0
     except Exception as error:  # whatever an engine raises is reported; its state is not to be trusted then
@@ -63,8 +65,28 @@ def start(config: EngineConfig) -> Engine:
     return VllmClassifyEngine(config) if config.readout == "vllm-classify" else VllmEngine(config)
 
 
+def memory_in_use() -> dict[str, int]:
+    """Return bytes of memory: `host`, the most that this process has held so far; on a card also `device`, the most
+    that torch has held for it, and `used` and `total`, what is taken of the card by everybody and what it has.
+    """
+    found = {}
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        if match := re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE):
+            found["host"] = int(match[1]) * 1024
+    except OSError:  # not on every system
+        pass
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        free, total = torch.cuda.mem_get_info()
+        found |= {"device": int(torch.cuda.max_memory_reserved()), "used": int(total - free), "total": int(total)}
+    return found
+
+
 def _is_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+    # CUDA's words, those of torch's allocator on a CPU, and C++'s
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def _send(connection: Connection, **message: Any) -> None:

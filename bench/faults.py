@@ -1,0 +1,362 @@
+"""Faults in the middle of `judge score`: after each, the finished file is byte for byte what an undisturbed run writes.
+
+    python bench/faults.py --model MODEL [--readout vllm] [--rounds 3] [--seed 0] [--only NAME]
+
+Every fault strikes a real run of the command from outside, at a random shard: signals, limits of the system, files
+changed on disk. Where the run does not get over it by itself, the same command is given again, as a user would.
+tests/test_faults.py runs each fault once on a tiny model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench.results import write
+from bench.tables import made_up_table
+
+JUDGE = str(Path(sys.executable).parent / "judge")
+OUTPUT, SUBMISSION, PARTS = "p.parquet", "s.csv", "p.parquet.parts"
+PATIENCE = 600.0  # seconds for a run to come to the point where the fault is to strike
+
+# Loaded by Python at the start of the command: from the moment that the file MARK exists, the wall clock is off.
+CLOCK = """
+import os, time
+_true = time.time
+time.time = lambda: _true() + (float(os.environ["JUMP"]) if os.path.exists(os.environ["MARK"]) else 0.0)
+"""
+
+
+@dataclass
+class Run:
+    """One scoring in a folder of its own.
+
+    Attributes:
+        folder: where output, submission and the run's parts go.
+        arguments: of `judge score`, without the output and the submission.
+        shard: the shard after which the fault strikes.
+        environment: variables beside the present ones.
+    """
+
+    folder: Path
+    arguments: tuple[str, ...]
+    shard: int = 1
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> Path:
+        """The folder of the unfinished run."""
+        return self.folder / PARTS
+
+    def start(self, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+        """Start the command; `limit` is called in its process first."""
+
+        def prepare() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that runs us in the background ignores it
+            if limit is not None:
+                limit()
+
+        output, submission = self.folder / OUTPUT, self.folder / SUBMISSION
+        return subprocess.Popen(
+            [JUDGE, "score", *self.arguments, "-o", str(output), "--submission", str(submission)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **self.environment},
+            preexec_fn=prepare,
+        )
+
+    def wait_for_shard(self, process: subprocess.Popen[str]) -> list[Path]:
+        """Wait until the shard after which the fault strikes is written; return the shards' files."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            shards = sorted(self.parts.glob("shard-*.npy"))
+            if len(shards) > self.shard:
+                return shards
+            if process.poll() is not None:
+                raise RuntimeError(f"the run ended before shard {self.shard}: {process.communicate()[1]}")
+            time.sleep(0.002)
+        raise RuntimeError(f"no shard {self.shard} within {PATIENCE:.0f} s")
+
+    def finish(self, process: subprocess.Popen[str] | None = None) -> str:
+        """Wait for a run, or give the command again; return what it said. It must end well."""
+        process = process or self.start()
+        said = process.communicate()[1]
+        if process.returncode != 0:
+            raise RuntimeError(f"exit status {process.returncode}: {said}")
+        return said
+
+    def kill(self) -> None:
+        """Start the command and kill it after the shard."""
+        process = self.start()
+        self.wait_for_shard(process)
+        process.kill()
+        process.communicate()
+        self.unfinished()
+
+    def unfinished(self) -> None:
+        """Make sure that the fault has struck a run that was not finished."""
+        if (self.folder / OUTPUT).exists() or not self.parts.exists():
+            raise RuntimeError("the run was finished already: the fault struck nothing")
+
+    def files(self) -> dict[str, bytes]:
+        """Return the contents of the output and the submission."""
+        return {name: (self.folder / name).read_bytes() for name in (OUTPUT, SUBMISSION)}
+
+
+def engine_of(process: subprocess.Popen[str]) -> int:
+    """Wait until a command has started an engine; return its process id."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and process.poll() is None:
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+                if int(parent) == process.pid and b"judge.engine.worker" in (path / "cmdline").read_bytes():
+                    return int(path.name)
+        time.sleep(0.05)
+    raise RuntimeError("the run has no engine")
+
+
+def noticed(said: str) -> None:
+    """Make sure that a run said that an engine failed."""
+    if "an engine failed and is started again" not in said:
+        raise RuntimeError(f"nobody noticed that an engine failed: {said}")
+
+
+def worker_killed(run: Run) -> None:
+    """An engine is killed in mid-run."""
+    process = run.start()
+    engine = engine_of(process)
+    run.wait_for_shard(process)
+    os.kill(engine, signal.SIGKILL)
+    noticed(run.finish(process))
+
+
+def out_of_memory(run: Run) -> None:
+    """An engine gets no more memory from the system in mid-run."""
+    # ask the system, however small a tensor is, and nothing else
+    run.environment |= {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
+    process = run.start()
+    engine = engine_of(process)
+    run.wait_for_shard(process)
+    # less than it has: whatever it asks for next is refused
+    resource.prlimit(engine, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+    noticed(run.finish(process))
+
+
+def killed(run: Run) -> None:
+    """The command is killed, and given again."""
+    run.kill()
+
+
+def ctrl_c(run: Run) -> None:
+    """The user presses Ctrl-C, and gives the command again."""
+    process = run.start()
+    run.wait_for_shard(process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1]
+    run.unfinished()
+    if process.returncode != 130 or "give the same command again to go on" not in said:
+        raise RuntimeError(f"exit status {process.returncode}: {said}")
+
+
+def file_too_large(run: Run) -> None:
+    """The system refuses to write a file further, as a quota does; later there is room."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, 1 << 10))
+
+    refused(run, run.start(limit))
+
+
+def disk_full(run: Run) -> None:
+    """The disk fills up in mid-run; later there is room. Needs a disk of its own: see `small_disk`."""
+    process = run.start()
+    run.wait_for_shard(process)
+    ballast = run.folder / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+    refused(run, process)
+    ballast.unlink()
+
+
+def refused(run: Run, process: subprocess.Popen[str]) -> None:
+    """Make sure that a run that could not write ended with one clear line and wrote nothing by halves."""
+    said = process.communicate()[1]
+    if (run.folder / OUTPUT).exists() or (run.folder / SUBMISSION).exists():
+        raise RuntimeError("the run was finished, or left half a file")
+    last = said.strip().split("\n")[-1]
+    if process.returncode != 2 or "Traceback" in said or "cannot be written" not in last:
+        raise RuntimeError(f"exit status {process.returncode}: {said}")
+
+
+def corrupted_shard(run: Run) -> None:
+    """After an interruption, single bits of the files on disk are wrong: shards, and the prepared table."""
+    run.kill()
+    for path in [
+        *sorted(run.parts.glob("shard-*.npy"))[:1],
+        *run.parts.glob("tokens.bin"),
+        *run.parts.glob("rows.npy"),
+    ]:
+        content = bytearray(path.read_bytes())
+        content[len(content) * 3 // 4] ^= 1
+        path.write_bytes(content)
+
+
+def half_written_files(run: Run) -> None:
+    """After an interruption, files are cut off, and temporary files lie about."""
+    run.kill()
+    shard = sorted(run.parts.glob("shard-*.npy"))[0]
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    (run.parts / "shard-first-99999.npy").write_bytes(b"")
+    (run.parts / f".{shard.name}.1.tmp").write_bytes(b"half a shard")
+    (run.folder / f".{OUTPUT}.1.tmp").write_bytes(b"half a file")
+
+
+def clock_jump(run: Run) -> None:
+    """The wall clock jumps a day back in mid-run, files come from the future, and the run is killed and given again."""
+    (run.folder / "clock").mkdir()
+    (run.folder / "clock" / "sitecustomize.py").write_text(CLOCK, encoding="utf-8")
+    mark = run.folder / "clock" / "mark"
+    run.environment |= {"PYTHONPATH": str(run.folder / "clock"), "JUMP": "-86400", "MARK": str(mark)}
+    process = run.start()
+    run.wait_for_shard(process)
+    mark.touch()
+    run.shard += 1
+    run.wait_for_shard(process)
+    process.kill()
+    process.communicate()
+    run.unfinished()
+    for path in run.parts.iterdir():
+        os.utime(path, (2e9, 2e9))
+
+
+def two_runs(run: Run) -> None:
+    """The command is given twice at a time: the second is refused, the first goes on."""
+    process = run.start()
+    run.wait_for_shard(process)
+    process.send_signal(signal.SIGSTOP)  # a slow second start must not miss it
+    second = run.start()
+    said = second.communicate()[1]
+    process.send_signal(signal.SIGCONT)
+    if second.returncode != 2 or "another judge process is working on this output" not in said:
+        raise RuntimeError(f"exit status {second.returncode}: {said}")
+    run.finish(process)
+
+
+FAULTS: dict[str, Callable[[Run], None]] = {
+    "worker killed": worker_killed,
+    "engine out of memory": out_of_memory,
+    "command killed": killed,
+    "Ctrl-C": ctrl_c,
+    "file too large": file_too_large,
+    "disk full": disk_full,
+    "corrupted shard": corrupted_shard,
+    "half-written files": half_written_files,
+    "clock jump": clock_jump,
+    "two runs on one folder": two_runs,
+}
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path | None]:
+    """Mount a disk of `size` bytes in memory and give its folder; None where we may not."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["/bin/mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    try:
+        yield folder if mounted.returncode == 0 else None
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(["/bin/umount", str(folder)], check=True)
+
+
+def undisturbed(folder: Path, arguments: tuple[str, ...]) -> dict[str, bytes]:
+    """Return what a run writes that nothing happens to."""
+    folder.mkdir()
+    run = Run(folder, arguments)
+    run.finish()
+    return run.files()
+
+
+def strike(name: str, run: Run, expected: dict[str, bytes]) -> None:
+    """Let a fault strike, give the command again where it is not finished, and compare.
+
+    Raises:
+        RuntimeError: the fault did not strike, the run did not get over it, or wrote something else.
+    """
+    FAULTS[name](run)
+    if not (run.folder / OUTPUT).exists():
+        run.finish()
+    changed = [name for name, content in run.files().items() if content != expected[name]]
+    if changed or run.parts.exists():
+        raise RuntimeError(f"not what an undisturbed run leaves: {', '.join(changed) or PARTS}")
+
+
+def main() -> int:
+    """Strike with every fault, several times each, at random shards."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--readout", default="vllm")
+    parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=tuple(FAULTS))
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    figures: dict[str, object] = {"readout": options.readout, "rows": options.rows, "rounds": options.rounds}
+    failed = 0
+    with tempfile.TemporaryDirectory() as place:
+        table = Path(place) / "table.csv"
+        made_up_table(table, options.rows)
+        small = ("--max-tokens", "700", "--swap", "25%", "--shard-tokens", "1500")
+        arguments = (str(options.model), str(table), "--readout", str(options.readout), *small)
+        began = time.monotonic()
+        expected = undisturbed(Path(place) / "undisturbed", arguments)
+        figures["seconds_undisturbed"] = time.monotonic() - began
+        for name in [options.only] if options.only else FAULTS:
+            passed = 0
+            for number in range(options.rounds):
+                said = struck(name, Path(place) / f"{name.replace(' ', '-')}-{number}", arguments, rng, expected)
+                passed += said == ""
+                print(f"{name} {number + 1}/{options.rounds}: {said or 'the same bytes'}", flush=True)
+            failed += options.rounds - passed
+            figures[name] = f"{passed} of {options.rounds}"
+    write("faults", figures)
+    return min(failed, 1)
+
+
+def struck(name: str, folder: Path, arguments: tuple[str, ...], rng: random.Random, expected: dict[str, bytes]) -> str:
+    """Strike once at a random shard; return what went wrong, or an empty text."""
+    shard = rng.randrange(1, 6)
+    with contextlib.ExitStack() as stack:
+        if name == "disk full":
+            disk = stack.enter_context(small_disk(folder, 8 << 20))
+            if disk is None:
+                return "left out: a disk of its own needs the right to mount"
+        else:
+            folder.mkdir()
+        try:
+            strike(name, Run(folder, arguments, shard), expected)
+        except RuntimeError as error:
+            return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
