@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from judge.calibration.fit import Task, Three, cross_validate, make_task
 from judge.calibration.parameters import METHODS, ORDERS, Calibration, Fitted, Method, Orders, mean_of_read, orders_read
-from judge.comparison import VERDICTS, Flag
+from judge.comparison import UNREAD, VERDICTS, Flag
 from judge.errors import JudgeError, counted
 from judge.evaluation.judged_rows import JudgedRows, RefuseOrDrop, join, without_trained
 from judge.metrics import expected_calibration_error, label_rates, log_losses
@@ -218,7 +218,7 @@ def _scored(rows: JudgedRows, stored: StoredPredictions) -> JudgedRows:
     if stored.first is None:
         rows = replace(rows, first=rows.p, second=np.full_like(rows.p, np.nan))
     p = mean_of_read(rows.first, rows.second)
-    return replace(rows, p=p).where(~np.isnan(p).any(axis=1) & ~rows.has(Flag.NOT_SCORED))
+    return replace(rows, p=p).where(~np.isnan(p).any(axis=1) & ~rows.has(UNREAD))
 
 
 def _folds(rows: JudgedRows, table: str, settings: CalibrateSettings) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ import typer
 from judge.cli_options import (
     AsJson,
     Base,
+    BatchTokens,
     Cells,
     Debug,
     EngineDevice,
@@ -18,10 +19,14 @@ from judge.cli_options import (
     Floor,
     Folds,
     LabelledTable,
+    MaxTokens,
+    MemoryShare,
     Model,
     MostFlips,
     MostLogLoss,
+    OnBadRow,
     PackedWeights,
+    Parallel,
     Partial,
     PredictionsFile,
     Readout,
@@ -31,11 +36,16 @@ from judge.cli_options import (
     Sample,
     SelfNames,
     Submission,
+    Swap,
     TableFile,
+    TemplateName,
     TrainedRows,
+    Truncation,
+    Workers,
 )
 from judge.data.cli import data_app
 from judge.errors import JudgeError, RunInterrupted, counted, printable
+from judge.planning.cli import add_planning_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,56 +58,68 @@ app = typer.Typer(
 prompt_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the prompt templates.")
 app.add_typer(prompt_app, name="prompt")
 app.add_typer(data_app, name="data")
+add_planning_commands(app)
 
 
 @app.command()
 def score(
     model: Model,
     table: TableFile,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Predictions: .parquet or .csv.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", help="Predictions: .parquet or .csv; without a suffix, a folder of Parquet files."
+        ),
+    ],
     submission: Submission = None,
     sample: Sample = None,
     floor: Floor = 1e-4,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            help="Prompt template: a shipped name or a .yaml file. [default: the bundle's, otherwise side-by-side]"
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(help="Longest prompt in tokens. [default: the bundle's, otherwise 2048 or less]")
-    ] = None,
-    truncation: Annotated[
-        Literal["middle", "start", "end", "oldest-turns"] | None,
-        typer.Option(help="Where over-long texts are cut. [default: the bundle's, otherwise middle]"),
-    ] = None,
+    template: TemplateName = None,
+    max_tokens: MaxTokens = None,
+    truncation: Truncation = None,
     base: Base = None,
-    swap: Annotated[
-        str,
-        typer.Option(help="Read rows with A and B exchanged too: off, all, auto, or the least certain N%."),
-    ] = "off",
+    swap: Swap = "off",
     calibration: Annotated[
         Literal["auto", "off"], typer.Option(help="Apply the calibration that is stored in the bundle, or not.")
     ] = "auto",
     readout: Readout = "vllm",
     cells: Cells = "auto",
-    on_bad_row: Annotated[
-        Literal["error", "placeholder"], typer.Option(help="What to do with cells that cannot be read.")
-    ] = "error",
+    on_bad_row: OnBadRow = "error",
     dtype: EngineDtype = "auto",
     weights: PackedWeights = "auto",
     device: EngineDevice = "auto",
-    parallel: Annotated[
-        Literal["auto", "data", "tensor"], typer.Option(help="One engine on each GPU, or one over all.")
-    ] = "auto",
-    workers: Annotated[int, typer.Option(help="Engine processes on a CPU.")] = 1,
-    gpu_memory_utilization: Annotated[float, typer.Option(help="Share of a card's memory for the engine.")] = 0.9,
-    batch_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens in one engine step. [default: 8192, on a CPU 4096]")
-    ] = None,
+    parallel: Parallel = "auto",
+    workers: Workers = 1,
+    gpu_memory_utilization: MemoryShare = 0.9,
+    batch_tokens: BatchTokens = None,
     shard_tokens: Annotated[
         int | None, typer.Option(help="Tokens saved and resumed together. [default: 262144, on a CPU 32768]")
     ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            help="End by then, complete: 8h30m from the start, or a clock time such as 2026-11-22T07:30. What there is "
+            "no time for is given up in a stated order and flagged."
+        ),
+    ] = None,
+    quick_below: Annotated[
+        int,
+        typer.Option(help="Write a uniform submission at once, without a model, for a table of fewer rows than this."),
+    ] = 0,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Engines on this machine, or on those of a Ray cluster.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="The Ray cluster. [default: RAY_ADDRESS, or a Ray of its own on this machine]")
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="URL of a running vllm serve that reads the prompts; a key is in JUDGE_SERVER_KEY."),
+    ] = None,
+    server_model: Annotated[str | None, typer.Option(help="Name of the model there, where it serves several.")] = None,
+    server_requests: Annotated[int, typer.Option(help="Most requests to the server at a time.")] = 16,
+    server_timeout: Annotated[float, typer.Option(help="Seconds until a request must be answered.")] = 600,
+    server_patience: Annotated[float, typer.Option(help="Seconds without any answer until the run gives up.")] = 300,
     restart: Annotated[bool, typer.Option("--restart", help="Start over, dropping what is there.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -107,6 +129,7 @@ def score(
     """
     del debug
     from judge.api import parse_settings
+    from judge.deadline import parse_deadline, process_began
     from judge.score_command import SubmissionOptions, run_score
 
     settings = parse_settings(
@@ -125,10 +148,27 @@ def score(
             "gpu_memory_utilization": gpu_memory_utilization,
             "batch_tokens": batch_tokens,
             "shard_tokens": shard_tokens,
+            "engine": engine,
+            "ray_address": ray_address,
+            "server": server,
+            "server_model": server_model,
+            "server_requests": server_requests,
+            "server_timeout": server_timeout,
+            "server_patience": server_patience,
         }
     )
-    wanted = SubmissionOptions(submission, sample, floor)
-    run_score(model, table, output, settings, wanted, cells=cells, on_bad_row=on_bad_row, restart=restart, base=base)
+    run_score(
+        model,
+        table,
+        output,
+        settings,
+        SubmissionOptions(submission, sample, floor, quick_below),
+        cells=cells,
+        on_bad_row=on_bad_row,
+        restart=restart,
+        base=base,
+        deadline=parse_deadline(deadline, process_began()) if deadline is not None else None,
+    )
 
 
 @app.command()

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 Model = Annotated[Path, typer.Argument(help="Judge bundle, or folder of a Hugging Face model (safetensors).")]
-TableFile = Annotated[Path, typer.Argument(help="Table of comparisons: .csv, .parquet or .jsonl.")]
+TableFile = Annotated[
+    Path, typer.Argument(help="Table of comparisons: .csv, .parquet or .jsonl, or a folder of Parquet files.")
+]
 Base = Annotated[Path | None, typer.Option(help="The base model of an adapter, if it has moved.")]
 Cells = Annotated[
     Literal["auto", "json", "plain"],
@@ -17,6 +19,31 @@ Cells = Annotated[
 Readout = Annotated[
     Literal["vllm", "vllm-processor", "vllm-classify", "transformers"],
     typer.Option(help="How the three log-probabilities are read."),
+]
+TemplateName = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help="Prompt template: a shipped name or a .yaml file. [default: the bundle's, otherwise side-by-side]",
+    ),
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(help="Longest prompt in tokens. [default: the bundle's, otherwise 2048 or less]")
+]
+Truncation = Annotated[
+    Literal["middle", "start", "end", "oldest-turns"] | None,
+    typer.Option(help="Where over-long texts are cut. [default: the bundle's, otherwise middle]"),
+]
+Swap = Annotated[
+    str, typer.Option(help="Read rows with A and B exchanged too: off, all, auto, or the least certain N%.")
+]
+OnBadRow = Annotated[Literal["error", "placeholder"], typer.Option(help="What to do with cells that cannot be read.")]
+Parallel = Annotated[Literal["auto", "data", "tensor"], typer.Option(help="One engine on each GPU, or one over all.")]
+Workers = Annotated[int, typer.Option(help="Engine processes on a CPU, on Ray too.")]
+MemoryShare = Annotated[float, typer.Option(help="Share of a card's memory for the engine.")]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(help="Most tokens in one engine step. [default: 8192, on a CPU or a small card 4096]"),
 ]
 EngineDtype = Annotated[
     Literal["auto", "float32", "float16", "bfloat16"], typer.Option(help="Arithmetic of the engine.")

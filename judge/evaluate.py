@@ -50,7 +50,8 @@ class EvaluateSettings:
 class RowCounts:
     """Rows by what became of them; all but the first five count evaluated rows.
 
-    `unpredicted` are labelled rows without a prediction, `dropped` ones that trained the judge.
+    `unpredicted` are labelled rows without a prediction, `dropped` ones that trained the judge. The last three are what
+    a run with a deadline gave up.
     `trained_on` and `trained_prompt` are None where the predictions have no flags.
     """
 
@@ -64,6 +65,9 @@ class RowCounts:
     not_scored: int
     impossible: int
     bad_cells: int
+    priors: int = 0
+    smaller_budget: int = 0
+    swap_left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,9 @@ def evaluate_joined(
         not_scored=int(rows.has(Flag.NOT_SCORED).sum()),
         impossible=int((rows.p[np.arange(len(rows)), rows.labels] == 0).sum()),
         bad_cells=table.counts["bad_cell"],
+        priors=int(rows.has(Flag.PRIOR).sum()),
+        smaller_budget=int(rows.has(Flag.SMALLER_BUDGET).sum()),
+        swap_left_out=int(rows.has(Flag.SWAP_LEFT_OUT).sum()),
     )
     resamplers = {
         name: Resampler(part.groups, resamples=settings.resamples, seed=settings.seed) for name, part in parts.items()
@@ -206,6 +213,18 @@ def _warnings(counts: RowCounts, figures: dict[Part, Figures]) -> list[str]:
             f"{counted(counts.impossible, 'row')} got a probability of 0 for the true verdict, 36 nats each",
         ),
         (counts.not_scored, f"{counted(counts.not_scored, 'row')} could not be scored and count with 1/3 each"),
+        (
+            counts.priors,
+            f"{counted(counts.priors, 'row')} could not be read before the deadline and count with the class priors",
+        ),
+        (
+            counts.smaller_budget,
+            f"{counted(counts.smaller_budget, 'row')} were read with fewer tokens than the budget, for the deadline",
+        ),
+        (
+            counts.swap_left_out,
+            f"{counted(counts.swap_left_out, 'row')} were not read in the exchanged order, for the deadline",
+        ),
         (
             counts.bad_cells,
             f"{counted(counts.bad_cells, 'row')} of the table with a cell that cannot be read: rows with such a "

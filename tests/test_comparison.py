@@ -236,7 +236,8 @@ def test_ragged_and_identical_rows_are_flagged(prompt: Any, a: Any, b: Any, flag
         (Flag.NULL_TURN | Flag.BAD_CELL, "null_turn,bad_cell"),
         (
             ~Flag(0),
-            "null_turn,empty_list,ragged,surrogate,bad_cell,identical,empty_text,not_scored,trained_on,trained_prompt",
+            "null_turn,empty_list,ragged,surrogate,bad_cell,identical,empty_text,not_scored,trained_on,trained_prompt,"
+            "swap_left_out,smaller_budget,prior",
         ),
     ],
 )

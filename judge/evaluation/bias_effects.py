@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import Flag
+from judge.comparison import UNREAD
 from judge.errors import counted
 from judge.evaluation.judged_rows import JudgedRows
 from judge.resample import Estimate, Resampler
@@ -75,7 +75,7 @@ class Measured:
 
     def __init__(self, rows: JudgedRows, resampler: Resampler) -> None:
         self.rows, self.resampler = rows, resampler
-        self.scored: Mask = ~rows.has(Flag.NOT_SCORED)
+        self.scored: Mask = ~rows.has(UNREAD)
         self.both: Mask = self.scored & np.isfinite(rows.first).all(axis=1) & np.isfinite(rows.second).all(axis=1)
         self.p: Float = rows.p / rows.p.sum(axis=1, keepdims=True)
         self.judge = score_of_a(self.p)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import Flag
+from judge.comparison import UNREAD, Flag
 from judge.errors import JudgeError, counted, printable
 from judge.evaluation.judged_rows import JudgedRows, RefuseOrDrop, join, without_trained
 from judge.predictions_file import StoredPredictions, read_predictions
@@ -121,7 +121,7 @@ def has_scored(member: StoredPredictions) -> NDArray[np.bool_]:
     """Return which rows a member could score, shape (rows,); all where its file has no flags."""
     if member.flags is None:
         return np.ones(len(member.ids), dtype=np.bool_)
-    scored: NDArray[np.bool_] = (member.flags & np.uint32(Flag.NOT_SCORED)) == 0
+    scored: NDArray[np.bool_] = (member.flags & np.uint32(UNREAD)) == 0
     return scored
 
 
@@ -132,7 +132,7 @@ def joint_flags(members: Sequence[StoredPredictions]) -> NDArray[np.uint32]:
         if member.flags is not None:
             flags |= member.flags
     scored = np.any([has_scored(member) for member in members], axis=0)
-    joint: NDArray[np.uint32] = np.where(scored, flags & ~np.uint32(Flag.NOT_SCORED), flags)
+    joint: NDArray[np.uint32] = np.where(scored, flags & ~np.uint32(UNREAD), flags)
     return joint
 
 

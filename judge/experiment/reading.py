@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from judge.calibration.parameters import mean_of_read
 from judge.comparison import Flag
 from judge.engine import WITHOUT_MASS
-from judge.engine.pool import Job, WorkerPool
+from judge.engine.pool import Job, Pool
 from judge.errors import JudgeError
 from judge.experiment.arm_scores import ArmScores
 from judge.experiment.arms import Arm
@@ -62,7 +62,7 @@ class Engine:
     events: Events
 
     @property
-    def pool(self) -> WorkerPool:
+    def pool(self) -> Pool:
         """Its processes."""
         return self.arm.scorer.pool
 

@@ -43,6 +43,9 @@ FLAG_WORDS = {
     Flag.NOT_SCORED: "not scored",
     Flag.TRAINED_ON: "trained on this row",
     Flag.TRAINED_PROMPT: "trained on this prompt",
+    Flag.SWAP_LEFT_OUT: "exchanged order left out for the deadline",
+    Flag.SMALLER_BUDGET: "read with fewer tokens for the deadline",
+    Flag.PRIOR: "class priors: no time before the deadline",
 }
 
 _COLUMNS = (
