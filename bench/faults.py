@@ -4,7 +4,7 @@
 
 Every fault strikes a real run of the command from outside, at a random shard: signals, limits of the system, files
 changed on disk. Where the run does not get over it by itself, the same command is given again, as a user would.
-tests/test_faults.py runs each fault once on a tiny model.
+tests/test_faults.py lets all of them strike one run, one after another.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -31,6 +31,9 @@ from bench.tables import made_up_table
 JUDGE = str(Path(sys.executable).parent / "judge")
 OUTPUT, SUBMISSION, PARTS = "p.parquet", "s.csv", "p.parquet.parts"
 PATIENCE = 600.0  # seconds for a run to come to the point where the fault is to strike
+
+# A command that still runs after a fault; None if the fault has ended it.
+Struck = subprocess.Popen[str] | None
 
 # Loaded by Python at the start of the command: from the moment that the file MARK exists, the wall clock is off.
 CLOCK = """
@@ -47,49 +50,58 @@ class Run:
     Attributes:
         folder: where output, submission and the run's parts go.
         arguments: of `judge score`, without the output and the submission.
-        shard: the shard after which the fault strikes.
-        environment: variables beside the present ones.
+        shard: how many shards are written before the next fault strikes.
     """
 
     folder: Path
     arguments: tuple[str, ...]
     shard: int = 1
-    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        clock = self.folder / "clock"
+        clock.mkdir()
+        (clock / "sitecustomize.py").write_text(CLOCK, encoding="utf-8")
+        self.mark = clock / "mark"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What some faults need to be able to strike; without them it changes nothing."""
+        # memory is asked of the system, however small a tensor is, and of nothing else
+        memory = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
+        return {**os.environ, **memory, "PYTHONPATH": str(self.mark.parent), "JUMP": "-86400", "MARK": str(self.mark)}
 
     @property
     def parts(self) -> Path:
         """The folder of the unfinished run."""
         return self.folder / PARTS
 
-    def start(self, limit: Callable[[], None] | None = None) -> subprocess.Popen[str]:
-        """Start the command; `limit` is called in its process first."""
-
-        def prepare() -> None:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that runs us in the background ignores it
-            if limit is not None:
-                limit()
-
+    def start(self) -> subprocess.Popen[str]:
+        """Start the command."""
         output, submission = self.folder / OUTPUT, self.folder / SUBMISSION
         return subprocess.Popen(
             [JUDGE, "score", *self.arguments, "-o", str(output), "--submission", str(submission)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **self.environment},
-            preexec_fn=prepare,
+            env=self.environment,
+            # a shell that runs us in the background lets Ctrl-C be ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
         )
 
-    def wait_for_shard(self, process: subprocess.Popen[str]) -> list[Path]:
-        """Wait until the shard after which the fault strikes is written; return the shards' files."""
+    def wait(self, process: subprocess.Popen[str]) -> None:
+        """Wait until the shards are written after which the next fault strikes."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            shards = sorted(self.parts.glob("shard-*.npy"))
-            if len(shards) > self.shard:
-                return shards
+            if len(self.shards()) >= self.shard:
+                return
             if process.poll() is not None:
                 raise RuntimeError(f"the run ended before shard {self.shard}: {process.communicate()[1]}")
             time.sleep(0.002)
         raise RuntimeError(f"no shard {self.shard} within {PATIENCE:.0f} s")
+
+    def shards(self) -> list[Path]:
+        """Return the files of the shards that are written."""
+        return sorted(self.parts.glob("shard-*.npy"))
 
     def finish(self, process: subprocess.Popen[str] | None = None) -> str:
         """Wait for a run, or give the command again; return what it said. It must end well."""
@@ -98,14 +110,6 @@ class Run:
         if process.returncode != 0:
             raise RuntimeError(f"exit status {process.returncode}: {said}")
         return said
-
-    def kill(self) -> None:
-        """Start the command and kill it after the shard."""
-        process = self.start()
-        self.wait_for_shard(process)
-        process.kill()
-        process.communicate()
-        self.unfinished()
 
     def unfinished(self) -> None:
         """Make sure that the fault has struck a run that was not finished."""
@@ -130,71 +134,74 @@ def engine_of(process: subprocess.Popen[str]) -> int:
     raise RuntimeError("the run has no engine")
 
 
-def noticed(said: str) -> None:
-    """Make sure that a run said that an engine failed."""
-    if "an engine failed and is started again" not in said:
-        raise RuntimeError(f"nobody noticed that an engine failed: {said}")
+def another_engine(process: subprocess.Popen[str], before: int) -> None:
+    """Wait until a command has replaced an engine."""
+    end = time.monotonic() + PATIENCE
+    while engine_of(process) == before:
+        if time.monotonic() > end:
+            raise RuntimeError("nobody noticed that an engine failed")
+        time.sleep(0.01)
 
 
-def worker_killed(run: Run) -> None:
+def worker_killed(run: Run, process: subprocess.Popen[str]) -> Struck:
     """An engine is killed in mid-run."""
-    process = run.start()
     engine = engine_of(process)
-    run.wait_for_shard(process)
+    run.wait(process)
     os.kill(engine, signal.SIGKILL)
-    noticed(run.finish(process))
+    another_engine(process, engine)
+    return process
 
 
-def out_of_memory(run: Run) -> None:
+def out_of_memory(run: Run, process: subprocess.Popen[str]) -> Struck:
     """An engine gets no more memory from the system in mid-run."""
-    # ask the system, however small a tensor is, and nothing else
-    run.environment |= {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
-    process = run.start()
     engine = engine_of(process)
-    run.wait_for_shard(process)
+    run.wait(process)
     # less than it has: whatever it asks for next is refused
     resource.prlimit(engine, resource.RLIMIT_AS, (1 << 20, 1 << 20))
-    noticed(run.finish(process))
+    another_engine(process, engine)
+    return process
 
 
-def killed(run: Run) -> None:
-    """The command is killed, and given again."""
-    run.kill()
+def killed(run: Run, process: subprocess.Popen[str]) -> Struck:
+    """The command is killed."""
+    run.wait(process)
+    process.kill()
+    process.communicate()
+    run.unfinished()
+    return None
 
 
-def ctrl_c(run: Run) -> None:
-    """The user presses Ctrl-C, and gives the command again."""
-    process = run.start()
-    run.wait_for_shard(process)
+def ctrl_c(run: Run, process: subprocess.Popen[str]) -> Struck:
+    """The user presses Ctrl-C."""
+    run.wait(process)
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
     run.unfinished()
     if process.returncode != 130 or "give the same command again to go on" not in said:
         raise RuntimeError(f"exit status {process.returncode}: {said}")
+    return None
 
 
-def file_too_large(run: Run) -> None:
-    """The system refuses to write a file further, as a quota does; later there is room."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, 1 << 10))
-
-    refused(run, run.start(limit))
+def file_too_large(run: Run, process: subprocess.Popen[str]) -> Struck:
+    """The system refuses to write files any further, as a quota does; later there is room."""
+    run.wait(process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16, 16))
+    return refused(run, process)
 
 
-def disk_full(run: Run) -> None:
+def disk_full(run: Run, process: subprocess.Popen[str]) -> Struck:
     """The disk fills up in mid-run; later there is room. Needs a disk of its own: see `small_disk`."""
-    process = run.start()
-    run.wait_for_shard(process)
+    run.wait(process)
     ballast = run.folder / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(1 << 12))
     refused(run, process)
     ballast.unlink()
+    return None
 
 
-def refused(run: Run, process: subprocess.Popen[str]) -> None:
+def refused(run: Run, process: subprocess.Popen[str]) -> Struck:
     """Make sure that a run that could not write ended with one clear line and wrote nothing by halves."""
     said = process.communicate()[1]
     if (run.folder / OUTPUT).exists() or (run.folder / SUBMISSION).exists():
@@ -202,73 +209,63 @@ def refused(run: Run, process: subprocess.Popen[str]) -> None:
     last = said.strip().split("\n")[-1]
     if process.returncode != 2 or "Traceback" in said or "cannot be written" not in last:
         raise RuntimeError(f"exit status {process.returncode}: {said}")
+    return None
 
 
-def corrupted_shard(run: Run) -> None:
-    """After an interruption, single bits of the files on disk are wrong: shards, and the prepared table."""
-    run.kill()
-    for path in [
-        *sorted(run.parts.glob("shard-*.npy"))[:1],
-        *run.parts.glob("tokens.bin"),
-        *run.parts.glob("rows.npy"),
-    ]:
+def corrupted_shard(run: Run, process: subprocess.Popen[str]) -> Struck:
+    """After an interruption, single bits of the files on disk are wrong: of a shard, and of the prepared table."""
+    killed(run, process)
+    for path in (run.shards()[0], run.parts / "tokens.bin", run.parts / "rows.npy"):
         content = bytearray(path.read_bytes())
         content[len(content) * 3 // 4] ^= 1
         path.write_bytes(content)
+    return None
 
 
-def half_written_files(run: Run) -> None:
+def half_written_files(run: Run, process: subprocess.Popen[str]) -> Struck:
     """After an interruption, files are cut off, and temporary files lie about."""
-    run.kill()
-    shard = sorted(run.parts.glob("shard-*.npy"))[0]
+    killed(run, process)
+    shard = run.shards()[0]
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     (run.parts / "shard-first-99999.npy").write_bytes(b"")
     (run.parts / f".{shard.name}.1.tmp").write_bytes(b"half a shard")
     (run.folder / f".{OUTPUT}.1.tmp").write_bytes(b"half a file")
+    return None
 
 
-def clock_jump(run: Run) -> None:
-    """The wall clock jumps a day back in mid-run, files come from the future, and the run is killed and given again."""
-    (run.folder / "clock").mkdir()
-    (run.folder / "clock" / "sitecustomize.py").write_text(CLOCK, encoding="utf-8")
-    mark = run.folder / "clock" / "mark"
-    run.environment |= {"PYTHONPATH": str(run.folder / "clock"), "JUMP": "-86400", "MARK": str(mark)}
-    process = run.start()
-    run.wait_for_shard(process)
-    mark.touch()
-    run.shard += 1
-    run.wait_for_shard(process)
-    process.kill()
-    process.communicate()
-    run.unfinished()
-    for path in run.parts.iterdir():
+def clock_jump(run: Run, process: subprocess.Popen[str]) -> Struck:
+    """The wall clock jumps a day back in mid-run and stays there, and files come from the future."""
+    run.wait(process)
+    run.mark.touch()
+    for path in run.shards():
         os.utime(path, (2e9, 2e9))
+    return process
 
 
-def two_runs(run: Run) -> None:
+def two_runs(run: Run, process: subprocess.Popen[str]) -> Struck:
     """The command is given twice at a time: the second is refused, the first goes on."""
-    process = run.start()
-    run.wait_for_shard(process)
+    run.wait(process)
     process.send_signal(signal.SIGSTOP)  # a slow second start must not miss it
     second = run.start()
     said = second.communicate()[1]
     process.send_signal(signal.SIGCONT)
     if second.returncode != 2 or "another judge process is working on this output" not in said:
         raise RuntimeError(f"exit status {second.returncode}: {said}")
-    run.finish(process)
+    return process
 
 
-FAULTS: dict[str, Callable[[Run], None]] = {
+# Each strikes a running command, and gives it back if it still runs.
+FAULTS: dict[str, Callable[[Run, subprocess.Popen[str]], Struck]] = {
+    "clock jump": clock_jump,
     "worker killed": worker_killed,
+    "two runs on one folder": two_runs,
     "engine out of memory": out_of_memory,
-    "command killed": killed,
-    "Ctrl-C": ctrl_c,
-    "file too large": file_too_large,
     "disk full": disk_full,
     "corrupted shard": corrupted_shard,
+    "Ctrl-C": ctrl_c,
     "half-written files": half_written_files,
-    "clock jump": clock_jump,
-    "two runs on one folder": two_runs,
+    "file too large": file_too_large,
+    "command killed": killed,
 }
 
 
@@ -294,15 +291,21 @@ def undisturbed(folder: Path, arguments: tuple[str, ...]) -> dict[str, bytes]:
     return run.files()
 
 
-def strike(name: str, run: Run, expected: dict[str, bytes]) -> None:
-    """Let a fault strike, give the command again where it is not finished, and compare.
+def strike(names: Sequence[str], run: Run, expected: dict[str, bytes]) -> None:
+    """Let faults strike one after another, give the command again each time it has ended, and compare.
 
     Raises:
-        RuntimeError: the fault did not strike, the run did not get over it, or wrote something else.
+        RuntimeError: a fault did not strike, the run did not get over it, or wrote something else.
     """
-    FAULTS[name](run)
-    if not (run.folder / OUTPUT).exists():
-        run.finish()
+    process: Struck = None
+    for name in names:
+        process = process or run.start()
+        try:
+            process = FAULTS[name](run, process)
+        except RuntimeError as error:
+            raise RuntimeError(f"{name}: {error}") from None
+        run.shard = len(run.shards()) + 2
+    run.finish(process)
     changed = [name for name, content in run.files().items() if content != expected[name]]
     if changed or run.parts.exists():
         raise RuntimeError(f"not what an undisturbed run leaves: {', '.join(changed) or PARTS}")
@@ -352,7 +355,7 @@ def struck(name: str, folder: Path, arguments: tuple[str, ...], rng: random.Rand
         else:
             folder.mkdir()
         try:
-            strike(name, Run(folder, arguments, shard), expected)
+            strike([name], Run(folder, arguments, shard), expected)
         except RuntimeError as error:
             return str(error)
     return ""

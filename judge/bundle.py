@@ -352,7 +352,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise JudgeError(f"{path.parent}: no config.json; is this a Hugging Face model folder?") from None
-    except ValueError:
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, or lists in lists in lists
         raise JudgeError(f"{path}: is not valid JSON") from None
     if not isinstance(config, dict):
         raise JudgeError(f"{path}: expected a JSON object")

@@ -92,8 +92,15 @@ def parse_deadline(text: str, began: float | None = None) -> Deadline:
         if at > now + _MOST:
             raise JudgeError(f"--deadline={shown}: is more than a year away")
     if at <= now:
-        raise JudgeError(f"--deadline={shown}: has passed already ({now - at:,.0f} s ago); give a later one")
+        raise JudgeError(f"--deadline={shown}: has passed already ({_ago(now - at)} ago); give a later one")
     return Deadline(at, shown)
+
+
+def _ago(seconds: float) -> str:
+    for unit, name in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.0f} {name}"
+    return f"{seconds:,.0f} s"
 
 
 def process_began() -> float:

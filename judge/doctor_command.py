@@ -31,6 +31,8 @@ def run_doctor(wanted: Examination, as_json: bool = False) -> int:
     mistake = without_model(wanted)
     if mistake is not None:
         raise JudgeError(mistake.line)
+    if wanted.max_tokens is not None and wanted.max_tokens < 1:
+        raise JudgeError(f"--max-tokens={wanted.max_tokens}: expected at least 1")
     if as_json:
         found = list(examine(wanted))
         print(json_text(found))

@@ -52,7 +52,10 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> PreTr
         JudgeError: no tokenizer there, or one without the fast Rust implementation.
     """
     from transformers import AutoTokenizer
+    from transformers.utils import logging
 
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its warnings print what is in the folder's files, control characters too
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=trust_remote_code
@@ -60,6 +63,8 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> PreTr
     except Exception as error:  # besides OSError and ValueError, the Rust library raises plain Exception
         reason = printable(" ".join(str(error).split()), 200)
         raise JudgeError(f"{folder}: no usable tokenizer ({reason}); copy the model's tokenizer files there") from None
+    finally:
+        logging.set_verbosity(verbosity)
     if not getattr(tokenizer, "is_fast", False):
         raise JudgeError(f"{folder}: its tokenizer has no fast version (tokenizer.json), which judge needs")
     return tokenizer

@@ -136,7 +136,7 @@ def read_judge_file(folder: Path) -> JudgeFile | None:
         raise JudgeError(f"{path}: is not a judge's file ({printable(place)}: {first['msg']})") from None
     except JudgeError as error:
         raise JudgeError(f"{path.parent / str(error)}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise JudgeError(f"{path}: cannot be read ({printable(str(error), 160)})") from None
     if digest != content.template_digest:
         raise JudgeError(f"{path}: its template is not the one that the judge was trained with (the hash differs)")

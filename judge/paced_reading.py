@@ -89,6 +89,7 @@ class PacedReading(Reading):
         self._prepared_at, self._rebuild, self._numbers = {budget[0]: prepared}, rebuild, 0
         self._share: float | None = 0
         self._told = False
+        self._ready_at: float | None = None  # of the pool, which forgets it when it is closed
         self._stop_at = deadline.at - reserve(count)
         slow = SLOW_TOKENS["cpu" if pool.config.device == "cpu" else "cuda"]
         typical = prepared.lengths[:1] if count else np.ones(1, dtype=np.int32)
@@ -263,15 +264,19 @@ class PacedReading(Reading):
                 yield Job(step.key, len(step.rows), self.loader(shard, prepared))
                 step = self._next(swapped)
 
+        def begin() -> None:
+            self._ready_at = self.pool.ready_at or self._ready_at
+            pacer.speed.begin(max(began, self._ready_at or began))
+
         def progress(key: int, prompts: int) -> None:
-            pacer.speed.begin(max(began, self.pool.ready_at or began))
+            begin()
             step = steps[key][0]
             inside[key] = min(inside.get(key, 0) + prompts, len(step.rows))
             pacer.progress(key, inside[key], time.monotonic())
             self._tell({k: n for k, n in inside.items() if not steps[k][0].probe})
 
         def done(key: int, logprobs: Float) -> None:
-            pacer.speed.begin(max(began, self.pool.ready_at or began))
+            begin()
             step, shard, budget = steps[key]
             self.refuse_hopeless(logprobs)
             pacer.finished(key, time.monotonic())
@@ -283,7 +288,7 @@ class PacedReading(Reading):
         finally:
             now = time.monotonic()
             pacer.speed.pause(now)
-            self.seconds += now - max(began, self.pool.ready_at or now)
+            self.seconds += now - max(began, self.pool.ready_at or self._ready_at or now)
 
     def _keep(self, group: str, step: Read, shard: Shard, logprobs: Float, budget: int) -> None:
         """Write a shard and take its numbers; those of a probe only until its rows come again."""

@@ -114,7 +114,7 @@ def _has_tokenizer(folder: Path) -> bool:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise JudgeError(
             f"{printable(str(file), 4096)}: is not valid JSON; a plan needs a model's config.json"
         ) from None

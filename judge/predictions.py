@@ -41,12 +41,14 @@ class GivenUp:
         flags: what was given up of each row, shape (rows,).
         rates: class rates of the judge's training rows, or uniform (see `training_rates`).
         smallest_budget: the smallest that any row was read with.
+        failed: how the engine failed for good, if it did: then it was not for want of time alone.
     """
 
     deadline: str
     flags: NDArray[np.uint32]
     rates: tuple[float, float, float]
     smallest_budget: int
+    failed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ def given_up_figures(given_up: GivenUp, p: Float, flags: NDArray[np.uint32]) -> 
         result["smallest_budget"] = given_up.smallest_budget
     if counts["prior_rows"]:
         result["prior"] = [float(v) for v in with_priors(p, flags, given_up.rates)[1]]
+    if given_up.failed is not None:
+        result["failed"] = given_up.failed
     return result
 
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from judge.deadline import Deadline
 from judge.engine import EngineConfig
+from judge.errors import counted
 
 _LINE_EVERY = 30.0  # seconds between the lines of a log
 
@@ -210,5 +211,5 @@ def what_is_missing(figures: dict[str, Any]) -> str:
         found.append(f"{rows:,} rows were cut to fewer tokens ({given_up['smallest_budget']:,} at least)")
     if rows := given_up["prior_rows"]:
         a, b, tie = given_up["prior"]
-        found.append(f"{rows:,} rows got the class priors (A {a:.3f}   B {b:.3f}   tie {tie:.3f})")
+        found.append(f"{counted(rows, 'row')} got the class priors (A {a:.3f}   B {b:.3f}   tie {tie:.3f})")
     return f", but {'; '.join(found)}" if found else ""

@@ -26,18 +26,22 @@ def fitting_line(total: Estimate, deadline: float | None) -> str:
     return f"fits in {duration(deadline)} with at least {spare} to spare ({expected})"
 
 
-def too_long_line(total: Estimate, deadline: float, fitting: tuple[str, Estimate] | None) -> str:
+def too_long_line(
+    total: Estimate, deadline: float, fitting: tuple[str, Estimate] | None, smaller_budgets: bool = True
+) -> str:
     """Return the verdict of a run that may not end in time.
 
     Args:
         fitting: options with which it would, and the time then.
+        smaller_budgets: smaller budgets were tried.
     """
     word = "may not fit" if total.value <= deadline else "does not fit"
     expected = f"{duration(total.value)} expected, {duration(total.low)} to {duration(total.high)}"
     if fitting:
         advice = f"{fitting[0]} takes {duration(fitting[1].value)}, at most {duration(fitting[1].high)}"
     else:
-        advice = "no smaller budget of 512 tokens or more fits either: take a smaller model or more cards"
+        tried = "no smaller budget of 512 tokens or more fits either: " if smaller_budgets else ""
+        advice = f"{tried}take a smaller model or more cards"
     end = f"; or score with --deadline={_short(deadline)}, which gives up what there is no time for"
     return f"{word} in {duration(deadline)} ({expected}): {advice}{end}"
 

@@ -8,6 +8,7 @@ policy picks, and put the predictions together in the table's order.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -95,11 +96,12 @@ class Scorer:
         """Stop the engine processes."""
         self.pool.close()
 
-    def start(self, say: Callable[[str], None]) -> None:
+    def start(self, say: Callable[[str], None], stop_at: float = math.inf) -> None:
         """Start the engine processes, which load the model meanwhile; a 32-bit copy of its weights is made before.
 
         Args:
             say: told what is worth knowing on the way.
+            stop_at: nobody waits for the engines from then on (of time.monotonic()): none is left running.
 
         Raises:
             JudgeError: the copy cannot be written.
@@ -107,7 +109,11 @@ class Scorer:
         if not self._ready:
             self.weights.make_ready(say)
             self._ready = True
+        if time.monotonic() >= stop_at:
+            return
         self.pool.start()
+        if time.monotonic() >= stop_at:
+            self.pool.close(at_once=True)
 
     @property
     def shard_tokens(self) -> int:
@@ -202,7 +208,7 @@ class Scorer:
             events.note(f"p_* are calibrated ({self.calibration.in_words()}); --calibration=off leaves them as read")
         stop_at = self.stop_at(bare, deadline)
         try:
-            within(stop_at, lambda: self.start(events.note))
+            within(stop_at, lambda: self.start(events.note, stop_at))
             began = time.monotonic()
             prepared = self._prepared(table, run, stopping(events.prepared, stop_at))
         except DeadlinePassed:
@@ -221,21 +227,25 @@ class Scorer:
             time.monotonic() - began,
             lambda budget, rows: self._rebuilt(table, run, events, stop_at, budget, rows),
         )
+        failed = None
         try:
             reading.read_all(reading_order(prepared.lengths, prepared.rows["prompt_hash"]), self.share)
         except DeadlinePassed:
             events.note("deadline: the time for reading is up; the engines are stopped")
         except JudgeError as error:
-            if not reading.tried.any():
+            if not reading.tokens:  # an engine that does not start: to be put right, whatever is read already
                 raise
-            events.note(f"warning: {error}; what was read until then is kept")
+            failed = str(error)
+            events.note(f"warning: {error}; rows that were not read get the class priors")
         if deadline.left() < CLOSING_SECONDS + reserve(len(bare.rows)):
             self.pool.close(at_once=True)
         known, flags, smallest = reading.result()
-        return self._predictions(reading, known, self._given_up(deadline, flags, smallest))
+        return self._predictions(reading, known, self._given_up(deadline, flags, smallest, failed))
 
-    def _given_up(self, deadline: Deadline, flags: NDArray[np.uint32], smallest: int) -> GivenUp:
-        return GivenUp(deadline.text, flags, training_rates(self.model.judge), smallest)
+    def _given_up(
+        self, deadline: Deadline, flags: NDArray[np.uint32], smallest: int, failed: str | None = None
+    ) -> GivenUp:
+        return GivenUp(deadline.text, flags, training_rates(self.model.judge), smallest, failed)
 
     def nothing_read(self, bare: Prepared, events: Events, deadline: Deadline) -> Predictions:
         """Return the class priors for all rows."""

@@ -102,7 +102,9 @@ def run_score(
         finally:
             events.end()
             run.close()
-        if not (existed and figures["hashed"] is False):  # else it holds an earlier session's work
+        if _goes_on(figures["hashed"], figures, parts) and (figures["hashed"] or not restart):
+            events.note(f"what was read is kept in {parts}: the same command goes on with it")
+        else:
             run.remove()
     events.report(figures, scorer.pool.config, output, submission.path)
     _warn_of_mass(figures, folder, events)
@@ -179,7 +181,7 @@ def _score(
     bare = scorer.without_prompts(table, run)
     stop_at = scorer.stop_at(bare, deadline)
     try:
-        within(stop_at, lambda: scorer.start(events.note))
+        within(stop_at, lambda: scorer.start(events.note, stop_at))
         manifest = within(stop_at, lambda: scorer.manifest(table))
     except DeadlinePassed:
         return scorer.manifest_without_hashes(), scorer.nothing_read(bare, events, deadline)
@@ -243,7 +245,10 @@ def _is_done(scorer: Scorer, table: Table, output: Path, record: Path, parts: Pa
         if existed:
             return False
         raise JudgeError(f"{output} exists and is not a finished run of judge; pass --restart to overwrite it")
-    old, manifest = read_run_record(record), scorer.manifest(table)
+    old = read_run_record(record)
+    if _goes_on(old["model"] != NOT_HASHED, old["result"], parts):
+        return False
+    manifest = scorer.manifest(table)
     if old["model"] == NOT_HASHED:
         raise JudgeError(
             f"{output} is complete, but its deadline had passed before anything was read: all rows have the class "
@@ -269,6 +274,16 @@ def _is_done(scorer: Scorer, table: Table, output: Path, record: Path, parts: Pa
         if not existed or (parts / "manifest.json").exists():
             run.remove()
     return True
+
+
+def _goes_on(hashed: bool, figures: dict[str, Any], parts: Path) -> bool:
+    """Whether a complete output is not the end of its run, which can go on in `parts`.
+
+    Its deadline had passed before the run could be taken up, or its engine failed for good before the deadline.
+    """
+    given_up = figures.get("given_up")
+    failed = isinstance(given_up, dict) and "failed" in given_up
+    return (failed or not hashed) and (parts / "manifest.json").exists()
 
 
 def _submit_existing(output: Path, submission: SubmissionOptions, form: Form, events: ScoringTerminal) -> None:

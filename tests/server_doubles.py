@@ -76,12 +76,12 @@ class Proxy:
 
     Attributes:
         url: its address.
-        opened: connections so far.
+        cuts: answers that were cut so far.
         cut: every so many answers, one is cut in the middle and its connection broken; 0 for none.
     """
 
     def __init__(self, target: int, cut: int = 0) -> None:
-        self._target, self.opened, self.cut = target, 0, cut
+        self._target, self.cuts, self.cut = target, 0, cut
         self._answers = 0
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -125,7 +125,6 @@ class Proxy:
             except OSError:
                 return
             with self._lock:
-                self.opened += 1
                 self._open |= {ours, theirs}
             threading.Thread(target=self._pass_on, args=(ours, theirs), daemon=True).start()
 
@@ -144,7 +143,9 @@ class Proxy:
     def _cuts(self) -> bool:
         with self._lock:
             self._answers += 1
-            return self.cut > 0 and self._answers % self.cut == 0
+            cuts = self.cut > 0 and self._answers % self.cut == 0
+            self.cuts += cuts
+            return cuts
 
 
 class Scripted:

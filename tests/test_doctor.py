@@ -407,9 +407,25 @@ def test_names_of_files_cannot_steer_the_terminal(folder: Path, capsys: pytest.C
     assert "x\\x1b[2Jy" in output
 
 
+def test_a_config_cannot_steer_the_terminal(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "llama\x1b[31m"}))
+    command = [sys.executable, "-m", "judge", "doctor", str(folder), "--quick"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "\x1b" not in run.stdout + run.stderr
+    assert run.stderr == ""
+
+
 def test_options_of_a_model_need_a_model() -> None:
     with pytest.raises(JudgeError, match="--template and --max-tokens without a model; name the model's folder first"):
         run_doctor(Examination(template="minimal", max_tokens=512, quick=True))
+
+
+def test_a_budget_that_is_none_is_the_users_mistake_and_not_the_models(tiny_model: Path) -> None:
+    with pytest.raises(JudgeError, match="--max-tokens=0: expected at least 1"):
+        run_doctor(Examination(tiny_model, max_tokens=0, quick=True))
 
 
 def test_without_a_model_nothing_heavy_is_imported() -> None:

@@ -114,6 +114,11 @@ def damage_head(folder: Path) -> None:
     [
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (damage_links, "1 link to files that are not there (config.json); copy the folder with its contents (cp -rL)"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json: is not a JSON object"),
+        (
+            lambda folder: (folder / JUDGE_FILE).write_text("[" * 100_000),
+            "judge.json: cannot be read (maximum recursion",
+        ),
         (damage_pickle, "only pickle files (pytorch_model.bin)"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "no usable tokenizer"),

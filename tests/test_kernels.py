@@ -25,7 +25,7 @@ from judge.planning.kernels import (
     support,
 )
 from judge.planning.memory import besides, besides_weights
-from judge.planning.packing import ABSENT, MIN_CAPABILITY, Packing, linear_kernel, read_packing
+from judge.planning.packing import ABSENT, MIN_CAPABILITY, READ, Packing, linear_kernel, read_packing
 
 T4, P100, A100, H100 = (CARDS[name] for name in ("T4", "P100", "A100 40GB", "H100 SXM"))
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
@@ -84,6 +84,9 @@ def test_kernels_and_attention_are_those_that_vllm_chooses(vllm_says: dict[str, 
 def test_lists_of_what_vllm_refuses_are_complete(vllm_says: dict[str, Any]) -> None:
     assert tuple(vllm_says["no float16"]) == NO_FLOAT16
     assert not set(ABSENT) & set(vllm_says["methods"])
+    assert [name for name in vllm_says["methods"] if not name.startswith(READ)] == []
+    assert not any(name.startswith(READ) for name in ABSENT)
+    assert linear_kernel(Packing("auto-round"), (8, 0), "float16") == ("vLLM's choice", "")
     assert {"awq", "gptq", "compressed-tensors", "fp8", "mxfp4"} <= set(vllm_says["methods"])
     assert vllm_says["begin"] == {"awq": 75, "gptq": 60, "compressed-tensors": 70, "fp8": 75, "mxfp4": 80}
     assert all(value <= 75 or name == "mxfp4" for name, value in vllm_says["begin"].items())
@@ -147,6 +150,13 @@ def test_what_a_card_does_with_a_model(card: Any, quantization: Any, dtype: str,
         (A100, GEMMA2, "float16", 1, r"gemma2 in float16; use --dtype=bfloat16"),
         (T4, {"quantization_config": AWQ}, "float32", 1, "awq weights compute in float16 or bfloat16"),
         (A100, {"quantization_config": {"quant_method": "bitsandbytes"}}, "auto", 1, "0.32 reads no bitsandbytes"),
+        (
+            A100,
+            {"quantization_config": {"quant_method": "foo\x1b[1m", "bits": 4}},
+            "auto",
+            1,
+            r"reads no foo\\x1b\[1m weigh",
+        ),
         (T4, {"quantization_config": {"quant_method": "mxfp4"}}, "auto", 1, "mxfp4 weights begin at capability 8.0"),
         (T4, {"quantization_config": {**GPTQ, "sym": False}}, "auto", 1, "GPTQ weights of 4 or 8 bits, symmetric"),
         (T4, {"quantization_config": {**AWQ, "bits": 8}}, "auto", 1, "AWQ weights of 4 bits only, and these have 8"),

@@ -18,8 +18,9 @@ from judge.planning.arithmetic import ModelShape
 from judge.planning.card_time import Engine, engine_model
 from judge.planning.gpus import CARDS
 from judge.planning.lengths import RANGE
+from judge.planning.plan_text import duration
 from judge.planning.published import PADDED, RUNS, fit_share, leave_one_out, share_of, share_of_peak, table_lines
-from judge.planning.time_model import TimeModel
+from judge.planning.time_model import Estimate, TimeModel
 from judge.prompt import Budget, PromptBuilder
 from judge.score_settings import ScoreSettings
 from judge.table import Table
@@ -282,6 +283,38 @@ def test_every_suggestion_says_what_a_plan_with_it_says(plan: Any) -> None:
         assert changes[change] == plan(QWEN_14B, gpu, swap="all").outcome.total
 
 
+def test_the_memory_of_a_cpu_holds_every_workers_program_weights_and_cache(plan: Any) -> None:
+    for workers in (1, 3):
+        layout = plan(SMOLLM2, "cpu", workers=workers, max_tokens=512).outcome.layout
+        memory = layout.memory
+        assert memory.other == workers * 2 * GIB
+        assert memory.weights == workers * ModelShape.from_config(SMOLLM2).weight_bytes(4)
+        assert memory.prompt_cache == workers * GIB  # 0.4 GiB would do, and a run sets 1 aside at least
+        assert memory.weights + memory.activations + memory.other + memory.cache == pytest.approx(memory.usable)
+
+
+def test_a_setting_that_stands_in_the_way_is_the_first_to_be_taken_back(plan: Any) -> None:
+    for wrong, right in (({"dtype": "bfloat16"}, "--dtype=auto"), ({"parallel": "data"}, "--parallel=auto")):
+        refused = plan({**LLAMA_8B, "dtype": "bfloat16"}, "2xT4", **wrong)
+        assert refused.verdict == "cannot work"
+        change = next(s for s in refused.suggestions if not s.change.startswith("quantise"))
+        assert change.change == right
+        assert change.outcome.total == plan({**LLAMA_8B, "dtype": "bfloat16"}, "2xT4").outcome.total
+
+
+def test_what_is_shown_of_a_plan_that_cannot_work_is_what_was_asked_for(plan: Any) -> None:
+    layout = plan({**LLAMA_8B, "dtype": "bfloat16"}, "2xT4", parallel="data").outcome.layout
+    assert (layout.workers, layout.cards_each) == (2, 1)
+    assert layout.memory.weights == 2 * 8_030_261_248
+
+
+def test_times_are_shown_in_a_unit_that_is_fine_enough() -> None:
+    assert duration(Estimate(840.0, 1548.0, 3558.0)) == "14.0 to 59.3 min"
+    assert duration(Estimate(1500.0, 3000.0, 7100.0)) == "25.0 to 118.3 min"
+    assert duration(Estimate(2520.0, 4320.0, 9720.0)) == "0.7 to 2.7 h"
+    assert duration(Estimate(2.9, 13.8, 66.0)) == "2.9 to 66.0 s"
+
+
 def test_as_many_rows_are_suggested_as_fit(plan: Any) -> None:
     total = plan(LLAMA_8B, "L4").outcome.total
     late = plan(LLAMA_8B, "L4", total.high * 0.8 / 3600)
@@ -315,6 +348,8 @@ def test_the_command_ends_with_a_verdict_and_its_status(tmp_path: Path, rows: Pa
     assert status == 0
     assert text.splitlines()[-1].startswith("fits: ")
     assert text.splitlines()[-1].endswith(" of 9.0 h")
+    assert run(tmp_path, rows, gpu="2xT4", deadline="1h")[1].endswith(" min of 1.0 h")
+    assert run(tmp_path, rows, gpu="2xT4", deadline="90m")[1].endswith(" min of 90.0 min")
     assert "8.03 billion parameters" in text
     assert "fitted to 4 published runs" in text
     late, text = run(tmp_path, rows, gpu="2xT4", deadline="20s")
@@ -372,6 +407,7 @@ def test_bad_options_are_one_clear_line(tmp_path: Path, rows: Path, options: dic
     [
         ("[1]", "expected a JSON object"),
         ("version https://git-lfs", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
         (json.dumps({"model_type": "llama"}), "the config of llama lacks num_hidden_layers"),
         (json.dumps({"model_type": "t5", "is_encoder_decoder": True}), "is not a causal language model"),
     ],

@@ -183,8 +183,9 @@ def test_an_unknown_type_counts_as_a_llama_and_says_so() -> None:
     [
         ({}, "lacks num_hidden_layers, hidden_size, intermediate_size, num_attention_heads, vocab_size"),
         ({k: v for k, v in LLAMA_8B.items() if k != "vocab_size"}, "the config of llama lacks vocab_size"),
-        ({**LLAMA_8B, "hidden_size": "4096"}, "hidden_size is 4096, not a whole number"),
+        ({**LLAMA_8B, "hidden_size": "4096"}, "hidden_size is '4096', not a whole number"),
         ({**LLAMA_8B, "hidden_size": -1}, "hidden_size is -1, not a whole number"),
+        ({**LLAMA_8B, "num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, more than 10,000"),
         ({**LLAMA_8B, "hidden_size": True}, "hidden_size is True, not a whole number"),
         ({**LLAMA_8B, "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM is not a causal language model"),
         ({**LLAMA_8B, "is_encoder_decoder": True}, "is not a causal language model"),

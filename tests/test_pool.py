@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from judge.deadline import DeadlinePassed
 from judge.engine import EngineConfig
-from judge.engine.pool import MAX_FAILURES, Job, WorkerPool, cpu_environments, gpu_environments
+from judge.engine.pool import Job, WorkerPool, cpu_environments, gpu_environments
 from judge.errors import JudgeError
 from judge.hardware import Gpu
 
@@ -135,9 +137,12 @@ def test_an_engine_that_cannot_load_is_an_error_that_names_the_log(tmp_path: Pat
         run(pool)
 
 
-def test_an_engine_that_keeps_failing_ends_the_run(tiny_model: Path, tmp_path: Path) -> None:
+def test_an_engine_that_keeps_failing_ends_the_run(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("judge.engine.pool.MAX_FAILURES", 3)  # each costs a start
     pool = make_pool(tiny_model, tmp_path, failure="pass\n        raise RuntimeError('x')")
-    with pytest.raises(JudgeError, match=f"the engine failed {MAX_FAILURES} times in a row: RuntimeError: x"):
+    with pytest.raises(JudgeError, match="the engine failed 3 times in a row: RuntimeError: x"):
         run(pool)
     assert "RuntimeError: x" in (tmp_path / "worker-0.log").read_text()
 
@@ -155,9 +160,30 @@ def test_a_run_that_was_broken_off_leaves_nothing_to_the_next_one(
     assert run(pool).tobytes() == expected.tobytes()
 
 
+# It says that it is ready, and then takes no prompts, or hangs up and does not end either.
+STUCK_WORKER = """
+import sys, time
+from multiprocessing.connection import Connection
+connection = Connection(int(sys.argv[1]))
+connection.send_bytes(b'{{"event": "ready"}}')
+{then}
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("then", ["", "connection.close()"], ids=["takes-nothing", "hangs-up"])
+def test_an_engine_that_is_stuck_in_a_message_does_not_hold_up_a_deadline(tmp_path: Path, then: str) -> None:
+    pool = make_pool(tmp_path / "nowhere", tmp_path)
+    pool.command = (sys.executable, "-c", STUCK_WORKER.format(then=then))
+    long = [np.full(500_000, 12_345, dtype=np.int32)]  # more than a socket takes
+    began = time.monotonic()
+    with pytest.raises(DeadlinePassed):
+        pool.run([Job(0, 1, lambda: long)], lambda *_: None, lambda *_: None, began + 1)
+    assert time.monotonic() - began < 8
+
+
 def test_workers_die_with_their_parent_even_when_it_is_killed(tiny_model: Path, tmp_path: Path) -> None:
     import subprocess
-    import time
 
     program = f"""
 import sys

@@ -22,7 +22,7 @@ from judge.planning.time_model import Estimate, Point, fit
 from judge.prepared import Prepared
 from judge.rehearsal import Costs, Rehearsal, decide, drift_of, reading_time, total_time
 from judge.rehearsal_rows import Chosen, Rows, WatchedTable, choose_rows
-from judge.rehearsal_text import lines
+from judge.rehearsal_text import lines, too_long_line
 from judge.rehearse import rehearse
 from judge.rehearse_command import RehearsalTerminal, run_rehearse
 from judge.score import Scorer
@@ -170,7 +170,8 @@ def test_the_verdict_is_one_clear_line(tmp_path: Path) -> None:
     assert "--swap=off takes" in line
     fits, line = verdict_of(tmp_path, 2.0)
     assert not fits
-    assert "take a smaller model or more cards" in line
+    assert "no smaller budget of 512 tokens or more fits either: take a smaller model or more cards" in line
+    assert "smaller budget" not in too_long_line(total, 2.0, None, smaller_budgets=False)
     fits, line = verdict_of(tmp_path, None)
     assert fits
     assert line.startswith("takes about ")

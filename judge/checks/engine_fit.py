@@ -14,11 +14,9 @@ from judge.engine.weights import Weights, choose_weights
 from judge.errors import JudgeError, counted, printable
 from judge.hardware import GIB, Gpu
 from judge.planning.kernels import NO_FLOAT16, obstacles, prefer_bfloat16, support
-from judge.planning.memory import besides
+from judge.planning.memory import ENGINE_BYTES, LEAST_CACHE, besides
 from judge.score_settings import ScoreSettings, choose_budget
 
-# What an engine process takes besides weights and cache: Python, torch and vLLM, one batch's activations.
-_ENGINE_BYTES = 2 * GIB
 _BATCH_ROWS = 128  # judge.score_settings.make_pool
 
 
@@ -102,7 +100,7 @@ def _cpu_findings(
     budget = choose_budget(model, ScoreSettings()).max_tokens
     batch = hardware.default_batch_tokens([])
     cache = model.cache_bytes_per_token(4 if dtype == "float32" else 2) * 2 * (batch + budget)
-    need = size + max(cache, GIB) + _ENGINE_BYTES
+    need = size + max(cache, LEAST_CACHE) + ENGINE_BYTES
     text = f"{dtype} on the CPU: about {need / GIB:.1f} GiB of memory for one engine ({size / GIB:.1f} GiB of weights)"
     if memory is not None and need > memory:
         yield problem(f"{text}, and {memory / GIB:.1f} GiB are free", "end other programs, or use a smaller model")

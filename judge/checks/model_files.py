@@ -91,7 +91,7 @@ def _base_folder(folder: Path, judge: JudgeFile | None, base: Path | None) -> Pa
 def _read_object(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,6 +43,8 @@ MAX_FAILURES = 6
 # After a death, the memory of the dead engine may take a while to be free.
 RETRY_SECONDS = 5.0
 CLOSING_SECONDS = 8.0
+# A killed process that its driver holds fast is left behind after this, if a deadline has come.
+KILLED_SECONDS = 3.0
 
 _QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -208,7 +211,8 @@ class WorkerPool:
         """
         try:
             self._stop_at = stop_at
-            self._run(iter(jobs), on_done, on_progress)
+            with self._killed_in_time():
+                self._run(iter(jobs), on_done, on_progress)
         except BaseException as error:
             self.close(at_once=isinstance(error, DeadlinePassed))
             raise
@@ -263,7 +267,7 @@ class WorkerPool:
         for worker in self._workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(max(deadline - time.monotonic(), 0))
-            _kill(worker)
+            _kill(worker, KILLED_SECONDS if at_once else None)
         self._workers = []
         self.failures_in_a_row, self.ready_at = 0, None
 
@@ -283,6 +287,26 @@ class WorkerPool:
         connection = Connection(ours.detach())
         connection.send_bytes(self.config.model_dump_json().encode())
         return _Worker(number, process, connection)
+
+    @contextlib.contextmanager
+    def _killed_in_time(self) -> Iterator[None]:
+        """Kill the workers soon after the deadline: one that hangs in the middle of a message would hold us up."""
+        if self._stop_at is None:
+            yield
+            return
+        timer = threading.Timer(max(self._stop_at - time.monotonic(), 0) + 0.5, self._kill_all)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _kill_all(self) -> None:
+        for worker in list(self._workers):
+            if worker.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(worker.process.pid, signal.SIGKILL)
 
     def _seconds_left(self) -> float | None:
         return None if self._stop_at is None else max(self._stop_at - time.monotonic(), 0)
@@ -328,6 +352,8 @@ class WorkerPool:
         parts: dict[int, tuple[Float, int]],
         on_done: Callable[[int, Float], None],
     ) -> None:
+        if self._seconds_left() == 0:  # what became of it does not matter any more
+            raise DeadlinePassed
         self.failures += 1
         self.failures_in_a_row += 1
         self.last_failure = printable(" ".join(str(message["message"]).split()), 300)
@@ -382,10 +408,12 @@ def _collect(
         parts[job.key] = (result, done + 1)
 
 
-def _kill(worker: _Worker) -> None:
+def _kill(worker: _Worker, seconds: float | None = None) -> None:
+    """Kill a worker and what it started, and wait for its end, `seconds` at most."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(worker.process.pid, signal.SIGKILL)
-    worker.process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.process.wait(seconds)
     worker.connection.close()
 
 

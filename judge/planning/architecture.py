@@ -17,6 +17,8 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 # Fields of models whose layers are no softmax attention over keys and values of every head.
 _OTHER_LAYERS = ("kv_lora_rank", "ssm_cfg", "state_size", "mamba_d_state", "rwkv_version", "attention_chunk_size")
 _NEEDED = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+# Layers are listed one by one; a model with more than this is a slip of the pen or malice.
+_MOST = {"num_hidden_layers": 10_000}
 # Other names of the same fields.
 _NAMES = {
     "num_hidden_layers": ("n_layer", "n_layers"),
@@ -134,8 +136,12 @@ class Fields:
             value = (self.family.defaults or {}).get(name, default)
         if value is None:
             raise JudgeError(f"the config of {self._name} lacks {name}; {_WHAT}")
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 40:
-            raise JudgeError(f"the config of {self._name}: {name} is {printable(value, 40)}, not a whole number")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            shown = f"'{printable(value, 40)}'" if isinstance(value, str) else printable(value, 40)
+            raise JudgeError(f"the config of {self._name}: {name} is {shown}, not a whole number")
+        most = _MOST.get(name, 1 << 40)
+        if value > most:
+            raise JudgeError(f"the config of {self._name}: {name} is {printable(value, 40)}, more than {most:,}")
         return value
 
     @property

@@ -17,7 +17,7 @@ from judge.planning.arithmetic import ModelShape
 from judge.planning.card_time import Engine
 from judge.planning.gpus import Card
 from judge.planning.kernels import support
-from judge.planning.memory import CUDA_BYTES, NCCL_BYTES, activation_bytes, besides
+from judge.planning.memory import CUDA_BYTES, ENGINE_BYTES, LEAST_CACHE, NCCL_BYTES, activation_bytes, besides
 from judge.score_settings import ScoreSettings
 
 GIB = 1 << 30
@@ -127,8 +127,8 @@ def _memory(shape: ModelShape, settings: ScoreSettings, machine: Machine, engine
     cache = shape.cache_bytes_per_token(width) / min(engine.cards, shape.kv_heads) * (longest + 1)
     if machine.card.is_cpu:
         room = 2 * shape.cache_bytes_per_token(width) * (engine.batch_tokens + longest)  # as make_pool sets it aside
-        copies = settings.workers
-        return Memory(machine.free_memory, copies * shape.weight_bytes(width), copies * activations, 0.0, copies * room)
+        each = (shape.weight_bytes(width), activations, ENGINE_BYTES, max(room, LEAST_CACHE))
+        return Memory(machine.free_memory, *(settings.workers * part for part in each))
     other = CUDA_BYTES + (NCCL_BYTES if engine.cards > 1 else 0)
     usable = machine.card.usable * settings.gpu_memory_utilization
     return Memory(usable, shape.weight_bytes(width) / engine.cards, activations, other, cache)
@@ -171,14 +171,17 @@ def _on_cards(
         )
     except JudgeError as error:
         problems.append(str(error))
-        workers, cards = 1, max(n for n in range(1, machine.count + 1) if shape.heads % n == 0)
+        apart = settings.parallel == "data"  # show what was asked for
+        cards = 1 if apart else max(n for n in range(1, machine.count + 1) if shape.heads % n == 0)
+        workers = machine.count if apart else 1
     found = support(config, machine.card, settings.dtype, cards)
     engine = Engine(shape, machine.card, cards, width, batch_tokens(settings, machine))
     memory = _memory(shape, settings, machine, engine, longest)
     if not problems:
         problems = _memory_problems(memory, engine, longest)
     idle = machine.count - workers * cards
-    notes = [f"{idle} of {machine.count} cards have nothing to do: {cards} hold one copy"] if idle else []
+    has = "has" if idle == 1 else "have"
+    notes = [f"{idle} of {machine.count} cards {has} nothing to do: a copy takes {cards}"] if idle else []
     return Layout(
         *(workers, cards, found.dtype, found.kernel, found.attention, engine, memory),
         *((*found.refusals, *problems), tuple(notes)),

@@ -16,6 +16,8 @@ from judge.planning.arithmetic import ModelShape
 # What a process takes on a card besides tensors, once vLLM has begun to count: libraries and their workspaces, and
 # NCCL's buffers with other cards. (The CUDA context is there before, outside the engine's share.)
 CUDA_BYTES, NCCL_BYTES = 0.2 * GIB, 0.2 * GIB
+# Of the machine's memory, for one engine on a CPU: torch, vLLM and their workspaces; and the least cache of one.
+ENGINE_BYTES, LEAST_CACHE = 2 * GIB, 1 * GIB
 # Per logit of a step's last tokens: the logits, two float32 copies (probabilities, sampling) and the mask of tokens.
 _LOGIT_BYTES = 9
 # For a model whose arithmetic judge does not know.

@@ -22,6 +22,14 @@ _TRITON_GROUPS = (-1, 32, 64, 128, 256)
 _MACHETE_GROUPS = (-1, 64, 128)
 # Methods of quantisation that vLLM 0.32 has no more, or never had (quantization/__init__.py).
 ABSENT = ("bitsandbytes", "gguf", "aqlm", "hqq", "eetq", "vptq", "higgs", "bitnet")
+# How the names of the methods begin that vLLM 0.32 reads (there, QuantizationMethods), and of judge's schemes of them.
+READ = (
+    *("awq", "auto_awq", "gptq", "auto_gptq", "wna16", "w8a8", "fp8", "fbgemm_fp8", "fp_quant", "mxfp4", "modelopt"),
+    *("humming", "compressed-tensors", "experts_int8", "quark", "moe_wna16", "torchao", "inc", "gpt_oss_mxfp4"),
+    *("deepseek_v4_fp8", "online", "int8_per_channel", "nvfp4_per_token", "mxfp8"),
+    *("auto-round", "compressed_tensors"),  # other names of inc and compressed-tensors
+    "unknown",  # the config does not say
+)
 # Where a method's kernels begin: get_min_capability() in model_executor/layers/quantization/ and its schemes/. GPTQ's
 # own answer is 6.0, but it then asks for Marlin (AutoGPTQLinearMethod.__init__), which begins at 7.5.
 _BEGINS = {"mxfp4": (8, 0)}
@@ -118,7 +126,7 @@ def linear_kernel(
         inputs: see `row_parallel_inputs`.
     """
     name = printable(packing.method, 40)
-    if packing.method in ABSENT:
+    if packing.method in ABSENT or not packing.method.startswith(READ):
         return "", f"vLLM 0.32 reads no {name} weights; use AWQ, GPTQ or compressed-tensors"
     begins = max(_BEGINS.get(packing.method, MIN_CAPABILITY), MIN_CAPABILITY)
     if capability < begins:

@@ -43,7 +43,8 @@ def verdict_line(outcome: Outcome, deadline: float | None) -> str:
         return f"cannot work: {printable(outcome.layout.problems[0], 500)}"
     if deadline is None:
         return f"works: {duration(outcome.total)}"
-    return f"{found}: {duration(outcome.total)} of {_unit(deadline, deadline)}"
+    whole_hours = deadline % 3600 == 0  # an hour is 1.0 h, an hour and a half 90.0 min
+    return f"{found}: {duration(outcome.total)} of {_unit(deadline, 7200 if whole_hours else deadline)}"
 
 
 def duration(seconds: Estimate) -> str:
@@ -53,9 +54,9 @@ def duration(seconds: Estimate) -> str:
 
 
 def _unit(seconds: float, largest: float) -> str:
-    if largest >= 3600:
+    if largest >= 2 * 3600:  # below, a tenth of an hour is too coarse
         return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.1f} min" if largest >= 60 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if largest >= 2 * 60 else f"{seconds:.1f} s"
 
 
 def _heading(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -88,7 +89,8 @@ def _machine(plan: Plan) -> str:
     if machine.card.is_cpu:
         return f"{machine}, {machine.free_memory / GIB:.1f} GiB of memory free"
     major, minor = machine.card.capability
-    return f"{machine}, {machine.card.usable / GIB:.1f} GiB each, compute capability {major}.{minor}"
+    each = " each" if machine.count > 1 else ""
+    return f"{machine}, {machine.card.usable / GIB:.1f} GiB{each}, compute capability {major}.{minor}"
 
 
 def _what_runs(outcome: Outcome) -> Iterator[tuple[str, str]]:
@@ -111,11 +113,14 @@ def _memory(plan: Plan) -> Iterator[tuple[str, str]]:
     what = "memory" if engine.card.is_cpu else "each card"
     parts = [f"weights {memory.weights / GIB:.2f}", f"activations {memory.activations / GIB:.2f}"]
     if memory.other:
-        parts.append(f"CUDA {memory.other / GIB:.2f}")
+        parts.append(f"{'programs' if engine.card.is_cpu else 'CUDA'} {memory.other / GIB:.2f}")
     if memory.usable:
         parts.append(f"cache {max(memory.cache, 0) / GIB:.2f} of {memory.usable / GIB:.2f} GiB that the engine may use")
     yield what, ", ".join(parts)
-    need = f"a prompt of {plan.case.lengths.budget:,} tokens needs {memory.prompt_cache / GIB:.2f} GiB of cache"
+    budget, room = plan.case.lengths.budget, f"{memory.prompt_cache / GIB:.2f} GiB of cache"
+    need = f"a prompt of {budget:,} tokens needs {room}"
+    if engine.card.is_cpu:  # two steps and two prompts of every engine
+        need = f"judge sets {room} aside for prompts of up to {budget:,} tokens"
     yield "", f"a step reads {engine.batch_tokens:,} tokens; {need}"
 
 

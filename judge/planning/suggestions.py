@@ -80,7 +80,8 @@ def _settings(wish: Wish) -> Changes:
     case, outcome = wish.case, wish.outcome
     options: list[dict[str, Any]] = []
     if not outcome.works and not case.machine.card.is_cpu:
-        options = [{"dtype": "float32"}, {"parallel": "tensor"}, {"batch_tokens": 4096}, {"batch_tokens": 2048}]
+        options = [{"dtype": "auto"}, {"parallel": "auto"}, {"dtype": "float32"}, {"parallel": "tensor"}]
+        options += [{"batch_tokens": 4096}, {"batch_tokens": 2048}]
     elif case.machine.count > 1 and case.settings.parallel != "auto":
         options = [{"parallel": "auto"}]
     for option in options:
