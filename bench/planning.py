@@ -160,7 +160,7 @@ def on_the_cpu(options: argparse.Namespace) -> None:
 
 def row_lengths(table: Path | None, rows: int) -> Lengths:
     """Return the prompt lengths of a table's first rows, by 4.2 characters a token, under the budget."""
-    from judge.mock_table import mock_table
+    from judge.mock.table import mock_table
     from judge.table import Table
 
     with tempfile.TemporaryDirectory() as folder:

@@ -24,8 +24,8 @@ from judge.planning.measure import Prompt, dealt, read_group, wait_until_ready
 from judge.planning.time_model import Point, fit
 from judge.predictions import Predictions, predictions_table, write_predictions
 from judge.prepared import Prepared, prepare
-from judge.rehearsal import Costs, Rehearsal
-from judge.rehearsal_rows import Rows, WatchedTable, choose_rows
+from judge.rehearsal.outcome import Costs, Rehearsal
+from judge.rehearsal.rows import Rows, WatchedTable, choose_rows
 from judge.score import Scorer
 from judge.verdict import Float, unread
 

@@ -14,9 +14,9 @@ from judge.comparison import Cells
 from judge.deadline import parse_deadline
 from judge.errors import JudgeError, RunInterrupted
 from judge.progress import ScoringTerminal
-from judge.rehearsal import Costs, Rehearsal, Verdict, decide, drift_of, reading_time, total_time
-from judge.rehearsal_rows import WatchedTable
-from judge.rehearsal_text import lines
+from judge.rehearsal.outcome import Costs, Rehearsal, Verdict, decide, drift_of, reading_time, total_time
+from judge.rehearsal.rows import WatchedTable
+from judge.rehearsal.text import lines
 from judge.rehearse import rehearse
 from judge.score import Scorer
 from judge.score_settings import ScoreSettings, usable_gpus

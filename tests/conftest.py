@@ -10,6 +10,7 @@ import pytest
 
 # The engines run in processes of their own; two threads would only fight over the cores.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def test_the_commands_of_the_readme_run_as_they_stand(base: Path, tmp_path: Path
     assert len(commands) >= 7
     for command in commands:
         if command.startswith("judge train "):  # as it stands it takes minutes; make demo runs it whole
-            command += " --max-steps 2 --evaluations 1 --holdout 0.08"
+            command += " --max-steps 2 --evaluations 1 --holdout 0.08 --freeze-layers 0"
         if command.startswith("judge quantize "):
             command += " --samples 2 --grid 4"
         done = subprocess.run(

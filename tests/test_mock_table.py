@@ -19,10 +19,10 @@ from scipy.stats import ks_2samp
 from judge.comparison import Comparison, Flag
 from judge.errors import JudgeError
 from judge.language import language_of
-from judge.mock_awkward import KINDS, kinds_for, place_awkward
-from judge.mock_shapes import contest_shape
-from judge.mock_table import mock_table
-from judge.mock_words import LANGUAGES, made_up_text, script_of, symbol_percent, written_in
+from judge.mock.awkward import KINDS, kinds_for, place_awkward
+from judge.mock.shapes import contest_shape
+from judge.mock.table import mock_table
+from judge.mock.words import LANGUAGES, made_up_text, script_of, symbol_percent, written_in
 from judge.table import Table
 from tests.tiny_tokenizers import STYLES
 

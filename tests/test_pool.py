@@ -225,7 +225,8 @@ def test_each_gpu_worker_sees_only_its_own_cards() -> None:
     assert [e["CUDA_VISIBLE_DEVICES"] for e in gpu_environments(gpus, 2, 2)] == ["0,1", "2,3"]
 
 
-def test_cpu_workers_divide_the_cores() -> None:
+def test_cpu_workers_divide_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
     environments = cpu_environments(2, [0, 1, 2, 3], 3)
     assert [e["VLLM_CPU_OMP_THREADS_BIND"] for e in environments] == ["0,1", "2,3"]
     assert {e["VLLM_CPU_KVCACHE_SPACE"] for e in environments} == {"3"}

@@ -16,13 +16,13 @@ from judge.api import parse_settings
 from judge.bundle import open_model
 from judge.comparison import Flag
 from judge.errors import JudgeError
-from judge.mock_table import mock_table
+from judge.mock.table import mock_table
 from judge.planning.measure import dealt
 from judge.planning.time_model import Estimate, Point, fit
 from judge.prepared import Prepared
-from judge.rehearsal import Costs, Rehearsal, decide, drift_of, reading_time, total_time
-from judge.rehearsal_rows import Chosen, Rows, WatchedTable, choose_rows
-from judge.rehearsal_text import lines, too_long_line
+from judge.rehearsal.outcome import Costs, Rehearsal, decide, drift_of, reading_time, total_time
+from judge.rehearsal.rows import Chosen, Rows, WatchedTable, choose_rows
+from judge.rehearsal.text import lines, too_long_line
 from judge.rehearse import rehearse
 from judge.rehearse_command import RehearsalTerminal, run_rehearse
 from judge.score import Scorer

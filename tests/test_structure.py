@@ -25,9 +25,9 @@ ORDER = [
     ["checks.offline"],
     ["judge_file", "awkward_rows", "template_check"],
     ["bundle", "table", "predictions_file", "prompt", "run_folder", "overlap", "progress", "pacing"],
-    ["prompt_check", "prompt_diff", "mock_words"],
-    ["mock_shapes"],
-    ["mock_awkward"],
+    ["prompt_check", "prompt_diff", "mock.words"],
+    ["mock.shapes"],
+    ["mock.awkward"],
     ["planning.architecture", "planning.gpus", "planning.time_model"],
     ["planning.arithmetic", "planning.packing"],
     ["planning.kernels", "planning.memory", "planning.card_time", "planning.lengths"],
@@ -36,13 +36,13 @@ ORDER = [
     ["demo.model", "demo.make_training", "engine.packed", "engine.tensor_files"],
     ["engine.ray_actor", "engine.ray_connection"],
     ["planning.measure", "planning.random_engine"],
-    ["planning.probe", "rehearsal_text"],
+    ["planning.probe", "rehearsal.text"],
     ["engine.expand", "engine.ray_stream", "engine.server_checks", "engine.server_loop"],
     ["engine.weights", "engine.server", "engine.ray"],
     ["engine.transformers", "engine.vllm", "prepared", "submission", "score_settings", "data.copy"],
     ["engine.worker", "reading", "predictions", "data.tables", "data.mix", "data.describe"],
-    ["mock_table", "rehearsal_rows"],
-    ["rehearsal"],
+    ["mock.table", "rehearsal.rows"],
+    ["rehearsal.outcome"],
     ["paced_reading", "checks.engine_fit", "checks.model_fit"],
     ["doctor"],
     ["doctor_command"],
@@ -101,7 +101,19 @@ ORDER = [
 ]
 
 # Packages whose own file holds a docstring only.
-WITHOUT_CODE = ("calibration", "checks", "data", "demo", "evaluation", "experiment", "planning", "report", "training")
+WITHOUT_CODE = (
+    "calibration",
+    "checks",
+    "data",
+    "demo",
+    "evaluation",
+    "experiment",
+    "mock",
+    "planning",
+    "rehearsal",
+    "report",
+    "training",
+)
 
 # The package that leads to 4 bits. It may import all of judge but the command line, which alone imports it.
 QUANTIZE_ORDER = [

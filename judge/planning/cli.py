@@ -172,7 +172,7 @@ def mock_table(
     The texts are words in random order; none is copied.
     """
     del debug
-    from judge.mock_table import mock_table as make
+    from judge.mock.table import mock_table as make
 
     for line in make(table, rows, output, seed, labels, cells, awkward):
         typer.echo(line)

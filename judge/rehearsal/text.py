@@ -12,7 +12,7 @@ from judge.planning.time_model import Estimate
 from judge.progress import duration
 
 if TYPE_CHECKING:
-    from judge.rehearsal import Rehearsal
+    from judge.rehearsal.outcome import Rehearsal
 
 _SHOWN_ROWS = 5
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from judge.comparison import TEXT_COLUMNS, Cells, Comparison, Turns
 from judge.language import language_of
-from judge.mock_words import script_of, symbol_percent, written_in
+from judge.mock.words import script_of, symbol_percent, written_in
 from judge.table import Table
 from judge.table_files import check_file, file_columns
 

@@ -16,9 +16,9 @@ from typing import Any
 from judge.comparison import LABEL_COLUMNS, TEXT_COLUMNS, Cells
 from judge.data.copy import check_output, csv_line
 from judge.errors import JudgeError, counted
-from judge.mock_awkward import Awkward, kinds_for, place_awkward
-from judge.mock_shapes import Form, RowShape, TableShape, TurnShape, read_shape
-from judge.mock_words import made_up_text
+from judge.mock.awkward import Awkward, kinds_for, place_awkward
+from judge.mock.shapes import Form, RowShape, TableShape, TurnShape, read_shape
+from judge.mock.words import made_up_text
 from judge.run_folder import whole_file
 from judge.table_files import SUFFIXES
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from judge.planning.time_model import Estimate, Point, TimeModel
-from judge.rehearsal_rows import Chosen, Rows
-from judge.rehearsal_text import fitting_line, too_long_line
+from judge.rehearsal.rows import Chosen, Rows
+from judge.rehearsal.text import fitting_line, too_long_line
 from judge.verdict import Float
 
 # Share of the rows that `--swap=auto` reads again at least; how many more depends on what they gain.

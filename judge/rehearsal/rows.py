@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.comparison import Comparison, Flag
-from judge.mock_words import script_of
+from judge.mock.words import script_of
 from judge.prepared import Prepared
 from judge.table import Table
 

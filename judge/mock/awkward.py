@@ -9,8 +9,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from judge.mock_shapes import Form
-from judge.mock_words import made_up_text
+from judge.mock.shapes import Form
+from judge.mock.words import made_up_text
 
 Cell = list[str | None]
 Cells = tuple[Cell, Cell, Cell]

@@ -1,0 +1,1 @@
+"""The parts of a rehearsal: which rows are read, and what follows from them for the whole table."""
