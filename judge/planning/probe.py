@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,9 @@ from judge.planning.time_model import Point, TimeModel, fit
 
 # Lengths at these quantiles of a table's are measured, each so many times.
 QUANTILES = (0.05, 0.5, 0.98)
+# Half-width of the range at least, in logarithms: a minute of probing does not see that a machine's own speed changes
+# by a tenth within minutes (docs/results.md).
+LEAST_SPREAD = 0.15
 REPEATS = 2
 # Layers of the first engine; up to twice as many are measured at once.
 FEW_LAYERS = 2
@@ -74,7 +78,7 @@ def probe(
     shallow = _measure(with_layers(config, few), machine, groups)
     spent = time.monotonic() - began
     if few == shape.layers:
-        return fit(_points(shape, groups, shallow), source=_source(machine))
+        return _fitted(_points(shape, groups, shallow), machine)
     deep = _more_layers(shape, config, machine, sum(map(sum, shallow)), few, seconds)
     say(f"probing with {deep} of {shape.layers} layers ({spent:.0f} s so far)")
     deeper = _measure(with_layers(config, deep), machine, groups)
@@ -83,7 +87,12 @@ def probe(
         _extrapolated(_flops(shapes[0], group), _flops(shapes[1], group), _flops(shape, group), times, deeper_times)
         for group, times, deeper_times in zip(groups, shallow, deeper, strict=True)
     ]
-    return fit(_points(shape, groups, full), source=_source(machine))
+    return _fitted(_points(shape, groups, full), machine)
+
+
+def _fitted(points: Sequence[Point], machine: Machine) -> TimeModel:
+    model = fit(points, source=_source(machine))
+    return replace(model, spread=max(model.spread, LEAST_SPREAD))
 
 
 def _source(machine: Machine) -> str:
