@@ -128,11 +128,6 @@ def test_the_terminal_shows_what_a_user_wants_to_see(finished: Path) -> None:
     assert f"wrote {finished / 'p.parquet'} and {finished / 's.csv'}" in shown
 
 
-def test_two_workers_write_the_same_bytes_as_one(finished: Path, tiny_model: Path, tmp_path: Path) -> None:
-    judge("score", tiny_model, DEMO_TABLE, "-o", tmp_path / "p.parquet", *SMALL, "--workers", 2, OMP_NUM_THREADS="1")
-    assert (tmp_path / "p.parquet").read_bytes() == (finished / "p.parquet").read_bytes()
-
-
 def test_two_engines_that_both_read_shards_give_the_same_bytes_as_one(
     finished: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
