@@ -45,7 +45,7 @@ demo: $(READY) $(MODEL)/judge-demo-model.json
 # The report is opened in a real browser.
 test: $(READY) $(MODEL)/judge-demo-model.json
 	bash requirements/browser.sh
-	JUDGE_DEMO_MODEL="$(abspath $(MODEL))" $(BIN)/python -m pytest -n 3 --dist worksteal
+	JUDGE_DEMO_MODEL="$(abspath $(MODEL))" $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest -m "not engine and not training"

@@ -69,8 +69,6 @@ def test_the_commands_of_the_readme_run_as_they_stand(base: Path, tmp_path: Path
             command += " --max-steps 2 --evaluations 1 --holdout 0.08 --freeze-layers 0"
         if command.startswith("judge quantize "):
             command += " --samples 2 --grid 4"
-        if command.startswith(("judge rehearse ", "judge drift ")):  # other tests have vLLM, which starts slowly
-            command += " --readout transformers"
         done = subprocess.run(
             shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
