@@ -26,7 +26,7 @@ def measure(model: Path, table: Path) -> dict[str, Any]:
     from judge.encoding import TextEncoder, load_tokenizer
     from judge.prepared import prepare
     from judge.prompt import Budget, PromptBuilder
-    from judge.score import Silent
+    from judge.reading import Silent
     from judge.table import Table
     from judge.template import load_template
 

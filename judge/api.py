@@ -16,7 +16,8 @@ from judge.table import OnBadRow, Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from judge.score import Events, Scorer
+    from judge.reading import Events
+    from judge.score import Scorer
 
 
 class Judge:
@@ -84,8 +85,9 @@ class Judge:
             JudgeError: the frame cannot be read, or the engine does not work.
         """
         from judge.predictions import predictions_table
+        from judge.reading import Silent
         from judge.run_folder import RunFolder
-        from judge.score import Scorer, Silent
+        from judge.score import Scorer
 
         until = parse_deadline(deadline) if deadline is not None else None
         if self._scorer is None:

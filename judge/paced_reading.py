@@ -18,7 +18,7 @@ from judge.pacing import Pacer, Prepare, Read, Rows, Step, Work
 from judge.planning.arithmetic import ModelShape
 from judge.prepared import Prepared
 from judge.progress import duration
-from judge.reading import Events, Reading, rows_to_swap
+from judge.reading import Events, Reading, refuse_hopeless, rows_to_swap
 from judge.run_folder import RunFolder
 from judge.shards import Shard, make_shards
 from judge.verdict import Float, unread
@@ -278,7 +278,7 @@ class PacedReading(Reading):
         def done(key: int, logprobs: Float) -> None:
             begin()
             step, shard, budget = steps[key]
-            self.refuse_hopeless(logprobs)
+            refuse_hopeless(logprobs, self.pool.config)
             pacer.finished(key, time.monotonic())
             inside.pop(key, None)
             self._keep(group, step, shard, logprobs, budget)

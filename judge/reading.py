@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from judge.engine import EngineConfig
 from judge.engine.pool import Job, Pool
 from judge.errors import JudgeError
 from judge.prepared import Prepared
@@ -79,6 +80,24 @@ def rows_to_swap(
             return
 
 
+def refuse_hopeless(logprobs: Float, config: EngineConfig) -> None:
+    """Refuse a shard of which no prompt gave a number: the others will give none either.
+
+    Args:
+        logprobs: of the shard's prompts, shape (prompts, 3).
+        config: of the engine that read them.
+
+    Raises:
+        JudgeError: all are NaN, and the shard is large enough to tell.
+    """
+    if len(logprobs) >= HOPELESS_ROWS and np.isnan(logprobs).all():
+        where = "as the server runs it" if config.server else f"in {config.dtype}"
+        raise JudgeError(
+            f"all {len(logprobs)} prompts of a shard came out as NaN: the model does not work {where}; "
+            "try another --dtype"
+        )
+
+
 class Reading:
     """Reads shards through a pool, writes them, and collects their log-probabilities by row.
 
@@ -128,7 +147,7 @@ class Reading:
 
         def done(number: int, logprobs: Float) -> None:
             shard = shards[number]
-            self.refuse_hopeless(logprobs)
+            refuse_hopeless(logprobs, self.pool.config)
             self.run.write_shard(group, number, shard, logprobs)
             self._take(shard, logprobs)
             self.tokens += shard.tokens
@@ -139,16 +158,6 @@ class Reading:
         self.pool.run(jobs, done, progress)
         if jobs:  # loading the model does not count
             self.seconds += time.monotonic() - max(began, self.pool.ready_at or began)
-
-    def refuse_hopeless(self, logprobs: Float) -> None:
-        """Refuse a shard of which no prompt gave a number: the others will give none either."""
-        if len(logprobs) >= HOPELESS_ROWS and np.isnan(logprobs).all():
-            config = self.pool.config
-            where = "as the server runs it" if config.server else f"in {config.dtype}"
-            raise JudgeError(
-                f"all {len(logprobs)} prompts of a shard came out as NaN: the model does not work {where}; "
-                "try another --dtype"
-            )
 
     def loader(self, shard: Shard, prepared: Prepared) -> Callable[[], list[NDArray[np.int32]]]:
         """Return what gives a shard's prompts when its turn comes."""

@@ -29,7 +29,7 @@ from judge.paced_reading import PacedReading, reserve, work_of
 from judge.predictions import GivenUp, Predictions, training_rates
 from judge.prepared import DONE, Prepared, is_prepared, open_prepared, prepare, without_prompts
 from judge.prompt import PromptBuilder
-from judge.reading import HOPELESS_ROWS, Events, Reading, Silent, rows_to_swap
+from judge.reading import Events, Reading, rows_to_swap
 from judge.run_folder import Manifest, RunFolder
 from judge.score_settings import (
     ScoreSettings,
@@ -49,8 +49,6 @@ from judge.trained_rows import joined, trained_rows_of
 
 # Stands for a hash in the record of a run that had no time to make it.
 NOT_HASHED = "not hashed: the deadline had passed"
-
-__all__ = ["HOPELESS_ROWS", "NOT_HASHED", "Events", "Scorer", "Silent", "rows_to_swap"]
 
 
 class Scorer:
@@ -122,10 +120,17 @@ class Scorer:
 
     def manifest_without_hashes(self) -> Manifest:
         """Return the manifest of a run whose time was up before the model was hashed; it fits no other run."""
-        hashes = {"table": NOT_HASHED, "model": NOT_HASHED}
+        return self._manifest(NOT_HASHED, NOT_HASHED)
+
+    def manifest(self, table: Table) -> Manifest:
+        """Return the hashes and settings that decide what a run writes."""
+        return self._manifest(table.digest(), self.model.digest())
+
+    def _manifest(self, table: str, model: str) -> Manifest:
         return {
             "version": __version__,
-            **hashes,
+            "table": table,
+            "model": model,
             "template": self.template.digest,
             "prompt": self.builder.fingerprint(),
             "settings": self._settings(),
@@ -143,17 +148,6 @@ class Scorer:
             "weights": self.weights.way,
             "shard_tokens": self.shard_tokens,
             "calibration": self.calibration.numbers() if self.calibration else "off",
-        }
-
-    def manifest(self, table: Table) -> Manifest:
-        """Return the hashes and settings that decide what a run writes."""
-        return {
-            "version": __version__,
-            "table": table.digest(),
-            "model": self.model.digest(),
-            "template": self.template.digest,
-            "prompt": self.builder.fingerprint(),
-            "settings": self._settings(),
         }
 
     def score(self, table: Table, run: RunFolder, events: Events, deadline: Deadline | None = None) -> Predictions:

@@ -17,8 +17,9 @@ from judge.comparison import Flag
 from judge.errors import JudgeError, counted, printable
 from judge.predictions import predictions_table, write_predictions
 from judge.predictions_file import StoredPredictions, read_predictions
+from judge.reading import Events
 from judge.run_folder import RunFolder
-from judge.score import Events, Scorer
+from judge.score import Scorer
 from judge.score_settings import ScoreSettings
 from judge.split import group_key
 from judge.table import Table

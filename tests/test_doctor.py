@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,19 +23,7 @@ from judge.doctor import Examination
 from judge.doctor_command import run_doctor
 from judge.errors import JudgeError
 from judge.hardware import GIB, Gpu
-
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n"
-T4 = Gpu("0", "Tesla T4", 15 * GIB, (7, 5))
-P100 = Gpu("0", "Tesla P100", 16 * GIB, (6, 0))
-
-
-def problems(findings: Iterable[Finding]) -> list[str]:
-    return [finding.line for finding in findings if finding.level == "problem"]
-
-
-def notes(findings: Iterable[Finding]) -> list[str]:
-    return [finding.line for finding in findings if finding.level == "note"]
-
+from tests.doctor_findings import P100, POINTER, T4, notes, problems
 
 # findings
 

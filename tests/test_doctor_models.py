@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,10 @@ from judge.checks.model_files import examine_files
 from judge.doctor import Examination, examine
 from judge.hardware import GIB, Gpu
 from judge.judge_file import FILE as JUDGE_FILE
+from tests.doctor_findings import P100, POINTER, T4, notes, problems
 from tests.judge_bundles import save_judge
 from tests.tiny_models import edit_config, save_adapter, save_llama
 from tests.tiny_tokenizers import STYLES
-
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n"
-T4 = Gpu("0", "Tesla T4", 15 * GIB, (7, 5))
-P100 = Gpu("0", "Tesla P100", 16 * GIB, (6, 0))
-
-
-def problems(findings: Iterable[Finding]) -> list[str]:
-    return [finding.line for finding in findings if finding.level == "problem"]
-
-
-def notes(findings: Iterable[Finding]) -> list[str]:
-    return [finding.line for finding in findings if finding.level == "note"]
 
 
 @pytest.fixture

@@ -24,8 +24,9 @@ from judge.engine.packed import awq_values, pack_quantized_values, read_quantiza
 from judge.engine.weights import choose_weights, cpu_obstacle
 from judge.errors import JudgeError
 from judge.hardware import GIB, Gpu, choose_packed_dtype, vllm_cpu_library
+from judge.reading import Silent
 from judge.run_folder import RunFolder, differences
-from judge.score import Scorer, Silent
+from judge.score import Scorer
 from judge.score_settings import ScoreSettings
 from judge.table import Table
 from judge.verdict import probabilities

@@ -19,8 +19,9 @@ from judge.experiment.run import run_experiment
 from judge.experiment.settings import ExperimentSettings, parse_experiment
 from judge.experiment.train_arms import check_training, train_arms
 from judge.predictions import Predictions
+from judge.reading import Silent
 from judge.run_folder import RunFolder
-from judge.score import Scorer, Silent
+from judge.score import Scorer
 from judge.score_settings import ScoreSettings
 from judge.table import Table
 from judge.verdict import probabilities, verdict_mass

@@ -26,8 +26,9 @@ from judge.engine.ray_connection import check_address
 from judge.errors import JudgeError
 from judge.parquet_folder import read_table
 from judge.predictions import Predictions
+from judge.reading import Silent
 from judge.run_folder import RunFolder
-from judge.score import Scorer, Silent
+from judge.score import Scorer
 from judge.score_settings import ScoreSettings
 from judge.table import Table
 from tests.labelled_tables import labelled_rows, write_table

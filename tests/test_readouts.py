@@ -15,8 +15,9 @@ from judge.bundle import open_model
 from judge.engine import READOUTS, WITHOUT_MASS, Readout
 from judge.errors import JudgeError
 from judge.predictions import Predictions
+from judge.reading import Silent
 from judge.run_folder import RunFolder
-from judge.score import Scorer, Silent
+from judge.score import Scorer
 from judge.score_settings import ScoreSettings
 from judge.table import Table
 from judge.verdict import probabilities, verdict_mass

@@ -18,8 +18,9 @@ import pytest
 
 from judge.bundle import open_model
 from judge.engine.pool import WorkerPool
+from judge.reading import Silent
 from judge.run_folder import RunFolder
-from judge.score import Scorer, Silent
+from judge.score import Scorer
 from judge.score_settings import ScoreSettings
 from judge.table import Table
 from judge.verdict import entropy

@@ -17,7 +17,7 @@ from judge.experiment.rows import ExperimentRows
 from judge.experiment.sequential import Race, Stopped
 from judge.experiment.settings import ExperimentSettings, Metric
 from judge.experiment.statistics import row_scores
-from judge.score import Events
+from judge.reading import Events
 from judge.split import shuffled
 from judge.verdict import Float
 

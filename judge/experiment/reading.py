@@ -14,12 +14,11 @@ from judge.calibration.parameters import mean_of_read
 from judge.comparison import Flag
 from judge.engine import WITHOUT_MASS
 from judge.engine.pool import Job, Pool
-from judge.errors import JudgeError
 from judge.experiment.arm_scores import ArmScores
 from judge.experiment.arms import Arm
 from judge.experiment.cache import ReadingCache, reading_key
 from judge.prepared import Prepared
-from judge.score import HOPELESS_ROWS, Events, rows_to_swap
+from judge.reading import Events, refuse_hopeless, rows_to_swap
 from judge.shards import Shard, make_shards, reading_order
 from judge.verdict import SWAPPED, Float, probabilities, unread, verdict_mass
 
@@ -178,11 +177,7 @@ class ArmReading:
         return [self.prepared.prompt(*prompts[i].places[0]) for i in shard.rows]
 
     def _finish(self, prompts: list[_Prompt], shard: Shard, logprobs: Float) -> None:
-        if len(shard.rows) >= HOPELESS_ROWS and np.isnan(logprobs).all():
-            raise JudgeError(
-                f"all {len(shard.rows)} prompts of a shard came out as NaN: the model does not work in "
-                f"{self.engine.pool.config.dtype}; try another --dtype"
-            )
+        refuse_hopeless(logprobs, self.engine.pool.config)
         read = [prompts[i] for i in shard.rows]
         self.cache.add([prompt.key for prompt in read], logprobs)
         for prompt, three in zip(read, logprobs, strict=True):

@@ -32,9 +32,9 @@ from judge.experiment.statistics import Difference, differences
 from judge.experiment.train_arms import FOLDER as TRAINED
 from judge.experiment.train_arms import check_training, train_arms
 from judge.prepared import Prepared, prepare
+from judge.reading import Events, Silent
 from judge.resample import FEW_GROUPS
 from judge.run_folder import RunFolder
-from judge.score import Events, Silent
 from judge.table import Table
 from judge.trained_rows import TrainedRows
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from judge.errors import JudgeError, RunInterrupted, printable
 from judge.experiment.settings import ArmSettings, ExperimentSettings
-from judge.score import Events
+from judge.reading import Events
 from judge.split import group_key, shuffled
 from judge.table import Table
 from judge.template import load_template
