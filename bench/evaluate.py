@@ -22,7 +22,7 @@ import pandas as pd
 
 from bench.results import write
 from bench.tables import write_table
-from judge.verdict import NAMES, probabilities
+from judge.prompting.verdict import NAMES, probabilities
 
 
 def label_and_predict(table: Path, folder: Path) -> tuple[Path, Path]:
@@ -64,7 +64,7 @@ def main() -> None:
         folder = Path(name)
         write_table(folder / "table.csv", options.rows, options.table)
         labelled, predictions = label_and_predict(folder / "table.csv", folder)
-        read = "import sys; from judge.table import Table; [0 for c in Table.open(sys.argv[1]).chunks()]"
+        read = "import sys; from judge.tables.table import Table; [0 for c in Table.open(sys.argv[1]).chunks()]"
         reading = measure(sys.executable, "-c", read, str(labelled))
         whole = measure(judge, "evaluate", str(predictions), str(labelled))
     figures: dict[str, Any] = {"rows": options.rows, "reading": reading, "evaluate": whole}

@@ -4,7 +4,7 @@
 
 Every fault strikes a real run of the command from outside, at a random shard: signals, limits of the system, files
 changed on disk. Where the run does not get over it by itself, the same command is given again, as a user would.
-tests/test_faults.py lets all of them strike one run, one after another.
+tests/whole/test_faults.py lets all of them strike one run, one after another.
 """
 
 from __future__ import annotations

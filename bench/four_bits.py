@@ -18,10 +18,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from judge.bundle import open_model
-from judge.encoding import load_tokenizer
 from judge.engine.expand import Expansion
-from judge.engine.packed import read_quantization
+from judge.models.bundle import open_model
+from judge.models.packed import read_quantization
+from judge.prompting.encoding import load_tokenizer
 
 ROOT = Path(__file__).parent.parent
 JUDGE = str(Path(sys.executable).parent / "judge")
@@ -94,9 +94,9 @@ def general_text(model: Path, text: Path, samples: int, tokens: int) -> list[lis
 
 def calibrate_on_text(bench: Bench, name: str, model: Path, text: Path, group_size: int, samples: int) -> Path:
     """Quantise with the same back end on general text."""
+    from judge.cli.quantize import QuantizeTerminal
     from quantize.awq import quantize_model
     from quantize.back_end import QuantizeSettings
-    from quantize.quantize_command import QuantizeTerminal
 
     output = bench.folder / name
     if not output.exists():

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.results import write
 from judge.errors import JudgeError
-from judge.hardware import usable_gpus
-from judge.planning.arithmetic import ModelShape
-from judge.planning.gpus import find_card
+from judge.hardware.cards import find_card
+from judge.hardware.machine import usable_gpus
+from judge.models.arithmetic import ModelShape
 from judge.planning.measure import Prompt, dealt, read_group, wait_until_ready
 from judge.planning.probe import probe
 from judge.planning.random_engine import Machine, engine_pool, machine_of
@@ -160,8 +160,8 @@ def on_the_cpu(options: argparse.Namespace) -> None:
 
 def row_lengths(table: Path | None, rows: int) -> Lengths:
     """Return the prompt lengths of a table's first rows, by 4.2 characters a token, under the budget."""
-    from judge.mock.table import mock_table
-    from judge.table import Table
+    from judge.data.mock_table import mock_table
+    from judge.tables.table import Table
 
     with tempfile.TemporaryDirectory() as folder:
         if table is None:

@@ -23,12 +23,12 @@ from bench.tables import write_table
 
 def measure(model: Path, table: Path) -> dict[str, Any]:
     """Prepare a table in this process; wall seconds without imports, peak memory with them."""
-    from judge.encoding import TextEncoder, load_tokenizer
-    from judge.prepared import prepare
-    from judge.prompt import Budget, PromptBuilder
-    from judge.reading import Silent
-    from judge.table import Table
-    from judge.template import load_template
+    from judge.prompting.builder import Budget, PromptBuilder
+    from judge.prompting.encoding import TextEncoder, load_tokenizer
+    from judge.prompting.template import load_template
+    from judge.runs.prepared import prepare
+    from judge.scoring.reading import Silent
+    from judge.tables.table import Table
 
     builder = PromptBuilder(TextEncoder(load_tokenizer(model)), load_template("side-by-side"), Budget(2048))
     with tempfile.TemporaryDirectory() as folder:
@@ -41,8 +41,8 @@ def measure(model: Path, table: Path) -> dict[str, Any]:
 
 def measure_tokenizer(model: Path, table: Path) -> dict[str, Any]:
     """Tokenise the same texts and nothing else, in large batches on all cores."""
-    from judge.encoding import load_tokenizer
-    from judge.table import Table
+    from judge.prompting.encoding import load_tokenizer
+    from judge.tables.table import Table
 
     backend = load_tokenizer(model).backend_tokenizer
     seconds = 0.0

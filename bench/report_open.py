@@ -19,10 +19,10 @@ import numpy as np
 
 from bench.results import write
 from bench.tables import made_up_table
-from judge.predictions_file import StoredPredictions
+from judge.predictions.file import StoredPredictions
 from judge.report.page import write_page
 from judge.report.row_data import rows_of
-from judge.table import Table
+from judge.tables.table import Table
 
 OPENED = 5
 # When the list can be used: the page's own clock, from the start of the navigation.
@@ -45,7 +45,7 @@ def random_predictions(rows: int) -> StoredPredictions:
 
 def main() -> None:
     """Write a report, open it several times, and write the figures."""
-    from tests.browser import opened, started
+    from tests.kit.browser import opened, started
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=25_000)

@@ -39,7 +39,7 @@ def made_up_table(path: Path, rows: int, seed: int = 0) -> None:
 
 def repeated_table(source: Path, path: Path, rows: int, seed: int = 0) -> None:
     """Write a CSV of `rows` rows drawn from a real table, with new ids."""
-    from judge.table import Table
+    from judge.tables.table import Table
 
     comparisons = [row for chunk in Table.open(source).chunks() for row in chunk]
     pick = random.Random(seed)

@@ -46,10 +46,10 @@ def judge_score(model: Path, table: Path, folder: Path) -> float:
 
 def prompts_of(model: Path, table: Path) -> tuple[list[list[int]], Any]:
     """Return the prompts of a table and the config that `judge score` gives its engine."""
-    from judge.bundle import open_model
-    from judge.score import Scorer
-    from judge.score_settings import ScoreSettings
-    from judge.table import Table
+    from judge.models.bundle import open_model
+    from judge.scoring.scorer import Scorer
+    from judge.scoring.settings import ScoreSettings
+    from judge.tables.table import Table
 
     scorer = Scorer(open_model(model), ScoreSettings(), Path())
     rows = [row for chunk in Table.open(table).chunks() for row in chunk]
@@ -99,7 +99,7 @@ def run(kind: str, options: argparse.Namespace, table: Path, folder: Path) -> fl
     if kind == "judge":
         return judge_score(options.model, table, folder)
     from judge.engine.pool import cpu_environments
-    from judge.hardware import cpu_cores, usable_gpus
+    from judge.hardware.machine import cpu_cores, usable_gpus
 
     extra = {} if usable_gpus("auto") else cpu_environments(1, cpu_cores(), 1)[0]
     extra |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}

@@ -26,13 +26,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.results import write
-from judge.encoding import TextEncoder, load_tokenizer
-from judge.prompt import Budget, PromptBuilder
-from judge.template import load_template
+from judge.cli.train_progress import TrainingTerminal
+from judge.prompting.builder import Budget, PromptBuilder
+from judge.prompting.encoding import TextEncoder, load_tokenizer
+from judge.prompting.template import load_template
 from judge.training.make_trainer import make_trainer
 from judge.training.model import choose_machine, load_model, open_base
 from judge.training.plan import Plan, make_plan
-from judge.training.progress import TrainingTerminal
 from judge.training.settings import parse_train_settings
 
 SAMPLE = Path(__file__).parent.parent / "judge" / "demo" / "training.csv"

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from judge.errors import JudgeError, RunInterrupted
+from judge.version import __version__
+
 if TYPE_CHECKING:
     from judge.api import Judge
 
-__version__ = "0.1.0"
-__all__ = ["Judge", "__version__"]
+__all__ = ["Judge", "JudgeError", "RunInterrupted", "__version__"]
 
 
 def __getattr__(name: str) -> object:

@@ -7,17 +7,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from judge.bundle import open_model
-from judge.comparison import Cells
 from judge.deadline import parse_deadline
 from judge.errors import JudgeError, setting_problem
-from judge.table import OnBadRow, Table
+from judge.models.bundle import open_model
+from judge.tables.comparison import Cells
+from judge.tables.table import OnBadRow, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from judge.reading import Events
-    from judge.score import Scorer
+    from judge.scoring.reading import Events
+    from judge.scoring.scorer import Scorer
 
 
 class Judge:
@@ -29,7 +29,7 @@ class Judge:
     Args:
         model: folder of the model, or judge bundle.
         base: the base model of an adapter, where it is not in the folder that the adapter names.
-        settings: every field of `judge.score_settings.ScoreSettings`, such as `template="rubric"`, `swap="all"`,
+        settings: every field of `judge.scoring.settings.ScoreSettings`, such as `template="rubric"`, `swap="all"`,
             `max_tokens=1024`.
 
     Raises:
@@ -70,7 +70,7 @@ class Judge:
         Args:
             frame: columns `id, prompt, response_a, response_b`; each text is plain, a JSON list with one
                 string a turn, or a list of strings.
-            cells: how texts are read (see `judge.comparison.parse_cell`).
+            cells: how texts are read (see `judge.tables.comparison.parse_cell`).
             on_bad_row: `error`, or `placeholder` to score and flag rows whose cells cannot be read.
             events: told about the progress.
             deadline: `8h30m` from this call on, or a clock time such as `2026-11-22T07:30`: what cannot be read by then
@@ -78,16 +78,16 @@ class Judge:
 
         Returns:
             One row for each of the frame's, in its order and with its index; the columns are those of
-            `judge.predictions.predictions_table`. Where the judge has a calibration, `p_*` are calibrated
+            `judge.predictions.predictions.predictions_table`. Where the judge has a calibration, `p_*` are calibrated
             (`calibration="off"` leaves them as read).
 
         Raises:
             JudgeError: the frame cannot be read, or the engine does not work.
         """
-        from judge.predictions import predictions_table
-        from judge.reading import Silent
-        from judge.run_folder import RunFolder
-        from judge.score import Scorer
+        from judge.predictions.predictions import predictions_table
+        from judge.runs.folder import RunFolder
+        from judge.scoring.reading import Silent
+        from judge.scoring.scorer import Scorer
 
         until = parse_deadline(deadline) if deadline is not None else None
         if self._scorer is None:
@@ -127,7 +127,7 @@ def parse_settings(settings: dict[str, Any]) -> Any:
     """
     from pydantic import ValidationError
 
-    from judge.score_settings import ScoreSettings
+    from judge.scoring.settings import ScoreSettings
 
     try:
         return ScoreSettings(**settings)

@@ -17,11 +17,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from judge.bundle import ModelFolder, copy_tokenizer
 from judge.errors import JudgeError, RunInterrupted, printable
-from judge.hardware import available_memory
-from judge.judge_file import write_judge_file
-from judge.trained_rows import FILE as TRAINED_ROWS
+from judge.hardware.machine import available_memory
+from judge.models.bundle import ModelFolder, copy_tokenizer
+from judge.models.judge_file import write_judge_file
+from judge.models.trained_rows import FILE as TRAINED_ROWS
 from quantize.back_end import BackEnd, BackEndName, Device, Job, QuantizeSettings
 from quantize.events import QuantizeEvents
 from quantize.layers import check_written, choose_group_size, find_layers

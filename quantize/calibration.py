@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from judge.bundle import ModelFolder
-from judge.comparison import NO_LABEL, VERDICTS, Cells, Comparison, Flag, RowId, Target
-from judge.encoding import TextEncoder, load_tokenizer
 from judge.errors import JudgeError, counted
-from judge.prompt import Budget, PromptBuilder
-from judge.score_settings import ScoreSettings, choose_budget, choose_template, differs_from_training
-from judge.table import Table
-from judge.table_files import TRAINING, Columns
-from judge.trained_rows import TrainedRows, joined, trained_rows_of
+from judge.models.bundle import ModelFolder
+from judge.models.trained_rows import TrainedRows, joined, trained_rows_of
+from judge.prompting.builder import Budget, PromptBuilder
+from judge.prompting.encoding import TextEncoder, load_tokenizer
+from judge.scoring.settings import ScoreSettings, choose_budget, choose_template, differs_from_training
+from judge.tables.comparison import NO_LABEL, VERDICTS, Cells, Comparison, Flag, RowId, Target
+from judge.tables.table import Table
+from judge.tables.table_files import TRAINING, Columns
 
 
 @dataclass(frozen=True)

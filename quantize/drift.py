@@ -1,6 +1,6 @@
 """Drift: what merging and quantising changed about the verdicts, measured on the scoring path.
 
-The same rows go through `judge.score` at every stage (base, base with adapter, merged, 4-bit), with the judge's own
+The same rows go through `judge.scoring` at every stage (base, base with adapter, merged, 4-bit), with the judge's own
 template and budget. What trained the judge is left out. The first stage that is a judge is the reference; the ones
 after it must be close to it. A base model before it is shown for contrast.
 """
@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from judge.bundle import ModelFolder
-from judge.comparison import Flag
 from judge.errors import JudgeError, counted, printable
-from judge.predictions import predictions_table, write_predictions
-from judge.predictions_file import StoredPredictions, read_predictions
-from judge.reading import Events
-from judge.run_folder import RunFolder
-from judge.score import Scorer
-from judge.score_settings import ScoreSettings
-from judge.split import group_key
-from judge.table import Table
-from judge.template import template_data
-from judge.trained_rows import joined, trained_rows_of
+from judge.models.bundle import ModelFolder
+from judge.models.trained_rows import joined, trained_rows_of
+from judge.predictions.file import StoredPredictions, read_predictions
+from judge.predictions.predictions import predictions_table, write_predictions
+from judge.prompting.template import template_data
+from judge.runs.folder import RunFolder
+from judge.scoring.reading import Events
+from judge.scoring.scorer import Scorer
+from judge.scoring.settings import ScoreSettings
+from judge.tables.comparison import Flag
+from judge.tables.split import group_key
+from judge.tables.table import Table
 from quantize.drift_figures import Drift, Limits, Rows, compare, kind_of
 
 FILE = "drift.json"
@@ -113,7 +113,7 @@ def choose_rows(stages: Sequence[ModelFolder], table: Table, most: int, seed: in
     Raises:
         JudgeError: the table cannot be read, or every row trained a stage.
     """
-    from judge.data.copy import copy_rows
+    from judge.tables.table_writing import copy_rows
 
     if table.path is None:
         raise ValueError("the table must be a file")

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.bundle import ModelFolder
-from judge.comparison import Flag
 from judge.errors import counted, printable
-from judge.metrics import hits, log_losses
-from judge.predictions_file import StoredPredictions
-from judge.resample import Estimate, group_bootstrap
-from judge.table import Table
-from judge.verdict import Float, divergence
+from judge.models.bundle import ModelFolder
+from judge.predictions.file import StoredPredictions
+from judge.prompting.verdict import Float, divergence
+from judge.stats.metrics import hits, log_losses
+from judge.stats.resample import Estimate, group_bootstrap
+from judge.tables.comparison import Flag
+from judge.tables.table import Table
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from judge.bundle import ModelFolder, tensor_shapes
 from judge.errors import JudgeError, printable
+from judge.models.bundle import ModelFolder, tensor_shapes
 
 GROUP_SIZES = (128, 64, 32)
 # Both layouts keep eight 4-bit values in one 32-bit number.

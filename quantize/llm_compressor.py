@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from judge.encoding import load_tokenizer
 from judge.errors import printable
+from judge.prompting.encoding import load_tokenizer
 from quantize.back_end import BackEndName, Job, QuantizeSettings
 from quantize.events import QuantizeEvents
 from quantize.layers import Layers

@@ -15,13 +15,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from judge import __version__
-from judge.bundle import ADAPTER_WEIGHTS, ModelFolder, copy_tokenizer, file_digest, open_model
 from judge.errors import JudgeError
-from judge.judge_file import write_judge_file
-from judge.run_folder import Manifest, RunFolder
-from judge.trained_rows import FILE as TRAINED_ROWS
-from judge.trained_rows import trained_rows_of
+from judge.models.bundle import ADAPTER_WEIGHTS, ModelFolder, copy_tokenizer, file_digest, open_model
+from judge.models.judge_file import write_judge_file
+from judge.models.trained_rows import FILE as TRAINED_ROWS
+from judge.models.trained_rows import trained_rows_of
+from judge.runs.folder import Manifest, RunFolder
+from judge.version import __version__
 from quantize.events import MergeEvents
 from quantize.merge_plan import Dtype, MergePlan, plan_merge, reader
 from quantize.tensor_file import write_tensors
@@ -44,7 +44,7 @@ def merge(
     """Merge a bundle's adapter into its base model; arithmetic is float32, the result is rounded once.
 
     Args:
-        bundle: as `judge.bundle.open_model` returns it.
+        bundle: as `judge.models.bundle.open_model` returns it.
         output: the folder to write; it appears under this name once it is whole.
         dtype: of all float tensors; `auto` keeps each as the base stores it.
         proof: compare the verdicts of base, base with adapter, and merged model (`quantize.merge_proof`).

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from judge.bundle import ADAPTER_WEIGHTS, Adapter, ModelFolder, tensor_shapes
-from judge.engine.adapter import misfit, refused_by_vllm
 from judge.errors import JudgeError, printable
+from judge.models.adapter import misfit, refused_by_vllm
+from judge.models.bundle import ADAPTER_WEIGHTS, Adapter, ModelFolder, tensor_shapes
 from quantize.merge_weights import Update, check_merged, merged_weight
 from quantize.skeleton import Adapted, Skeleton
 from quantize.tensor_file import FLOATS, Entry, read_entries

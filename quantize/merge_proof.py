@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import Comparison
-from judge.encoding import TextEncoder, load_tokenizer
-from judge.engine import EngineConfig
+from judge.engine.protocol import EngineConfig
 from judge.errors import JudgeError, printable
-from judge.hardware import available_memory
-from judge.prompt import PromptBuilder
-from judge.score_settings import ScoreSettings, choose_budget, choose_template, differs_from_training
+from judge.hardware.machine import available_memory
+from judge.prompting.builder import PromptBuilder
+from judge.prompting.encoding import TextEncoder, load_tokenizer
+from judge.scoring.settings import ScoreSettings, choose_budget, choose_template, differs_from_training
+from judge.tables.comparison import Comparison
 from quantize.merge_plan import MergePlan
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from judge.errors import JudgeError
-from judge.hardware import GIB, available_memory
+from judge.hardware.machine import GIB, available_memory
 from quantize.layers import Layers, decoder_blocks
 
 # Python, torch and the back end, measured: 0.6 to 0.9 GiB.

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from judge.bundle import Adapter, ModelFolder
 from judge.errors import JudgeError, printable
+from judge.models.bundle import Adapter, ModelFolder
 from quantize.tensor_file import Entry
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from judge.bundle import tensor_types
-from judge.engine.tensor_files import TYPES, Output
-from judge.engine.tensor_files import write_tensors as write_outputs
+from judge.models.bundle import tensor_types
+from judge.models.tensor_files import TYPES, Output
+from judge.models.tensor_files import write_tensors as write_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from judge.errors import JudgeError
-from judge.run_folder import RunFolder
+from judge.runs.folder import RunFolder
 
 _MANIFEST = {"work": "quantized"}
 

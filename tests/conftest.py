@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama with random weights and a ChatML tokenizer, saved as a model folder."""
-    from tests.tiny_models import save_llama
+    from tests.kit.tiny_models import save_llama
 
     return save_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
 
@@ -33,7 +33,7 @@ def demo_model() -> Path:
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that has something to learn with: its weights are large enough to tell texts apart."""
-    from tests.tiny_models import save_llama
+    from tests.kit.tiny_models import save_llama
 
     return save_llama(tmp_path_factory.mktemp("base") / "tiny", initializer_range=0.1)
 
@@ -41,7 +41,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty labelled comparisons."""
-    from tests.labelled_tables import labelled_rows, write_table
+    from tests.kit.labelled_tables import labelled_rows, write_table
 
     return write_table(tmp_path_factory.mktemp("data") / "table.csv", labelled_rows(40))
 
@@ -52,11 +52,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import pandas as pd
     import torch
 
-    from judge.train import train
-    from judge.training.progress import TrainingTerminal
+    from judge.cli.train_progress import TrainingTerminal
     from judge.training.settings import parse_train_settings
-    from tests.labelled_tables import labelled_rows, write_table
-    from tests.tiny_models import save_llama
+    from judge.training.train import train
+    from tests.kit.labelled_tables import labelled_rows, write_table
+    from tests.kit.tiny_models import save_llama
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("trained")

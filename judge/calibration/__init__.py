@@ -1,1 +1,7 @@
-"""Corrections of probabilities: what one is and how it is fitted. `judge.calibrate` chooses and judges it."""
+"""`judge calibrate`: corrections of probabilities.
+
+Doors:
+
+- `calibrate`: the stage: chooses one and proves it
+- `fit`: how each kind is fitted
+"""

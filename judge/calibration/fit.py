@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.calibration.parameters import Calibration, Method, log_of, mean_of_read
-from judge.calibration.softmax_fit import Bounds, fit_softmax
-from judge.metrics import log_losses
-from judge.verdict import SWAPPED, Float
+from judge.models.calibration import Calibration, Method, log_of, mean_of_read
+from judge.prompting.verdict import SWAPPED, Float
+from judge.stats.metrics import log_losses
+from judge.stats.softmax_fit import Bounds, fit_softmax
 
 Three = tuple[float, float, float]
 # Two numbers give three biases that sum to 0: the same added to all three would change nothing.
@@ -24,7 +24,7 @@ class Task:
 
     Attributes:
         method: which.
-        design: `judge.calibration.softmax_fit.fit_softmax`'s, shape (readings, 3, parameters). For `position` a
+        design: `judge.stats.softmax_fit.fit_softmax`'s, shape (readings, 3, parameters). For `position` a
             reading is a row in one order, for the others a row.
         labels: of the readings, shape (readings,), in the design's frame.
         row: which row each reading is of, shape (readings,).

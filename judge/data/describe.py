@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from judge.comparison import VERDICTS, Cells, Comparison, Turns
 from judge.errors import counted, printable
-from judge.language import guessed_language
-from judge.split import group_key
-from judge.table import Table
+from judge.tables.comparison import VERDICTS, Cells, Comparison, Turns
+from judge.tables.language import guessed_language
+from judge.tables.split import group_key
+from judge.tables.table import Table
 
 QUANTILES = (50, 90, 95, 99, 100)
 TOKEN_LIMITS = (1024, 2048, 4096)
@@ -93,7 +93,7 @@ def _gather(found: _Gathered, row: Comparison) -> None:
 
 
 def _token_counter(model: Path) -> Callable[[Sequence[Comparison]], list[tuple[int, ...]]]:
-    from judge.encoding import TextEncoder, load_tokenizer
+    from judge.prompting.encoding import TextEncoder, load_tokenizer
 
     encoder = TextEncoder(load_tokenizer(model))
 

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import LABEL_COLUMNS, NO_LABEL, SOFT_COLUMNS, TEXT_COLUMNS, VERDICTS, Cells, Comparison
-from judge.data.copy import Record, check_output, write_records
 from judge.data.survey import Survey, group_counts, rates, survey_all
 from judge.errors import JudgeError, counted, printable
-from judge.metrics import rates_text
-from judge.overlap import Prompts, overlap
-from judge.split import shuffled
-from judge.table import Table
-from judge.table_files import file_columns
+from judge.stats.metrics import rates_text
+from judge.tables.comparison import LABEL_COLUMNS, NO_LABEL, SOFT_COLUMNS, TEXT_COLUMNS, VERDICTS, Cells, Comparison
+from judge.tables.overlap import Prompts, overlap
+from judge.tables.split import shuffled
+from judge.tables.table import Table
+from judge.tables.table_files import file_columns
+from judge.tables.table_writing import Record, check_output, write_records
 
 MODEL_COLUMNS = ("model_a", "model_b")
 DRIFT = 0.05  # a verdict more or less frequent by more than this is worth a warning

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from judge.comparison import Cells, Comparison, Flag, RowId
 from judge.errors import JudgeError, printable
-from judge.overlap import Overlap, Prompts, overlap
-from judge.split import in_order, row_key, stratum
-from judge.table import Table
+from judge.tables.comparison import Cells, Comparison, Flag, RowId
+from judge.tables.overlap import Overlap, Prompts, overlap
+from judge.tables.split import in_order, row_key, stratum
+from judge.tables.table import Table
 
 _MOST_SOURCES = 8  # compared with each other, every one with every other
 

@@ -11,8 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import VERDICTS, Cells, Comparison
-from judge.data.copy import check_output, copy_rows
 from judge.data.survey import (
     Survey,
     contradicting,
@@ -23,11 +21,13 @@ from judge.data.survey import (
     survey_all,
 )
 from judge.errors import JudgeError, counted, printable
-from judge.metrics import rates_text
-from judge.overlap import THRESHOLD, jaccard, overlap, shingles
-from judge.split import folds, hold_out, normalise, responses_key
-from judge.table import Table
-from judge.table_files import SUFFIXES
+from judge.stats.metrics import rates_text
+from judge.tables.comparison import VERDICTS, Cells, Comparison
+from judge.tables.overlap import THRESHOLD, jaccard, overlap, shingles
+from judge.tables.split import folds, hold_out, normalise, responses_key
+from judge.tables.table import Table
+from judge.tables.table_files import SUFFIXES
+from judge.tables.table_writing import check_output, copy_rows
 
 Conflicts = Literal["keep-first", "drop"]
 
@@ -186,12 +186,12 @@ def dedupe(
 ) -> list[str]:
     """Write a table without the rows that compare the same as an earlier one.
 
-    The same: equal prompts and the same two responses, in either order, by `judge.split.row_key`.
+    The same: equal prompts and the same two responses, in either order, by `judge.tables.split.row_key`.
 
     Args:
         path: the table.
         output: the table to write.
-        near: also rows with the same two responses whose prompts are near-duplicates (`judge.overlap`).
+        near: also rows with the same two responses whose prompts are near-duplicates (`judge.tables.overlap`).
         conflicts: what to do with copies whose verdicts contradict each other: keep the first, or drop all of them.
         cells: how cells are read.
 

@@ -1,1 +1,6 @@
-"""The demo: a real small chat model and a few made-up comparisons."""
+"""The demo's tables and model.
+
+Doors:
+
+- `model`: fetches the model
+"""

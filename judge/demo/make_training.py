@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from judge.comparison import LABEL_COLUMNS, TEXT_COLUMNS
-from judge.run_folder import whole_file
-from judge.split import normalise
+from judge.files import whole_file
+from judge.tables.comparison import LABEL_COLUMNS, TEXT_COLUMNS
+from judge.tables.split import normalise
 
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER / "training_source.yaml"

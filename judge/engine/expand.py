@@ -17,12 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from judge.bundle import FLOATS, ModelFolder, copy_tokenizer
-from judge.engine.packed import Float32, Quantization, awq_values, pack_quantized_values, packed_layers, width_of
-from judge.engine.tensor_files import Output, Tensors, write_tensors
 from judge.errors import JudgeError, printable
-from judge.judge_file import FILE as JUDGE_FILE
-from judge.run_folder import whole_file
+from judge.files import whole_file
+from judge.models.bundle import FLOATS, ModelFolder, copy_tokenizer
+from judge.models.judge_file import FILE as JUDGE_FILE
+from judge.models.packed import Float32, Quantization, awq_values, pack_quantized_values, packed_layers, width_of
+from judge.models.tensor_files import Output, Tensors, write_tensors
 
 RECORD = "expanded.json"
 GB = 10**9

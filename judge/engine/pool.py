@@ -30,9 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.deadline import DeadlinePassed
-from judge.engine import EngineConfig
+from judge.engine.protocol import EngineConfig
 from judge.errors import JudgeError, printable
-from judge.hardware import Gpu
+from judge.hardware.machine import Gpu
 
 Float = NDArray[np.float64]
 Load = Callable[[], Sequence[NDArray[np.int32]]]
@@ -75,7 +75,7 @@ class Say(Protocol):
 
 
 class Pool(Protocol):
-    """What reads jobs: local processes (`WorkerPool`), a Ray cluster (`judge.engine.ray`), or a server.
+    """What reads jobs: local processes (`WorkerPool`), a Ray cluster (`judge.engine.ray.pool`), or a server.
 
     Attributes:
         config: what each engine runs.

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from judge.bundle import open_model
-from judge.engine import EngineConfig, Progress
-from judge.engine.adapter import refuse_adapter
+from judge.engine.protocol import EngineConfig, Progress
 from judge.errors import JudgeError, printable
+from judge.models.adapter import refuse_adapter
+from judge.models.bundle import open_model
 
 
 class TransformersEngine:

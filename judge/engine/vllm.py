@@ -28,10 +28,10 @@ from vllm.model_executor.layers.linear import LinearBase
 from vllm.platforms import current_platform
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
-from judge.bundle import ADAPTER_WEIGHTS, open_model, tensor_shapes
-from judge.engine import EngineConfig, Progress
-from judge.engine.adapter import refuse_adapter, target_names, vllm_rank
+from judge.engine.protocol import EngineConfig, Progress
 from judge.errors import JudgeError, printable
+from judge.models.adapter import refuse_adapter, target_names, vllm_rank
+from judge.models.bundle import ADAPTER_WEIGHTS, open_model, tensor_shapes
 
 ADAPTER_ID = 1
 
@@ -222,7 +222,7 @@ class VllmClassifyEngine:
     """Reads verdicts with a classification head made of three rows of the output head."""
 
     def __init__(self, config: EngineConfig) -> None:
-        from judge.encoding import load_tokenizer
+        from judge.prompting.encoding import load_tokenizer
 
         self.config = config
         tokenizer = load_tokenizer(config.model)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from judge import hardware
-from judge.bundle import ModelFolder
 from judge.engine.expand import GB, Expansion
-from judge.engine.packed import Quantization, read_quantization
 from judge.errors import JudgeError, printable
-from judge.hardware import Gpu
+from judge.hardware import machine
+from judge.hardware.machine import Gpu
+from judge.models.bundle import ModelFolder
+from judge.models.packed import Quantization, read_quantization
 
 Way = Literal["stored", "expanded"]
 # What vLLM's 4-bit kernels need of a card (compressed_tensors_wNa16.py, auto_awq.py).
@@ -89,7 +89,7 @@ def choose_weights(
     Args:
         model: the model, whose weights may be packed.
         wanted: the setting `weights`.
-        readout: one of `judge.engine.READOUTS`.
+        readout: one of `judge.engine.protocol.READOUTS`.
         dtype: the setting `dtype`, with `auto`.
         gpus: the cards to run on; none means CPU.
 
@@ -111,7 +111,7 @@ def choose_weights(
         _refuse_gpus(quantization, dtype, gpus)
         return Weights(model, quantization)
     else:
-        why = cpu_obstacle(model, quantization, hardware.vllm_has_cpu_kernel(), dtype)
+        why = cpu_obstacle(model, quantization, machine.vllm_has_cpu_kernel(), dtype)
     if not why:
         return Weights(model, quantization)
     if wanted == "stored":
@@ -127,7 +127,7 @@ def _unknown_layout(
     if wanted == "expanded":
         raise JudgeError(f"--weights=expanded: {model.path.name} is quantised as {quantization.name}; {expandable}")
     on_cpu = not gpus and readout != "transformers"
-    may_read = on_cpu and (hardware.vllm_has_cpu_kernel() or quantization.name == _INT8_ON_CPU)
+    may_read = on_cpu and (machine.vllm_has_cpu_kernel() or quantization.name == _INT8_ON_CPU)
     if gpus or may_read:
         return Weights(model, quantization)
     reason = "this CPU has no 4-bit kernel" if on_cpu else "--readout=transformers reads no quantised weights on a CPU"

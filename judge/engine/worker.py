@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from judge.engine import Engine, EngineConfig
+from judge.engine.protocol import Engine, EngineConfig
 
 _PARENT_SECONDS = 1.0
 

@@ -26,11 +26,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import Flag
 from judge.evaluation.judged_rows import JudgedRows
-from judge.metrics import verdicts
-from judge.resample import Estimate, Resampler, Statistic
-from judge.verdict import Float
+from judge.prompting.verdict import Float
+from judge.stats.metrics import verdicts
+from judge.stats.resample import Estimate, Resampler, Statistic
+from judge.tables.comparison import Flag
 
 Needs = Literal["reported", "one order", "both orders"]
 Mask = NDArray[np.bool_]

@@ -19,9 +19,9 @@ import numpy as np
 from judge.evaluation.bias_effects import MARGIN, Effect, Mask, Measured, Wording, not_measured, points, score_of_a
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.self_preference import ModelScore, model_scores, own_family
-from judge.metrics import called, verdicts
-from judge.resample import RESAMPLES, Estimate, Resampler
-from judge.verdict import Float
+from judge.prompting.verdict import Float
+from judge.stats.metrics import called, verdicts
+from judge.stats.resample import RESAMPLES, Estimate, Resampler
 
 # How many times as long the longer response is; the last bin has no upper end.
 LENGTH_RATIOS = (1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
@@ -66,7 +66,7 @@ _EMPTY = Wording(
 
 @dataclass(frozen=True)
 class PositionFigures:
-    """How the most probable verdicts of the two orders (`judge.metrics.verdicts`) relate, over rows read in both.
+    """How the most probable verdicts of the two orders (`judge.stats.metrics.verdicts`) relate, over rows read in both.
 
     All are shares of 1.
 

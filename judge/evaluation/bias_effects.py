@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import UNREAD
 from judge.errors import counted
 from judge.evaluation.judged_rows import JudgedRows
-from judge.resample import Estimate, Resampler
-from judge.verdict import Float
+from judge.prompting.verdict import Float
+from judge.stats.resample import Estimate, Resampler
+from judge.tables.comparison import UNREAD
 
 Call = Literal["present", "absent", "undecided", "not measured"]
 Mask = NDArray[np.bool_]
@@ -25,8 +25,8 @@ Mask = NDArray[np.bool_]
 # 2 points of score move a rating by 400 log10(0.52 / 0.48) = 14 Elo points, about what separates neighbours in a table
 # of models. A smaller bias changes few decisions, whatever its p-value.
 MARGIN = 0.02
-# With fewer groups the bootstrap's intervals are too narrow to call anything (see judge.resample.FEW_GROUPS), and where
-# all the rows happen to agree they have no width at all.
+# With fewer groups the bootstrap's intervals are too narrow to call anything (FEW_GROUPS in judge.stats.resample), and
+# where all the rows happen to agree they have no width at all.
 LEAST_GROUPS = 30
 
 

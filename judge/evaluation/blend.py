@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.verdict import Float
+from judge.prompting.verdict import Float
 
 # Weights are rounded to so many parts of 1: further digits are noise, and would differ between machines.
 _PARTS = 1_000_000

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import Flag
 from judge.errors import JudgeError, counted, printable
 from judge.evaluation.row_facts import Fact, Facts, facts_of, gathered
-from judge.predictions_file import StoredPredictions
-from judge.split import group_key
-from judge.table import Table
-from judge.verdict import Float, probabilities
+from judge.predictions.file import StoredPredictions
+from judge.prompting.verdict import Float, probabilities
+from judge.tables.comparison import Flag
+from judge.tables.split import group_key
+from judge.tables.table import Table
 
 RefuseOrDrop = Literal["refuse", "drop"]
 DROP = "pass --trained-rows=drop to leave them out"
@@ -29,7 +29,7 @@ class JudgedRows:
         ids: shape (rows,), text.
         p: probabilities of A, B and tie, shape (rows, 3).
         labels: 0, 1 or 2, shape (rows,).
-        groups: `judge.split.group_key`, uint64, shape (rows,).
+        groups: `judge.tables.split.group_key`, uint64, shape (rows,).
         flags: the predictions' `Flag`s, shape (rows,); 0 where the file has none.
         mass: verdict mass, shape (rows,); NaN where it is not known.
         first: probabilities with A shown first, shape (rows, 3); NaN where they are not known.

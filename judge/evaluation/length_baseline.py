@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from judge.calibration.softmax_fit import fit_softmax
 from judge.evaluation.judged_rows import JudgedRows
-from judge.metrics import log_losses
-from judge.resample import Float, Undefined
-from judge.split import folds
-from judge.verdict import probabilities
+from judge.prompting.verdict import probabilities
+from judge.stats.metrics import log_losses
+from judge.stats.resample import Float, Undefined
+from judge.stats.softmax_fit import fit_softmax
+from judge.tables.split import folds
 
 FOLDS = 5
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import UNREAD, Flag
 from judge.errors import JudgeError, counted, printable
 from judge.evaluation.judged_rows import JudgedRows, RefuseOrDrop, join, without_trained
-from judge.predictions_file import StoredPredictions, read_predictions
-from judge.resample import FEW_GROUPS
-from judge.table import Table
-from judge.verdict import Float
+from judge.predictions.file import StoredPredictions, read_predictions
+from judge.prompting.verdict import Float
+from judge.stats.resample import FEW_GROUPS
+from judge.tables.comparison import UNREAD, Flag
+from judge.tables.table import Table
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import VERDICTS
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.length_baseline import length_baseline
 from judge.evaluation.reliability import Reliability, class_wise_error, reliabilities
-from judge.metrics import UNIFORM_LOG_LOSS, brier_scores, called, hits, label_rates, log_losses
-from judge.resample import Estimate, Float, Resampler, Undefined
-from judge.verdict import entropy
+from judge.prompting.verdict import entropy
+from judge.stats.metrics import UNIFORM_LOG_LOSS, brier_scores, called, hits, label_rates, log_losses
+from judge.stats.resample import Estimate, Float, Resampler, Undefined
+from judge.tables.comparison import VERDICTS
 
 Figure = Estimate | Undefined
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from judge.comparison import Turns
+from judge.tables.comparison import Turns
 
 # How much of a turn is looked at: "As an AI language model trained by ..., I can't" is a long opening.
 READ = 240

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import VERDICTS
 from judge.evaluation.judged_rows import JudgedRows
-from judge.metrics import BINS, bin_gaps, bin_numbers, hits
-from judge.resample import Estimate, Float, Resampler, Undefined
+from judge.stats.metrics import BINS, bin_gaps, bin_numbers, hits
+from judge.stats.resample import Estimate, Float, Resampler, Undefined
+from judge.tables.comparison import VERDICTS
 
 _HALVINGS = 24
 _LARGEST_FACTOR = 4.0
@@ -120,7 +120,7 @@ def calibration_error(gaps: Float, resampler: Resampler, *, certain: bool = Fals
     large for one that is far off (by a tenth where the error is 0.1, by a third at 0.2).
 
     Args:
-        gaps: `judge.metrics.bin_gaps`, or several beside each other, shape (rows, bins).
+        gaps: `judge.stats.metrics.bin_gaps`, or several beside each other, shape (rows, bins).
         resampler: of the same rows.
         certain: whether the same came true in every row. Resamples then know nothing of what else might, and the
             interval is widened by what they may have missed (`Resampler.reach`).

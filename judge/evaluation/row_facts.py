@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import Comparison, Flag, Turns
 from judge.evaluation.refusals import declines
-from judge.language import language_of
+from judge.tables.comparison import Comparison, Flag, Turns
+from judge.tables.language import language_of
 
 Fact = tuple[int, tuple[int, int, int], str, str, tuple[str, str], tuple[bool, bool], tuple[bool, bool], bool]
 
@@ -22,7 +22,7 @@ class Facts:
     Attributes:
         turns: number of turns of the longest of the three conversations, shape (rows,).
         characters: of the prompt, of A and of B over all turns, shape (rows, 3).
-        language: `judge.language.language_of`, shape (rows,).
+        language: `judge.tables.language.language_of`, shape (rows,).
         source: where a row comes from, empty where the table does not say, shape (rows,).
         models: who wrote A and B, empty where the table does not say, shape (rows, 2).
         empty: whether A and B say nothing in any turn, shape (rows, 2).

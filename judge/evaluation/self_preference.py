@@ -21,8 +21,9 @@ from judge.evaluation.bias_effects import (
     called,
     not_measured,
 )
-from judge.resample import Estimate
-from judge.verdict import Float
+from judge.prompting.verdict import Float
+from judge.stats.permutation import holm
+from judge.stats.resample import Estimate
 
 # Models beyond these, by rows, are counted and not measured one by one.
 MOST_MODELS = 100
@@ -129,17 +130,6 @@ def p_value(estimate: Estimate) -> float | None:
     if error == 0:
         return float(estimate.value == 0)
     return math.erfc(abs(estimate.value) / error / math.sqrt(2))
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected for their number by Holm's method, in the same order; None stays None."""
-    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for place, (p, i) in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - place) * p))
-        adjusted[i] = highest
-    return adjusted
 
 
 def _called(difference: Estimate, p: float | None) -> Call:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.evaluation.judged_rows import JudgedRows
-from judge.metrics import hits, log_losses
-from judge.resample import Estimate, Float, Resampler
+from judge.stats.metrics import hits, log_losses
+from judge.stats.resample import Estimate, Float, Resampler
 
 # The commonest values of a dimension have a slice each, the others one together.
 MOST_SLICES = 8

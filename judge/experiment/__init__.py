@@ -1,1 +1,13 @@
-"""Experiments with prompts and trainings: which arm judges better than the baseline, and is the difference real?"""
+"""`judge experiment`: arms on the same rows.
+
+Doors:
+
+- `run`: the stage
+- `settings`: `ExperimentSettings`
+- `result`: `ExperimentResult`
+- `record`: experiment.json
+- `results_file`: results of arms as a table
+- `arm_figures`: figures of arms
+- `text`: results in words
+- `words`: single values in words
+"""

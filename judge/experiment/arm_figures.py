@@ -16,8 +16,8 @@ from judge.experiment.racing import scores_of
 from judge.experiment.result import Cost, ExperimentResult
 from judge.experiment.settings import Metric
 from judge.experiment.statistics import Difference
-from judge.resample import Estimate, Resampler
-from judge.verdict import Float
+from judge.prompting.verdict import Float
+from judge.stats.resample import Estimate, Resampler
 
 SweepOf = Literal["max_tokens", "train_rows"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.template import Template
-from judge.verdict import Float
+from judge.prompting.template import Template
+from judge.prompting.verdict import Float
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ArmScores:
         mass: verdict mass of the first order, shape (rows,); NaN where not known.
         tokens: prompt tokens of all orders that were read, int64, shape (rows,).
         cut: whether the prompt lost something to the budget, shape (rows,).
-        flags: `judge.comparison.Flag`, uint32, shape (rows,).
+        flags: `judge.tables.comparison.Flag`, uint32, shape (rows,).
         read: rows that were scored at all, shape (rows,); racing may stop an arm early.
         rows_read: rows of which a prompt was read in this run, and not taken from the cache.
         tokens_read: prompt tokens that were read in this run.

@@ -9,14 +9,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from judge.bundle import ModelFolder, open_model
 from judge.errors import JudgeError, printable
 from judge.experiment.cache import context_key
 from judge.experiment.settings import ArmSettings, ExperimentSettings
-from judge.score import Scorer
-from judge.score_settings import EngineSettings, ScoreSettings
-from judge.template import load_template
-from judge.trained_rows import TrainedRows, joined
+from judge.models.bundle import ModelFolder, open_model
+from judge.models.trained_rows import TrainedRows, joined
+from judge.prompting.template import load_template
+from judge.scoring.scorer import Scorer
+from judge.scoring.settings import EngineSettings, ScoreSettings
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
-from judge.run_folder import whole_file
-from judge.verdict import Float, unread
+from judge.files import whole_file
+from judge.prompting.verdict import Float, unread
 
 _READING = np.dtype([("key", np.uint8, 32), ("logprobs", np.float64, 3)])
 _PREFIX, _SUFFIX = "readings-", ".npy"

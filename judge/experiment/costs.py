@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from judge.comparison import Flag
 from judge.experiment.arm_scores import ArmScores
 from judge.experiment.result import Cost
-from judge.verdict import unread
+from judge.prompting.verdict import unread
+from judge.tables.comparison import Flag
 
 
 def cost_of(scores: Sequence[ArmScores]) -> Cost:

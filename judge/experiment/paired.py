@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.evaluation.permutation import sign_flip_test
 from judge.experiment.power import LEAST_GROUPS, SPREADS, Spread
 from judge.experiment.settings import Metric
-from judge.resample import Estimate, Resampler
-from judge.verdict import Float
+from judge.prompting.verdict import Float
+from judge.stats.permutation import sign_flip_test
+from judge.stats.resample import Estimate, Resampler
 
 Mask = NDArray[np.bool_]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from judge.errors import counted, printable
 from judge.experiment.arm_figures import MEASURES
-from judge.experiment.difference_text import amount
 from judge.experiment.settings import ExperimentSettings
+from judge.experiment.words import amount
 
 WIDTH = 100
 

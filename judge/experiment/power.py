@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.experiment.settings import Metric
-from judge.resample import LEVEL
+from judge.stats.resample import LEVEL
 
 POWER = 0.8
 # Fewer prompt groups than these say too little about their own spread to decide anything.

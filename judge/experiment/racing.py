@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import Flag
 from judge.errors import printable
 from judge.experiment.arm_scores import ArmScores
 from judge.experiment.arms import Arm, by_engine
@@ -17,9 +16,10 @@ from judge.experiment.rows import ExperimentRows
 from judge.experiment.sequential import Race, Stopped
 from judge.experiment.settings import ExperimentSettings, Metric
 from judge.experiment.statistics import row_scores
-from judge.reading import Events
-from judge.split import shuffled
-from judge.verdict import Float
+from judge.prompting.verdict import Float
+from judge.scoring.reading import Events
+from judge.tables.comparison import Flag
+from judge.tables.split import shuffled
 
 # A race looks so often, but not after fewer groups than these.
 MOST_BATCHES = 20

@@ -10,17 +10,17 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.calibration.parameters import mean_of_read
-from judge.comparison import Flag
-from judge.engine import WITHOUT_MASS
 from judge.engine.pool import Job, Pool
+from judge.engine.protocol import WITHOUT_MASS
 from judge.experiment.arm_scores import ArmScores
 from judge.experiment.arms import Arm
 from judge.experiment.cache import ReadingCache, reading_key
-from judge.prepared import Prepared
-from judge.reading import Events, refuse_hopeless, rows_to_swap
-from judge.shards import Shard, make_shards, reading_order
-from judge.verdict import SWAPPED, Float, probabilities, unread, verdict_mass
+from judge.models.calibration import mean_of_read
+from judge.prompting.verdict import SWAPPED, Float, probabilities, unread, verdict_mass
+from judge.runs.prepared import Prepared
+from judge.runs.shards import Shard, make_shards, reading_order
+from judge.scoring.reading import Events, refuse_hopeless, rows_to_swap
+from judge.tables.comparison import Flag
 
 
 @dataclass
@@ -90,7 +90,7 @@ class ArmReading:
     """What is known of one arm's rows, in the order of its prepared table.
 
     Attributes:
-        first, second: log-probabilities as in `judge.predictions.Predictions`, shape (rows, 3); NaN where not read.
+        first, second: log-probabilities as in `Predictions`, shape (rows, 3); NaN where not read.
         asked: rows that have been read or tried, shape (rows,).
         fresh: rows of which a prompt was read in this run, shape (rows,).
         seconds, tokens_read: of this run's reading.
@@ -112,7 +112,7 @@ class ArmReading:
         return orders * len(rows), orders * int(self.prepared.lengths[rows].sum())
 
     def read_rows(self, rows: NDArray[np.int64]) -> None:
-        """Read rows as the arm's swap policy says: as `judge.score.Scorer` reads a table of these rows.
+        """Read rows as the arm's swap policy says: as `judge.scoring.scorer.Scorer` reads a table of these rows.
 
         Raises:
             JudgeError: the engine does not work.

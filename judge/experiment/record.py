@@ -10,13 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from judge import __version__
 from judge.experiment.arms import Arm
 from judge.experiment.rows import ExperimentRows
 from judge.experiment.settings import ExperimentSettings
-from judge.run_folder import whole_file
-from judge.table import Table
-from judge.template import template_data
+from judge.files import whole_file
+from judge.prompting.template import template_data
+from judge.tables.table import Table
+from judge.version import __version__
 
 RECORD = "experiment.json"
 # What reads the prompts, or makes token ids of them.

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from judge.comparison import VERDICTS
 from judge.experiment.racing import scores_of
 from judge.experiment.result import ExperimentResult
-from judge.run_folder import whole_file
-from judge.verdict import NAMES
+from judge.files import whole_file
+from judge.prompting.verdict import NAMES
+from judge.tables.comparison import VERDICTS
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import Comparison, Flag, RowId
 from judge.errors import JudgeError, counted
 from judge.evaluation.row_facts import Fact, Facts, facts_of, gathered
-from judge.split import group_key, shuffled
-from judge.table import Table
-from judge.trained_rows import TrainedRows
+from judge.models.trained_rows import TrainedRows
+from judge.tables.comparison import Comparison, Flag, RowId
+from judge.tables.split import group_key, shuffled
+from judge.tables.table import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa

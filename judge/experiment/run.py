@@ -31,12 +31,12 @@ from judge.experiment.settings import ExperimentSettings
 from judge.experiment.statistics import Difference, differences
 from judge.experiment.train_arms import FOLDER as TRAINED
 from judge.experiment.train_arms import check_training, train_arms
-from judge.prepared import Prepared, prepare
-from judge.reading import Events, Silent
-from judge.resample import FEW_GROUPS
-from judge.run_folder import RunFolder
-from judge.table import Table
-from judge.trained_rows import TrainedRows
+from judge.models.trained_rows import TrainedRows
+from judge.runs.folder import RunFolder
+from judge.runs.prepared import Prepared, prepare
+from judge.scoring.reading import Events, Silent
+from judge.stats.resample import FEW_GROUPS
+from judge.tables.table import Table
 
 CACHE, LOGS, PREPARED = "cache", "logs", "prepared"
 # What may lie in the folder of an experiment that was stopped before its record was written.

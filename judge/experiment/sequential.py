@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from judge.experiment.power import LEAST_GROUPS
 from judge.experiment.settings import Metric
-from judge.resample import LEVEL, Estimate
+from judge.stats.resample import LEVEL, Estimate
 
 # The share of the error rate that a race spends; the tests at its end have the rest, so that both together keep to it.
 RACE_SHARE = 0.2

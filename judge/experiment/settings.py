@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from judge.budget import Policy
-from judge.comparison import Cells
 from judge.errors import JudgeError, printable, setting_problem, suggestion
 from judge.experiment.arm_names import LONGEST_NAME, identical_without_names, refuse_repeated_keys, with_names
-from judge.score_settings import EngineSettings, swap_share
-from judge.table import OnBadRow
+from judge.prompting.budget import Policy
+from judge.scoring.settings import EngineSettings, swap_share
+from judge.tables.comparison import Cells
+from judge.tables.table import OnBadRow
 from judge.training.settings import read_config
 
 Metric = Literal["log_loss", "accuracy", "brier"]
@@ -35,7 +35,7 @@ class ArmSettings(BaseModel):
         name: how it is called; made from what differs between the arms where it is not given.
         model: folder of the model or judge bundle, by default the experiment's.
         base: the base model of an adapter, where it is not in the folder that the adapter names.
-        template, max_tokens, truncation, swap, calibration: see `judge.score_settings.ScoreSettings`.
+        template, max_tokens, truncation, swap, calibration: see `judge.scoring.settings.ScoreSettings`.
         train: config of `judge train`: the arm's judge is trained first, once for each of `train_seeds`. `template`,
             `max_tokens` and `truncation` then replace the config's.
         train_rows: train on about so many of the config's rows only, drawn by whole prompts; more rows are the same
@@ -97,7 +97,7 @@ class ExperimentSettings(EngineSettings):
     Attributes:
         model, base: of the arms that name none.
         data: table with labels.
-        cells, on_bad_row: how its cells are read (see `judge.table.Table`).
+        cells, on_bad_row: how its cells are read (see `judge.tables.table.Table`).
         rows: judge only about so many rows, drawn at random by whole prompts; None is all.
         baseline: the arm that the others are compared with, by default the first.
         metric: `log_loss` (nats), `brier` or `accuracy`.

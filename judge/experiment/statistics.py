@@ -10,16 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import counted
-from judge.evaluation.permutation import PERMUTATIONS
-from judge.evaluation.self_preference import holm
-from judge.experiment.difference_text import Call, Finding, amount, few_differ, few_groups, rows_to_decide, sentence
 from judge.experiment.paired import Paired, estimates, paired, seed_errors
 from judge.experiment.power import LEAST_GROUPS, POWER, Demand, Spread, fewest_rows
 from judge.experiment.sequential import RACE_SHARE, Stopped
 from judge.experiment.settings import DEFAULT_MARGIN, Metric
-from judge.metrics import brier_scores, hits, log_losses
-from judge.resample import LEVEL, RESAMPLES, Estimate, Resampler
-from judge.verdict import Float
+from judge.experiment.words import Call, Finding, amount, few_differ, few_groups, rows_to_decide, sentence
+from judge.prompting.verdict import Float
+from judge.stats.metrics import brier_scores, hits, log_losses
+from judge.stats.permutation import PERMUTATIONS, holm
+from judge.stats.resample import LEVEL, RESAMPLES, Estimate, Resampler
 
 _MEASURES = {"log_loss": log_losses, "accuracy": hits, "brier": brier_scores}
 
@@ -71,7 +70,7 @@ def row_scores(p: NDArray[np.floating], labels: NDArray[np.integer], metric: Met
     """Return each row's score, shape (rows,); NaN where a row of `p` has NaN.
 
     Log loss in nats and Brier score: lower is better. Accuracy, 1 for a right verdict: higher is better.
-    Arguments and errors as `judge.metrics.log_losses`'s.
+    Arguments and errors as `judge.stats.metrics.log_losses`'s.
     """
     return _MEASURES[metric](p, labels)
 

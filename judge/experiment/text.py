@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from judge.errors import counted, printable
 from judge.experiment.arm_figures import MEASURES, ArmFigures, Measure, arm_figures
-from judge.experiment.difference_text import amount
 from judge.experiment.plan_text import WIDTH, line, metric_text
 from judge.experiment.result import ExperimentResult
-from judge.resample import Estimate
+from judge.experiment.words import amount
+from judge.stats.resample import Estimate
 
 _NAME = 20  # columns for an arm's name; a longer one has a line of its own
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from judge.errors import JudgeError, RunInterrupted, printable
 from judge.experiment.settings import ArmSettings, ExperimentSettings
-from judge.reading import Events
-from judge.split import group_key, shuffled
-from judge.table import Table
-from judge.template import load_template
+from judge.prompting.template import load_template
+from judge.scoring.reading import Events
+from judge.tables.split import group_key, shuffled
+from judge.tables.table import Table
 from judge.training.settings import TrainSettings, parse_train_settings, read_config
 
 FOLDER = "trained"
@@ -105,7 +105,7 @@ def train_arms(settings: ExperimentSettings, folder: Path, events: Events) -> di
         The bundles by arm and seed.
 
     Raises:
-        JudgeError: see `judge.train.train`.
+        JudgeError: see `judge.training.train.train`.
     """
     found: dict[str, dict[int, Path]] = {}
     for arm in settings.arms:
@@ -123,7 +123,7 @@ def _train(arm: ArmSettings, values: TrainSettings, folder: Path, events: Events
     output = folder / f"{slug}-seed-{values.seed}-{_digest(values)[:12]}"
     if output.exists():
         return output
-    from judge.train import train
+    from judge.training.train import train
 
     output.parent.mkdir(parents=True, exist_ok=True)
     resume = (output.with_name(output.name + ".parts") / "manifest.json").exists()
@@ -166,7 +166,7 @@ def _drawn(values: TrainSettings, wanted: int, folder: Path) -> tuple[str, ...]:
 
     The draw does not depend on the training seed, and a larger one holds a smaller one.
     """
-    from judge.data.copy import copy_rows
+    from judge.tables.table_writing import copy_rows
 
     groups = [_groups(path, values) for path in values.data]
     keys, counts = np.unique(np.concatenate(groups), return_counts=True)

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from judge.planning.arithmetic import ModelShape
-from judge.planning.gpus import Card
+from judge.hardware.cards import Card
+from judge.models.arithmetic import ModelShape
 from judge.planning.time_model import TimeModel
 
 # A layer of a step in eager mode: about fifteen kernels of 10 us each.

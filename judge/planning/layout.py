@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from judge import hardware
 from judge.errors import JudgeError
-from judge.planning.arithmetic import ModelShape
+from judge.hardware.cards import Card
+from judge.hardware.kernels import support
+from judge.hardware.machine import Gpu, choose_parallel, default_batch_tokens
+from judge.hardware.memory import CUDA_BYTES, ENGINE_BYTES, LEAST_CACHE, NCCL_BYTES, activation_bytes, besides
+from judge.models.arithmetic import ModelShape
 from judge.planning.card_time import Engine
-from judge.planning.gpus import Card
-from judge.planning.kernels import support
-from judge.planning.memory import CUDA_BYTES, ENGINE_BYTES, LEAST_CACHE, NCCL_BYTES, activation_bytes, besides
-from judge.score_settings import ScoreSettings
+from judge.scoring.settings import ScoreSettings
 
 GIB = 1 << 30
-_BATCH_ROWS = 128  # of make_pool in judge.score_settings
+_BATCH_ROWS = 128  # of make_pool in judge.scoring.settings
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,15 @@ class Machine:
             return f"CPU, {self.cores} cores"
         return f"{self.count} x {self.card.name}"
 
-    def gpus(self) -> list[hardware.Gpu]:
+    def gpus(self) -> list[Gpu]:
         """Return the cards as `judge score` would see them."""
         each = (self.card.name, self.card.memory, self.card.capability)
-        return [] if self.card.is_cpu else [hardware.Gpu(str(i), *each) for i in range(self.count)]
+        return [] if self.card.is_cpu else [Gpu(str(i), *each) for i in range(self.count)]
 
 
 def batch_tokens(settings: ScoreSettings, machine: Machine) -> int:
-    """Return the tokens of a step, as `judge.score_settings.make_pool` chooses them."""
-    return settings.batch_tokens or hardware.default_batch_tokens(machine.gpus())
+    """Return the tokens of a step, as `judge.scoring.settings.make_pool` chooses them."""
+    return settings.batch_tokens or default_batch_tokens(machine.gpus())
 
 
 def lay_out(
@@ -161,7 +161,7 @@ def _on_cards(
     width = 4 if support(config, machine.card, settings.dtype).dtype == "float32" else 2
     problems: list[str] = []
     try:
-        workers, cards = hardware.choose_parallel(
+        workers, cards = choose_parallel(
             settings.parallel,
             int(shape.weight_bytes(width)),
             machine.gpus(),

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import Comparison
-from judge.prompt import PromptBuilder
-from judge.table import Table
-from judge.template import Template
+from judge.prompting.builder import PromptBuilder
+from judge.prompting.template import Template
+from judge.tables.comparison import Comparison
+from judge.tables.table import Table
 
 ASCII_BYTES, OTHER_BYTES = 4.3, 2.0
 RANGE = (0.9, 1.0, 1.45)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.engine.pool import Job, WorkerPool
-from judge.verdict import Float
+from judge.prompting.verdict import Float
 
 Prompt = NDArray[np.int32]
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from judge.planning.arithmetic import ModelShape
+from judge.models.arithmetic import ModelShape
 from judge.planning.card_time import engine_model
 from judge.planning.layout import Layout, Machine, lay_out
 from judge.planning.lengths import PromptLengths
 from judge.planning.published import Share, share_of_peak
 from judge.planning.time_model import Estimate, TimeModel
-from judge.score_settings import ScoreSettings
+from judge.scoring.settings import ScoreSettings
 
 # A core's FLOP/s in float32 where nothing was measured: old and shared, usual, wide vector units.
 CPU_FLOPS = (10e9, 50e9, 250e9)

@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from judge import hardware
 from judge.errors import JudgeError
-from judge.planning.arithmetic import ModelShape
+from judge.hardware import machine as hardware
+from judge.models.arithmetic import ModelShape
 from judge.planning.measure import Prompt, dealt, read_group, wait_until_ready
 from judge.planning.random_engine import Machine, engine_pool, machine_of, runnable_config, with_layers
 from judge.planning.time_model import Point, TimeModel, fit

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.planning.arithmetic import ModelShape
+from judge.hardware.cards import CARDS, Card
+from judge.models.arithmetic import ModelShape
 from judge.planning.card_time import Engine, engine_model
-from judge.planning.gpus import CARDS, Card
 
 LENGTHS = (185, 214, 254, 306, 368, 408, 464, 506, 620, 719, 787, 843, 915, 958, 1043, 1192, 1272, 1708, 2341, 4684)
 WSDM_FACTOR = (1.0, 2.0, 3.0)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from judge.errors import counted
-from judge.planning.gpus import CARDS
+from judge.hardware.cards import CARDS
 from judge.planning.layout import Machine
 from judge.planning.outcome import GOOD, Case, Outcome, evaluate, verdict
 

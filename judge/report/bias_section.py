@@ -17,7 +17,7 @@ from judge.report.forest import ForestRow, forest
 from judge.report.html import details, estimate, paragraph, signed, table, tag
 from judge.report.page import Section
 from judge.report.svg import span
-from judge.resample import LEVEL, Estimate
+from judge.stats.resample import LEVEL, Estimate
 
 _MOST_MODELS = 30  # in the forest plot; the rest would be a wall
 

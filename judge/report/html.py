@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup, escape
 
-from judge.resample import Estimate, Undefined
+from judge.stats.resample import Estimate, Undefined
 
 _NEVER = ("style", "href", "src", "srcdoc")
 

@@ -12,12 +12,12 @@ from markupsafe import Markup
 from pydantic import BaseModel, ValidationError
 
 from judge.errors import JudgeError, counted, printable
-from judge.judge_file import JudgeFile
+from judge.models.judge_file import JudgeFile
 from judge.report.figures import loss_curve
 from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, paragraph, table, tag
 from judge.report.page import Section
-from judge.resample import LEVEL, Estimate
+from judge.stats.resample import LEVEL, Estimate
 
 DRIFT, METRICS = "drift.json", "metrics.jsonl"
 _NAMES = {"class prior": "class rates", "before": "before training", "after": "after training"}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from judge.files import whole_file
 from judge.report.row_data import Packing, ReportRow
-from judge.run_folder import whole_file
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from judge.comparison import VERDICTS, Comparison, Flag, Turns
 from judge.evaluation.slices import LENGTH_EDGES
-from judge.language import language_of
-from judge.predictions_file import StoredPredictions
-from judge.table import Table
-from judge.verdict import Float, probabilities
+from judge.predictions.file import StoredPredictions
+from judge.prompting.verdict import Float, probabilities
+from judge.tables.comparison import VERDICTS, Comparison, Flag, Turns
+from judge.tables.language import language_of
+from judge.tables.table import Table
 
 Three = tuple[float, float, float]  # probabilities of A, B and tie
 
@@ -108,7 +108,7 @@ class ReportRow:
 
     @property
     def loss(self) -> float | None:
-        """The log loss in nats, counted as `judge.metrics.log_losses` does; None without a label."""
+        """The log loss in nats, counted as `judge.stats.metrics.log_losses` does; None without a label."""
         if self.label < 0:
             return None
         p = self.p[self.label] / sum(self.p)
@@ -124,7 +124,7 @@ def rows_of(stored: StoredPredictions, table: Table, languages: Mapping[str, str
         languages: of rows by their id as text, where they are known; to guess one takes time.
 
     Raises:
-        JudgeError: see `judge.table.Table.chunks`.
+        JudgeError: see `judge.tables.table.Table.chunks`.
     """
     known = languages or {}
     places = {row_id: i for i, row_id in enumerate(stored.ids)}

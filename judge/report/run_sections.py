@@ -14,7 +14,7 @@ from markupsafe import Markup
 from pydantic import BaseModel
 
 from judge.errors import JudgeError, printable
-from judge.judge_file import JudgeFile, read_judge_file
+from judge.models.judge_file import JudgeFile, read_judge_file
 from judge.report.html import details, facts, paragraph, signed, tag
 from judge.report.model_sections import drift_section, json_object, training_section
 from judge.report.page import Section

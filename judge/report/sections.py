@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from judge.errors import counted, printable
-from judge.evaluate import Evaluation
 from judge.evaluation.agreement import AgreementFigure
 from judge.evaluation.bias import TieFigures
+from judge.evaluation.evaluate import Evaluation
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.quality import Figures
 from judge.evaluation.reliability import Reliability
 from judge.evaluation.slices import Slice
-from judge.metrics import BINS
 from judge.report.bias_section import bias_section
 from judge.report.figures import Bin, confusion, distribution, figure, mass_bar, reliability
 from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, facts, paragraph, signed, table, tag
 from judge.report.page import Section
 from judge.report.summary_section import new_figures, summary_section
-from judge.resample import LEVEL, Estimate, Undefined
+from judge.stats.metrics import BINS
+from judge.stats.resample import LEVEL, Estimate, Undefined
 
 _DIMENSIONS = {
     "length": "Characters of prompt and responses",

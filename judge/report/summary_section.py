@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from judge.errors import counted
-from judge.evaluate import Evaluation, Part
+from judge.evaluation.evaluate import Evaluation, Part
 from judge.evaluation.quality import Figures
-from judge.metrics import BINS, MARGIN
 from judge.report.figures import figure
 from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, interval, paragraph, signed, table, tag
 from judge.report.page import Section
-from judge.resample import LEVEL, Estimate, Undefined
+from judge.stats.metrics import BINS, MARGIN
+from judge.stats.resample import LEVEL, Estimate, Undefined
 
 _TITLES: dict[Part, str] = {
     "all": "all rows",

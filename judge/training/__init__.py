@@ -1,1 +1,9 @@
-"""The parts of training; `judge.train` puts them together."""
+"""`judge train`.
+
+Doors:
+
+- `train`: the stage, from labelled tables to a bundle
+- `settings`: `TrainSettings`
+- `heldout`: the held-out figures as a table
+- `model`: the model to train
+"""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from judge.errors import counted, printable
-from judge.progress import duration
+from judge.runs.terminal import duration
 from judge.training.cost import estimate_memory, estimate_seconds, length_figures, seconds_per_token
 from judge.training.events import TrainingEvents
 from judge.training.plan import Plan

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge import __version__
-from judge.bundle import ADAPTER_CONFIG, ModelFolder, adapter_is_untrained, copy_tokenizer, file_digest
-from judge.comparison import Flag
 from judge.errors import JudgeError
-from judge.judge_file import Base, JudgeFile, write_judge_file
-from judge.template import template_data
-from judge.trained_rows import FILE as TRAINED_ROWS
-from judge.trained_rows import write_trained_rows
+from judge.models.bundle import ADAPTER_CONFIG, ModelFolder, adapter_is_untrained, copy_tokenizer, file_digest
+from judge.models.judge_file import Base, JudgeFile, write_judge_file
+from judge.models.trained_rows import FILE as TRAINED_ROWS
+from judge.models.trained_rows import write_trained_rows
+from judge.prompting.template import template_data
+from judge.prompting.verdict import NAMES, probabilities, verdict_mass
+from judge.tables.comparison import Flag
 from judge.training.callbacks import read_metrics
 from judge.training.heldout import Figures, draw_curve
-from judge.verdict import NAMES, probabilities, verdict_mass
+from judge.version import __version__
 
 if TYPE_CHECKING:
     from judge.training.plan import Plan

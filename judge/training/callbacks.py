@@ -16,7 +16,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from judge.errors import JudgeError
-from judge.run_folder import whole_file
+from judge.files import whole_file
 from judge.training.events import TrainingEvents
 from judge.training.heldout import FIGURES
 

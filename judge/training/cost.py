@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from judge.bundle import ModelFolder
+from judge.models.bundle import ModelFolder
 from judge.training.model import Machine
 from judge.training.settings import TrainSettings
 

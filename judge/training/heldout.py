@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.metrics import MARGIN, accuracy, log_loss
-from judge.verdict import probabilities, verdict_mass
+from judge.prompting.verdict import probabilities, verdict_mass
+from judge.stats.metrics import MARGIN, accuracy, log_loss
 
 Figures = dict[str, float]
 FIGURES = ("log_loss", "accuracy", "verdict_mass", "p_a", "p_b", "p_tie")

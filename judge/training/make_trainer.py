@@ -9,7 +9,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, PrinterCallback
 from trl import SFTConfig
 
-from judge.encoding import load_tokenizer
+from judge.prompting.encoding import load_tokenizer
 from judge.training.callbacks import EpochOrder, MetricsFile, Schedule, StopOnInterrupt, WeightsMove, WholeCheckpoints
 from judge.training.events import TrainingEvents
 from judge.training.heldout import heldout_figures

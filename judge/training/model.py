@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from judge.bundle import ModelFolder, open_model
 from judge.errors import JudgeError, printable
+from judge.models.bundle import ModelFolder, open_model
 from judge.training.settings import TrainSettings
 
 if TYPE_CHECKING:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from judge import __version__
-from judge.bundle import ModelFolder
-from judge.prompt import Budget, PromptBuilder
-from judge.run_folder import Manifest
-from judge.table import Table
-from judge.trained_rows import TrainedRows, joined, trained_rows_of
+from judge.models.bundle import ModelFolder
+from judge.models.trained_rows import TrainedRows, joined, trained_rows_of
+from judge.prompting.builder import Budget, PromptBuilder
+from judge.runs.folder import Manifest
+from judge.tables.table import Table
 from judge.training.events import TrainingEvents
 from judge.training.model import Machine
 from judge.training.rows import Split, TrainingRows, check_rows, read_rows, split_rows
 from judge.training.settings import TrainSettings
 from judge.training.split_report import describe_split
+from judge.version import __version__
 
 # Read both orders from disk only where they are used.
 BOTH_ORDERS = {"off": False, "random": True, "both": True}

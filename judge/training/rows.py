@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.comparison import VERDICTS, Comparison
 from judge.errors import JudgeError, counted, printable
-from judge.prepared import Prepared, prepare
-from judge.prompt import PromptBuilder
-from judge.split import first_prompt, folds, group_key, hold_out, parse_fold, row_key, stratum
-from judge.table import Table
+from judge.prompting.builder import PromptBuilder
+from judge.runs.prepared import Prepared, prepare
+from judge.tables.comparison import VERDICTS, Comparison
+from judge.tables.split import first_prompt, folds, group_key, hold_out, parse_fold, row_key, stratum
+from judge.tables.table import Table
 from judge.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def read_rows(
     """Read labelled tables strictly and write their prompts' token ids below `folder`.
 
     Raises:
-        JudgeError: a table cannot be read, or a row has no clear label (see `judge.table.Table`).
+        JudgeError: a table cannot be read, or a row has no clear label (see `judge.tables.table.Table`).
     """
     prepared: list[Prepared] = []
     records: list[NDArray[np.void]] = []

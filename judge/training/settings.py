@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from judge.budget import Policy
-from judge.comparison import Cells
 from judge.errors import JudgeError, printable, setting_problem
+from judge.prompting.budget import Policy
+from judge.tables.comparison import Cells
 
 Method = Literal["lora", "qlora", "full"]
 Swap = Literal["off", "random", "both"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from judge.errors import JudgeError, counted, printable
-from judge.metrics import label_rates, rates_text
-from judge.trained_rows import TrainedRows
+from judge.models.trained_rows import TrainedRows
+from judge.stats.metrics import label_rates, rates_text
 from judge.training.heldout import prior_figures
 from judge.training.rows import Split, TrainingRows
 
@@ -75,7 +75,7 @@ def _sides(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> list[st
 
 def _overlap(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> list[str]:
     """Say how many held-out prompts are in the training data, exactly or nearly."""
-    from judge.overlap import near_duplicates
+    from judge.tables.overlap import near_duplicates
 
     train_groups = rows.records["group"][split.train]
     exact = np.isin(eval_rows.records["group"][split.held_out], train_groups)

@@ -1,0 +1,90 @@
+"""What `judge compare` prints: a table for people, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from judge.cli.words import aligned
+from judge.errors import counted, printable
+from judge.evaluation.compare import ChangedRow, CompareResult, CompareSettings, Difference, compare, p_text
+from judge.evaluation.members import read_members
+from judge.stats.resample import LEVEL, Estimate
+from judge.tables.table import Table
+
+_PROMPT_CHARACTERS = 60
+_LEAST_MOVED = 0.005  # less is 0.00 in print
+_TITLES = {"log_loss": ("log loss", ".4f"), "accuracy": ("accuracy", ".1%"), "brier": ("Brier score", ".4f")}
+
+
+def run_compare(
+    first: Path, second: Path, table: Path, settings: CompareSettings, as_json: bool = False
+) -> Iterator[str]:
+    """Compare two files of predictions on a labelled table and yield the lines to print.
+
+    Raises:
+        JudgeError: see `read_members`, `Table` and `judge.evaluation.compare.compare`.
+    """
+    members = read_members([first, second])
+    result = compare(members, Table.open(table, on_bad_row="placeholder"), settings)
+    yield from [json_text(result)] if as_json else text_lines(result)
+
+
+def json_text(result: CompareResult) -> str:
+    """Return a comparison as a JSON object of several lines; an interval that there is none of is null."""
+    content = asdict(result)
+    content["settings"]["level"] = LEVEL
+    return json.dumps(content, indent=1, allow_nan=False)
+
+
+def text_lines(result: CompareResult) -> Iterator[str]:
+    """Yield a comparison as aligned lines of plain text."""
+    left_out = [f"{result.unlabelled:,} without a label"] if result.unlabelled else []
+    left_out += [f"{result.unpredicted:,} without a prediction"] if result.unpredicted else []
+    left_out += [f"{result.dropped:,} that trained a judge"] if result.dropped else []
+    yield f"judge A         {result.names[0]}"
+    yield f"judge B         {result.names[1]}"
+    yield (
+        f"table           {result.table}, {counted(result.rows, 'row')} in {counted(result.groups, 'prompt group')}"
+        + (f"; left out: {', '.join(left_out)}" if left_out else "")
+    )
+    yield ""
+    yield f"{'':12}  {'A':>8}  {'B':>8}  {'B minus A':>9}  {LEVEL:.0%} interval"
+    for name, difference in result.differences.items():
+        yield _line(*_TITLES[name], difference)
+    yield ""
+    yield from (difference.conclusion for difference in result.differences.values())
+    verdicts = result.verdicts
+    yield (
+        f"{verdicts.changed:,} of {counted(result.rows, 'row')} got another verdict from judge B than from judge A: "
+        f"{verdicts.to_right:,} became right, {verdicts.to_wrong:,} wrong"
+    )
+    changed = [row for row in result.most_changed if row.moved >= _LEAST_MOVED]
+    if changed:
+        yield ""
+        yield "rows that changed most (probabilities of A, B and tie)"
+        head = ("id", "moved", "by judge A", "by judge B", "human", "prompt")
+        yield from aligned([head, *(_cells(row) for row in changed)], (2, 5, 16, 16, 5))
+    if result.warnings:
+        yield ""
+    for warning in result.warnings:
+        yield f"warning: {warning}"
+
+
+def _line(title: str, form: str, difference: Difference) -> str:
+    values = f"{difference.a.value:8{form}}  {difference.b.value:8{form}}"
+    change = f"{difference.difference.value:+z9{form}}"
+    return f"{title:12}  {values}  {change}  {_interval(difference.difference, form)}, {p_text(difference.p_value)}"
+
+
+def _interval(estimate: Estimate, form: str) -> str:
+    if estimate.low is None or estimate.high is None:
+        return "none (one prompt group)"
+    return f"{estimate.low:+z{form}} to {estimate.high:+z{form}}"
+
+
+def _cells(row: ChangedRow) -> tuple[str, ...]:
+    a, b = (" ".join(f"{p:.2f}" for p in values) for values in (row.a, row.b))
+    return printable(row.id, 24), f"{row.moved:5.2f}", a, b, row.human, printable(row.prompt, _PROMPT_CHARACTERS)

@@ -1,0 +1,128 @@
+"""What `judge experiment` does around an experiment: which one it is, what the user sees, and the files it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from judge.cli.train import quiet_libraries
+from judge.errors import JudgeError, printable
+from judge.evaluation.compare import prompts_of
+from judge.experiment.arm_figures import apart, most_disputed
+from judge.experiment.record import RECORD
+from judge.experiment.result import ExperimentResult
+from judge.experiment.results_file import NAME as RESULTS
+from judge.experiment.results_file import write_results
+from judge.experiment.run import run_experiment
+from judge.experiment.settings import ExperimentSettings, experiment_of, load_experiment
+from judge.experiment.text import result_lines
+from judge.predictions.file import StoredPredictions
+from judge.prompting.verdict import Float
+from judge.report.experiment_page import experiment_sections
+from judge.report.page import write_page
+from judge.report.row_data import ReportRow, rows_of
+from judge.runs.terminal import ScoringTerminal
+from judge.tables.table import Table
+
+REPORT = "report.html"
+# The browser of rows holds at most so many: those on which the arms disagree most.
+MOST_ROWS = 2_000
+_FILES = (".yaml", ".yml")
+
+
+def experiment_settings(
+    arguments: Sequence[str], arms: Mapping[str, Sequence[Any]], others: Mapping[str, Any]
+) -> ExperimentSettings:
+    """Return the experiment that a command line asks for.
+
+    Args:
+        arguments: the path of an experiment file, or one or more models and the table behind them.
+        arms: lists of which all combinations are arms: `templates`, `max_tokens`, `truncation`, `swap`, `calibration`,
+            `train`; see `judge.experiment.settings.experiment_of`. Not with a file.
+        others: other fields of the settings; those that are None are as in the file, or the defaults.
+
+    Raises:
+        JudgeError: neither, both, or see `judge.experiment.settings`.
+    """
+    given = {name: value for name, value in others.items() if value is not None}
+    lists = {name: list(values) for name, values in arms.items() if values}
+    if len(arguments) == 1 and arguments[0].endswith(_FILES):
+        if lists:
+            flag = next(iter(lists)).replace("templates", "template").replace("_", "-")
+            raise JudgeError(f"--{flag} makes arms, and {printable(arguments[0], 200)} names them; use one of both")
+        return load_experiment(arguments[0], given)
+    if len(arguments) < 2 and "train" not in lists:
+        raise JudgeError("give an experiment file (.yaml), or a model and a table of labelled comparisons")
+    if not arguments:
+        raise JudgeError("give a table of labelled comparisons")
+    return experiment_of(list(arguments[:-1]), arguments[-1], **lists, **given)
+
+
+def run_experiment_command(settings: ExperimentSettings, folder: Path, cache: Path | None = None) -> None:
+    """Do an experiment, print what it found, and write its results, its report and its record into `folder`.
+
+    Raises:
+        JudgeError: a mistake in the settings, the models or the table; see `judge.experiment.run.run_experiment`.
+        RunInterrupted: the user pressed Ctrl-C.
+    """
+    if any(arm.train for arm in settings.arms):
+        quiet_libraries()
+    terminal = ScoringTerminal()
+    terminal.begin()
+    try:
+        result = run_experiment(settings, folder, terminal, cache)
+    finally:
+        terminal.end()
+    write_results(folder / RESULTS, result)
+    write_report(folder / REPORT, result)
+    terminal.print_lines(result_lines(result))
+    terminal.print_lines(["", f"wrote {RESULTS}, {REPORT} and {RECORD} in {printable(str(folder), 4096)}"])
+
+
+def write_report(path: Path, result: ExperimentResult) -> None:
+    """Write the report, whole or not at all; the table is read again for the texts that it shows.
+
+    Raises:
+        JudgeError: the table cannot be read any more.
+    """
+    disputed = most_disputed(result)
+    prompts = prompts_of(_table(result), {row.id for row in disputed})
+    title = f"{len(result.names)} arms on {result.table}"
+    note = f"The rows below are shown with what {printable(result.baseline)}, the baseline, says of them."
+    if len(result.rows) > MOST_ROWS:
+        note += f" They are the {MOST_ROWS:,} of {len(result.rows):,} on which the arms disagree most."
+    write_page(path, title, experiment_sections(result, disputed, prompts, note), _browsed(result))
+
+
+def _table(result: ExperimentResult) -> Table:
+    settings = result.settings
+    return Table.open(settings.data, settings.cells, settings.on_bad_row)
+
+
+def _browsed(result: ExperimentResult) -> Iterator[ReportRow]:
+    """Yield the rows that the page's browser shows, with the baseline's probabilities, in the table's order."""
+    chosen = np.sort(np.argsort(-apart(result), kind="stable")[:MOST_ROWS])
+    mask = np.zeros(len(result.rows), dtype=np.bool_)
+    mask[chosen] = True
+    rows = result.rows.where(mask)
+    stored = StoredPredictions(
+        name=printable(result.baseline),
+        kind="predictions",
+        ids=[str(row_id) for row_id in rows.ids],
+        p=rows.p,
+        verdict_mass=rows.mass,
+        flags=rows.flags,
+        first=_logarithms(rows.first),
+        second=_logarithms(rows.second),
+        cut=rows.cut,
+    )
+    languages = dict(zip(rows.ids.tolist(), rows.facts.language.tolist(), strict=True))
+    return rows_of(stored, _table(result), languages)
+
+
+def _logarithms(p: Float) -> Float:
+    with np.errstate(divide="ignore"):  # 0 is -inf, of which the softmax is 0 again
+        return np.log(p)

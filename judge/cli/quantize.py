@@ -1,0 +1,135 @@
+"""What `judge quantize` does around the quantising: the calibration table, what the user sees, the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from judge.cli.drift import default_table, drift_lines, run_drift
+from judge.errors import JudgeError
+from judge.models.bundle import open_model
+from judge.runs.terminal import Terminal, duration
+from judge.scoring.settings import ScoreSettings
+from judge.tables.comparison import VERDICTS, Cells
+from quantize.awq import back_end, check_model, quantize_model
+from quantize.back_end import QuantizeSettings
+from quantize.calibration import Calibration, calibration_prompts, shortfall
+from quantize.drift_figures import Limits
+from quantize.size_report import SizeReport
+from quantize.unfinished import check_output
+
+
+class QuantizeTerminal(Terminal):
+    """Shows the events of quantising."""
+
+    first_task = "reading the calibration prompts"
+    _began: float | None = None
+
+    def loading(self) -> None:
+        """Show that libraries and weights are being loaded."""
+        self._show("loading the model", None, None, "")
+
+    def layer(self, done: int, total: int) -> None:
+        """Show how many decoder blocks are done and how long the others will take."""
+        if self._began is None:
+            self._began, self._skipped = self._clock(), done
+        text = f"{done} of {total} layers"
+        seconds, fresh = self._clock() - self._began, done - self._skipped
+        if fresh > 0:
+            text += f", {duration(seconds / fresh * (total - done))} left"
+        self._show("quantising", done, total, text)
+
+    def writing(self) -> None:
+        """Show that the model is being written."""
+        self._show("writing the 4-bit model", None, None, "")
+
+
+@dataclass(frozen=True)
+class DriftOptions:
+    """How to measure the drift at the end: the limits, and the table, by default what was held out in training."""
+
+    limits: Limits
+    data: Path | None = None
+
+
+def parse_quantize_settings(values: dict[str, Any]) -> QuantizeSettings:
+    """Return the settings from plain values.
+
+    Raises:
+        JudgeError: an impossible value.
+    """
+    try:
+        return QuantizeSettings(**values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        flag = str(problem["loc"][0]).replace("_", "-")
+        raise JudgeError(f"--{flag}={problem['input']}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
+
+
+def run_quantize(
+    model: Path,
+    output: Path,
+    data: Sequence[Path] | None,
+    settings: QuantizeSettings,
+    *,
+    template: str | None = None,
+    cells: Cells | None = None,
+    drift: DriftOptions | None = None,
+) -> bool:
+    """Quantise a model folder, print what came of it, and measure the drift if wanted.
+
+    Args:
+        data: labelled tables to calibrate on; None for those that trained the judge.
+        template: another prompt template than the bundle's.
+        drift: how to measure the drift; None for not at all.
+
+    Returns:
+        Whether the drift is within the limits; true where it was not measured.
+
+    Raises:
+        JudgeError: anything a user can mend.
+        RunInterrupted: Ctrl-C; nothing is kept.
+    """
+    events = QuantizeTerminal()
+    folder = open_model(model)
+    check_model(folder)
+    check_output(output)
+    back_end(settings.backend)  # a missing library is said before a table is read
+    drift_table = (drift.data or default_table(folder, data)) if drift else None
+    events.begin()
+    try:
+        calibration = calibration_prompts(
+            folder, data, settings.samples, settings.sample_tokens, settings.seed, template, cells
+        )
+        for text in (calibration.warning, shortfall(calibration)):
+            if text:
+                events.warn(text)
+        report, figures = quantize_model(
+            folder, output, calibration.ids, settings, events, record=calibration.figures()
+        )
+    finally:
+        events.end()
+    events.print_lines(report_lines(report, figures, calibration))
+    events.print_lines([f"wrote {output}"])
+    if drift is None or drift_table is None:
+        return True
+    scoring = ScoreSettings(device=settings.device, template=template)
+    found = run_drift([model, output], drift_table, scoring, drift.limits)
+    events.print_lines(drift_lines(found))
+    return found.passed
+
+
+def report_lines(report: SizeReport, figures: dict[str, Any], calibration: Calibration) -> list[str]:
+    """Return the lines that are printed when a model is quantised."""
+    counts = ", ".join(f"{n} {name}" for n, name in zip(calibration.verdicts, VERDICTS, strict=True))
+    lines = [
+        ("back end", f"{figures['backend']} ({figures['layout']}), groups of {figures['group_size']}"),
+        ("calibration", f"{len(calibration.ids)} prompts, {calibration.tokens:,} tokens ({counts})"),
+        *report.lines(),
+        ("time", duration(figures["seconds"])),
+    ]
+    return [f"{name:14}{text}" for name, text in lines]

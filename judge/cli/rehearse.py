@@ -1,0 +1,127 @@
+"""What `judge rehearse` does around the measuring: opening things, showing progress, lines or JSON."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from judge.deadline import parse_deadline
+from judge.errors import JudgeError, RunInterrupted
+from judge.models.bundle import open_model
+from judge.planning.rehearsal import Costs, Rehearsal, Verdict, decide, drift_of, reading_time, total_time
+from judge.planning.rehearsal_rows import WatchedTable
+from judge.planning.rehearsal_text import lines
+from judge.planning.rehearse import rehearse
+from judge.runs.terminal import ScoringTerminal
+from judge.scoring.scorer import Scorer
+from judge.scoring.settings import ScoreSettings, usable_gpus
+from judge.tables.comparison import Cells
+from judge.tables.table import OnBadRow
+
+# Rows of the random sample: about a minute and a half of a 135M model on two slow cores, or of an 8B on a T4.
+CPU_SAMPLE, GPU_SAMPLE = 48, 256
+
+
+class RehearsalTerminal(ScoringTerminal):
+    """Shows how far a rehearsal is."""
+
+    def reading(self, what: str, part: int, parts: int) -> None:
+        """Show which rows are read now."""
+        self._show("rehearsing", part - 1, parts, f"{what} rows, part {part} of {parts}")
+
+
+def run_rehearse(
+    model: Path,
+    table_path: Path,
+    settings: ScoreSettings,
+    *,
+    cells: Cells,
+    on_bad_row: OnBadRow,
+    deadline: str | None,
+    sample: int | None,
+    seed: int,
+    as_json: bool,
+    base: Path | None = None,
+) -> bool:
+    """Rehearse, print what was found, and return whether the run would fit.
+
+    Raises:
+        JudgeError: any mistake in the input or the settings, or an engine that does not work.
+        RunInterrupted: the user pressed Ctrl-C.
+    """
+    if sample is not None and sample < 1:
+        raise JudgeError(f"--sample={sample}: expected at least 1 row")
+    seconds = parse_deadline(deadline).left() if deadline is not None else None
+    table = WatchedTable.open(table_path, cells, on_bad_row)
+    assert isinstance(table, WatchedTable)
+    folder = open_model(model, base)
+    events = RehearsalTerminal()
+    with tempfile.TemporaryDirectory(prefix="judge-rehearsal-") as name:
+        try:
+            with Scorer(folder, settings, Path(name)) as scorer:
+                count = sample or (GPU_SAMPLE if scorer.pool.config.device == "cuda" else CPU_SAMPLE)
+                events.begin()
+                found, costs = rehearse(scorer, table, Path(name), count, seed, events)
+                events.end()
+                verdict = decide(found, costs, scorer.budget.max_tokens, seconds)
+                cards = [gpu.name for gpu in usable_gpus(settings)]
+                _print(events, found, costs, verdict, table, cards, as_json)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping the engines takes some seconds
+            raise RunInterrupted("stopped; a rehearsal leaves nothing behind") from None
+        except JudgeError as error:
+            raise JudgeError(str(error).split(" (its log: ")[0]) from None  # the log goes with the folder
+        finally:
+            events.end()
+    return verdict.fits
+
+
+def _print(
+    events: RehearsalTerminal,
+    found: Rehearsal,
+    costs: Costs,
+    verdict: Verdict,
+    table: WatchedTable,
+    cards: list[str],
+    as_json: bool,
+) -> None:
+    assert found.model is not None
+    total, reading = total_time(found, costs), reading_time(found.model, drift_of(found.points), costs)
+    ids = table.ids().to_pylist()
+    if as_json:
+        figures = figures_of(found, ids, cards)
+        figures |= {"reading_seconds": asdict(reading), "total_seconds": asdict(total)}
+        figures |= {"fits": verdict.fits, "verdict": verdict.line}
+        events.print_lines([json.dumps(figures, indent=1)])
+        return
+    events.print_lines([*lines(found, total, reading, ids, cards), f"{'verdict':14}{verdict.line}"])
+
+
+def figures_of(found: Rehearsal, ids: list[Any], cards: list[str]) -> dict[str, Any]:
+    """Return what a rehearsal measured as plain values for JSON; times in seconds, memory in bytes."""
+    assert found.model is not None
+    return {
+        "rows": found.rows,
+        "mean_tokens": found.mean_tokens,
+        "longest_tokens": found.longest_tokens,
+        "read_rows": found.read_rows,
+        "awkward_rows": {kind: [ids[row] for row in rows] for kind, rows in found.chosen.awkward.items()},
+        "failed_ids": [ids[row] for row in found.failed],
+        "engine_failures": found.engine_failures,
+        "notes": found.notes,
+        "batch_tokens": {"start": found.batch_tokens[0], "end": found.batch_tokens[1]},
+        "memory": [memory for _, memory in sorted(found.memory.items())],
+        "free_before": found.free_before,
+        "cards": cards,
+        "tokens_per_second": found.tokens_per_second,
+        "load_seconds": found.load_seconds,
+        "prepare_seconds": found.prepare_seconds,
+        "setup_seconds": found.setup_seconds,
+        "write_seconds": found.write_seconds,
+        "points": [asdict(point) for point in found.points],
+        "time_model": found.model.to_json(),
+    }

@@ -1,0 +1,87 @@
+"""`judge train`: settings from a config file and flags, one run, its figures as a table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from judge.cli.settings_flags import settings_app
+from judge.errors import JudgeError
+from judge.training.settings import TrainSettings, parse_train_settings, read_config
+
+# Set before torch, transformers and their loggers are imported.
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def run_train(
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the judge bundle.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any of the settings below.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with this output's unfinished run: same data, same settings.")
+    ] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Drop this output's unfinished run.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    given: dict[str, Any] | None = None,
+) -> None:
+    """Train a judge on labelled comparisons: adapter (LoRA, QLoRA) or all weights, written as a judge bundle.
+
+    Settings come from --config; flags override it. On several GPUs: accelerate launch -m judge train …
+    """
+    del debug
+    if output is None:
+        raise JudgeError("no output: give the bundle's folder with -o")
+    values = {**(read_config(config) if config else {}), **(given or {})}
+    source = str(config) if config and not given else "judge train"
+    settings = parse_train_settings(values, source, set(given) if config and given else None)
+    train_judge(settings, output, resume, restart)
+
+
+def train_judge(settings: TrainSettings, output: Path, resume: bool = False, restart: bool = False) -> dict[str, Any]:
+    """Train a judge, showing progress on the terminal; see `judge.training.train.train`."""
+    quiet_libraries()
+    from judge.cli.train_progress import TrainingTerminal
+    from judge.training.heldout import learnt_nothing, table_lines
+    from judge.training.train import train
+
+    events = TrainingTerminal(quiet=os.environ.get("RANK", "0") != "0")
+    events.begin()
+    try:
+        figures = train(settings, output, resume, restart, events)
+    finally:
+        events.end()
+    events.print_lines([*table_lines(figures), f"wrote {output}"])
+    if learnt_nothing(figures):
+        events.warn(
+            "the judge is not better than the class rates alone: it has learnt nothing yet (more data, more steps or "
+            "another learning rate)"
+        )
+    return figures
+
+
+def quiet_libraries() -> None:
+    """Silence what libraries say while they load: bars and advice that are not about this run."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    for name in ("bitsandbytes", "accelerate", "trl", "peft", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def train_app() -> typer.Typer:
+    """Return the command with a flag for every setting."""
+    return settings_app(TrainSettings, run_train)

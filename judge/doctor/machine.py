@@ -1,0 +1,193 @@
+"""The machine besides its cards: cores, memory, disks, shared memory, limits of the process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from judge.doctor.finding import Finding, note, ok, problem
+from judge.errors import counted, printable
+from judge.hardware import machine
+from judge.hardware.machine import GIB
+
+# Room that a run takes for token ids on disk, parts and the output: 25,000 rows of 2,048 tokens are 0.3 GB.
+LITTLE_DISK, ENOUGH_DISK = GIB // 2, 5 * GIB
+# Worker processes, cards and files of a model each take some dozens of descriptors.
+FEW_FILES = 1024
+# NCCL takes some 10 MB a card and channel; containers get 64 MB unless told otherwise (docker run --shm-size).
+ENOUGH_SHARED = GIB
+
+
+def core_findings(group: Path = Path("/sys/fs/cgroup")) -> Iterator[Finding]:
+    """Yield the cores that this process may use, and what they compute well."""
+    cores, all_cores = len(machine.cpu_cores()), os.cpu_count() or 1
+    name = f"{counted(cores, 'CPU core')} ({platform.machine()})"
+    quota = cpu_quota(group)
+    if quota is not None and quota < cores:
+        yield note(
+            f"{name}, of which the container may use {quota:g} at a time",
+            f"set OMP_NUM_THREADS={max(int(quota), 1)}: more threads only wait for each other",
+        )
+    elif cores < all_cores:
+        yield note(f"{name} of {all_cores}", "raise the affinity (taskset, docker --cpuset-cpus) to use the others")
+    else:
+        yield ok(name)
+    if platform.machine() in ("x86_64", "AMD64"):
+        yield instruction_finding(machine.cpu_flags(), machine.cpu_has_fast_bfloat16())
+
+
+def instruction_finding(flags: frozenset[str], fast_bfloat16: bool) -> Finding:
+    """Return what the CPU's instruction sets mean for vLLM's CPU build."""
+    if not flags:
+        return note("/proc/cpuinfo lists no instruction sets", "nothing, if --device=cuda is used")
+    if "avx2" not in flags:
+        return problem("the CPU has no AVX2, which vLLM's CPU build needs", "use a card, or --readout=transformers")
+    has = "AVX-512" if machine.vllm_cpu_library(flags, "x86_64") != "_C_AVX2" else "AVX2, no AVX-512"
+    if fast_bfloat16:
+        return ok(f"the CPU has {has} and multiplies bfloat16 by itself")
+    return ok(f"the CPU has {has} and no fast bfloat16: float32 is the fastest on it")
+
+
+def cpu_quota(group: Path) -> float | None:
+    """Return the cores that a container may use at a time (cgroup v2, cpu.max), None without a limit."""
+    try:
+        most, period = (group / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return int(most) / int(period) if most.isdigit() and int(period) else None
+
+
+def memory_findings() -> Iterator[Finding]:
+    """Yield the memory that is free, within the container's limit."""
+    free = machine.available_memory()
+    if free is None:
+        yield note("free memory is unknown (no /proc/meminfo)", "compare a model's size with what the machine has")
+    elif free < 2 * GIB:
+        yield problem(
+            f"{free / GIB:.1f} GiB of memory are free", "end other programs: an engine alone takes about 2 GiB"
+        )
+    else:
+        yield ok(f"{free / GIB:.1f} GiB of memory are free")
+
+
+def disk_findings(folders: Mapping[str, Path], needs: Mapping[str, int] | None = None) -> Iterator[Finding]:
+    """Yield for each folder whether it can be written and what is free there.
+
+    Args:
+        folders: by what they are for, such as `output`.
+        needs: bytes that are known to be needed there, by the same names.
+    """
+    for what, folder in folders.items():
+        place = _existing(folder)
+        shown = f"{what} ({printable(str(folder), 200)})"
+        if not place.is_dir():
+            yield problem(f"{shown}: {printable(str(place), 200)} is a file", "name a folder")
+            continue
+        reason = _unwritable(place)
+        if reason:
+            yield problem(f"{shown}: cannot be written ({reason})", _OTHER_PLACE.get(what, "name another folder"))
+            continue
+        yield _space_finding(shown, what, place, (needs or {}).get(what, 0))
+
+
+_OTHER_PLACE = {
+    "output": "name another folder",
+    "cache": "set XDG_CACHE_HOME to a folder that can be written, on a disk with room",
+    "temporary files": "set TMPDIR to a folder that can be written, on a disk with room",
+}
+
+
+def _space_finding(shown: str, what: str, place: Path, need: int) -> Finding:
+    usage = shutil.disk_usage(place)
+    free = f"{usage.free / 1e9:,.1f} GB free"
+    other = _OTHER_PLACE.get(what, "name another folder")
+    inodes = os.statvfs(place)
+    if inodes.f_files and not inodes.f_favail:
+        return problem(f"{shown}: no file can be added (out of inodes)", f"remove small files, or {other}")
+    if need and usage.free < need * 1.01 + 50e6:
+        return problem(f"{shown}: {free}, and {need / 1e9:,.1f} GB are needed", f"make room, or {other}")
+    if usage.free < LITTLE_DISK:
+        return problem(f"{shown}: {free}", f"make room, or {other}")
+    if usage.free < ENOUGH_DISK and not need:
+        return note(f"{shown}: {free}", f"enough for a table, not for a model; for more, {other}")
+    return ok(f"{shown}: {free}" + (f", {need / 1e9:,.1f} GB needed" if need else ""))
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    folder = folder.expanduser().absolute()
+    while not folder.exists() and folder.parent != folder:
+        folder = folder.parent
+    return folder
+
+
+def _unwritable(folder: Path) -> str | None:
+    """Return why no file can be made in a folder, by making one without a name."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return str(error.strerror or error)
+
+
+def shared_memory_findings(cards: int, folder: Path = Path("/dev/shm")) -> Iterator[Finding]:  # noqa: S108
+    """Yield the size of shared memory, through which the processes of one model on several cards talk."""
+    if not folder.is_dir():
+        yield problem(f"{folder} is missing", "mount it: engines share memory there")
+        return
+    usage = shutil.disk_usage(folder)
+    text = f"{folder}: {usage.total / GIB:,.1f} GiB, {usage.free / GIB:,.1f} GiB free"
+    advice = "start the container with --shm-size=2g, or --ipc=host"
+    if usage.free < ENOUGH_SHARED // 16:
+        yield problem(text, f"{advice}, or remove what ended programs left there")
+    elif usage.free < ENOUGH_SHARED and cards > 1:
+        yield problem(f"{text}, too little for a model over {cards} cards (--parallel=tensor)", advice)
+    elif usage.free < ENOUGH_SHARED:
+        yield note(text, f"enough for one card; for more, {advice}")
+    else:
+        yield ok(text)
+
+
+def limit_findings(limits: Mapping[str, tuple[int, int]] | None = None) -> Iterator[Finding]:
+    """Yield limits of the process that stop engines.
+
+    Args:
+        limits: soft and hard limit of `files`, `address space` and `processes`; this process' own if not given.
+    """
+    own = {"files": resource.RLIMIT_NOFILE, "address space": resource.RLIMIT_AS, "processes": resource.RLIMIT_NPROC}
+    known = limits if limits is not None else {name: resource.getrlimit(code) for name, code in own.items()}
+    unlimited = resource.RLIM_INFINITY
+    files = known["files"][0]
+    if 0 <= files < FEW_FILES:
+        yield problem(f"only {files:,} open files are allowed (ulimit -n)", "run: ulimit -n 4096")
+    else:
+        yield ok(f"{files:,} open files are allowed" if files != unlimited else "any number of open files is allowed")
+    space = known["address space"][0]
+    if space != unlimited:
+        yield problem(
+            f"the address space is limited to {space / GIB:.1f} GiB (ulimit -v); torch reserves more than it uses",
+            "run: ulimit -v unlimited",
+        )
+    processes = known["processes"][0]
+    if processes != unlimited and processes < FEW_FILES:
+        yield note(f"only {processes:,} processes and threads are allowed (ulimit -u)", "run: ulimit -u 4096")
+
+
+def encoding_findings(terminal: str | None, files: str) -> Iterator[Finding]:
+    """Yield whether names and texts in all languages can be printed.
+
+    Args:
+        terminal: encoding of standard output, None where there is none.
+        files: encoding of file names.
+    """
+    wrong = sorted({e for e in (terminal or "utf-8", files) if not re.fullmatch(r"utf-?8", e, re.IGNORECASE)})
+    if wrong:
+        yield problem(f"the locale is {printable(', '.join(wrong))}, not UTF-8", "set LANG=C.UTF-8, or PYTHONUTF8=1")
+    else:
+        yield ok("the locale is UTF-8")

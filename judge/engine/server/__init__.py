@@ -1,0 +1,1 @@
+"""A running `vllm serve` that reads the prompts."""

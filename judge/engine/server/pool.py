@@ -1,0 +1,281 @@
+"""Reads prompts through a running `vllm serve` instead of an engine of one's own.
+
+Token ids go in as they are, and the log-probabilities of the three verdicts over the whole vocabulary come back
+(`logprob_token_ids` of /v1/completions): the same numbers as vLLM's in a worker process, up to what batches of another
+composition change in the last digits. The server's prefix cache is shared within a job only, as it is there. No mask is
+put on the vocabulary: it would change nothing in vLLM's default `raw_logprobs`, and hide the mass on the verdicts in a
+server started with `processed_logprobs`.
+
+An event loop in a thread of its own sends the requests; jobs are taken and handed over in the caller's thread. What may
+pass by itself is tried again with growing pauses, for as long as the server's patience lasts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.deadline import DeadlinePassed
+from judge.engine.pool import Job
+from judge.engine.protocol import EngineConfig
+from judge.engine.server.checks import Connection, Endpoint, connect, fresh_salt, probe_of
+from judge.engine.server.loop import Loop, Outage
+from judge.engine.server.requests import Client, Refused, Unavailable, server_key, server_url
+from judge.errors import JudgeError
+
+__all__ = ["Endpoint", "ServerPool", "probe_of", "requests_of", "server_key", "server_url"]
+
+Float = NDArray[np.float64]
+
+# A request holds so many prompts or tokens. Measured: 8 prompts a request cost the server half the time of 8 requests.
+REQUEST_PROMPTS = 8
+REQUEST_TOKENS = 8_192
+# Pauses between tries, in seconds: the first, and the longest.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+# So often may the server fail on one request (status 500) before its prompts are sent one by one, then left out.
+MOST_CRASHES = 3
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Prompts of one job that are sent together, the first of them at `start`; `salt` is the job's."""
+
+    key: int
+    start: int
+    prompts: list[list[int]]
+    salt: str
+
+
+@dataclass
+class _OpenJob:
+    """A job of which some prompts are not read yet."""
+
+    logprobs: Float
+    left: int
+
+
+class ServerPool:
+    """Reads jobs through a server; fulfils `judge.engine.pool.Pool`.
+
+    Args:
+        endpoint: the server, and how to ask it.
+
+    Raises:
+        JudgeError: the server does not answer, or is not one that reads this model's prompts (see
+            `judge.engine.server.checks.connect`).
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.say: Callable[[str], None] = print
+        self.failures = 0
+        self.ready_at: float | None = None
+        self._endpoint = endpoint
+        self._outage = Outage(endpoint.url, endpoint.patience)
+        self._loop: Loop | None = None
+        self._client: Client | None = None
+        self._introduced = False
+        loop = Loop()
+        try:
+            self._connection: Connection = loop.submit(connect(endpoint)).result()
+        finally:
+            loop.close()
+        self.config = EngineConfig(
+            model=self._connection.model,
+            server=self._connection.fingerprint,
+            verdict_ids=endpoint.verdict_ids,
+            max_prompt_tokens=endpoint.max_prompt_tokens,
+            dtype="as served",
+            device="server",
+        )
+
+    @property
+    def engines(self) -> int:
+        """Jobs that are read at a time: while the last requests of one are answered, those of the next are sent."""
+        return 2
+
+    def start(self) -> None:
+        """Open the connections."""
+        if self._loop is None:
+            self._loop = Loop()
+            self._client = self._endpoint.client()
+            self._outage = Outage(self._endpoint.url, self._endpoint.patience, lines=self._outage.lines)
+            self.ready_at = time.monotonic()
+
+    def run(
+        self,
+        jobs: Iterable[Job],
+        on_done: Callable[[int, Float], None],
+        on_progress: Callable[[int, int], None],
+        stop_at: float | None = None,
+    ) -> None:
+        """Run jobs until all are done (see `judge.engine.pool.Pool.run`).
+
+        Raises:
+            JudgeError: the server has not answered for too long, or answers what no vLLM would.
+            DeadlinePassed: see there.
+        """
+        if not self._introduced:
+            self._introduced = True
+            self.say(f"reading with {self._connection.described} at {self._endpoint.url}")
+        try:
+            self.start()
+            self._run(iter(jobs), on_done, on_progress, stop_at)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._tell()
+
+    def _run(
+        self,
+        jobs: Iterator[Job],
+        on_done: Callable[[int, Float], None],
+        on_progress: Callable[[int, int], None],
+        stop_at: float | None,
+    ) -> None:
+        waiting: deque[_Request] = deque()
+        sent: dict[Future[Float], _Request] = {}
+        unfinished: dict[int, _OpenJob] = {}
+        while True:
+            self._send(jobs, waiting, sent, unfinished)
+            if not sent:
+                return
+            left = _POLL_SECONDS if stop_at is None else min(stop_at - time.monotonic(), _POLL_SECONDS)
+            for future in wait(sent, max(left, 0), FIRST_COMPLETED).done:
+                request = sent.pop(future)
+                logprobs = future.result()
+                on_progress(request.key, len(logprobs))
+                job = unfinished[request.key]
+                job.logprobs[request.start : request.start + len(logprobs)] = logprobs
+                job.left -= len(logprobs)
+                if job.left == 0:
+                    on_done(request.key, unfinished.pop(request.key).logprobs)
+            self._tell()
+            if stop_at is not None and time.monotonic() >= stop_at and unfinished:
+                raise DeadlinePassed
+
+    def _send(
+        self,
+        jobs: Iterator[Job],
+        waiting: deque[_Request],
+        sent: dict[Future[Float], _Request],
+        unfinished: dict[int, _OpenJob],
+    ) -> None:
+        """Send requests until as many as allowed are under way; the next job is taken when no others wait."""
+        assert self._loop is not None
+        while len(sent) < self._endpoint.requests:
+            if not waiting and (job := next(jobs, None)) is not None:
+                unfinished[job.key] = _OpenJob(np.full((job.rows, 3), np.nan), job.rows)
+                waiting.extend(requests_of(job))
+            if not waiting:
+                return
+            request = waiting.popleft()
+            sent[self._loop.submit(self._read(request.prompts, request.salt))] = request
+
+    def close(self, at_once: bool = False) -> None:
+        """Close the connections; what the server is reading for them it gives up. Safe to call more than once.
+
+        Args:
+            at_once: makes no difference here.
+        """
+        del at_once
+        if self._loop is not None:
+            client, loop = self._client, self._loop
+            self._client = self._loop = self.ready_at = None
+            loop.close(client)
+
+    def _tell(self) -> None:
+        self.failures += self._outage.count
+        self._outage.count = 0
+        while self._outage.lines:
+            self.say(self._outage.lines.popleft())
+
+    async def _read(self, prompts: list[list[int]], salt: str, again: bool = False) -> Float:
+        """Return the log-probabilities of prompts, shape (prompts, 3); NaN where the model gives NaN, or crashes."""
+        try:
+            return await self._persist(prompts, salt)
+        except Refused as error:
+            if not error.nan:
+                raise JudgeError(f"{self._endpoint.url}: refuses prompts ({error})") from None
+            if len(prompts) == 1 and not again:
+                return await self._read(prompts, fresh_salt(), again=True)  # the NaN may be another prompt's
+            reason = ""
+        except Unavailable as error:  # the server runs, and fails on these prompts
+            reason = str(error)
+        if len(prompts) > 1:
+            # not through the cache: vLLM's attention for CPUs carries the NaN of a cached prompt into later ones
+            return np.concatenate([await self._read([prompt], fresh_salt()) for prompt in prompts])
+        if reason:
+            await self._refuse_broken_server(reason)
+            self._outage.count += 1
+            self._outage.lines.append(f"{self._endpoint.url} fails on a prompt, which is left out ({reason})")
+        return np.full((1, 3), np.nan)
+
+    async def _refuse_broken_server(self, reason: str) -> None:
+        """Ask what the server could answer at the beginning: does it fail on one prompt, or on all?"""
+        try:
+            await self._persist([self._endpoint.probe_ids], fresh_salt())
+        except (Refused, Unavailable):
+            raise JudgeError(f"{self._endpoint.url}: fails on every prompt ({reason}); see the server's log") from None
+
+    async def _persist(self, prompts: list[list[int]], salt: str) -> Float:
+        """Ask until there is an answer.
+
+        Raises:
+            Refused: see there.
+            Unavailable: the server has failed on these prompts again and again.
+            JudgeError: it has not answered for too long, or with something strange.
+        """
+        assert self._client is not None
+        client, crashes, tries = self._client, 0, 0
+        body = self._endpoint.body(self._connection.model, prompts, salt)
+        while True:
+            try:
+                answer = client.answer(await client.complete(body), self._endpoint.verdict_ids, len(prompts))
+            except Unavailable as error:
+                crashes += error.crashed
+                if crashes >= MOST_CRASHES:
+                    raise
+                if not error.crashed:
+                    self._outage.note(error)
+                await asyncio.sleep(self._pause(tries, error.wait))
+                tries += 1
+                continue
+            self._outage.over()
+            if answer.fingerprint != self._connection.fingerprint:
+                raise JudgeError(
+                    f"{self._endpoint.url}: was started anew with other settings, which give other numbers "
+                    f"({self._connection.fingerprint} before, {answer.fingerprint} now); start it as before"
+                )
+            return answer.logprobs
+
+    def _pause(self, tries: int, wanted: float | None) -> float:
+        """Return the seconds to wait: twice as long each time, with chance in it so that requests spread."""
+        longest = min(LONGEST_PAUSE, max(self._endpoint.patience / 4, 0.1))
+        if wanted is not None:
+            return min(wanted, 60.0, max(self._endpoint.patience / 2, 0.1))
+        return min(FIRST_PAUSE * 2.0 ** min(tries, 10), longest) * random.uniform(0.5, 1)  # noqa: S311 - no secret
+
+
+def requests_of(job: Job) -> list[_Request]:
+    """Return a job's prompts in requests of limited size, in the job's order."""
+    requests: list[_Request] = []
+    tokens, salt = 0, fresh_salt()  # as a local engine's cache is emptied before each job
+    for position, prompt in enumerate(job.load()):
+        ids = [int(token) for token in prompt]
+        full = requests and (len(requests[-1].prompts) == REQUEST_PROMPTS or tokens + len(ids) > REQUEST_TOKENS)
+        if not requests or full:
+            requests.append(_Request(job.key, position, [], salt))
+            tokens = 0
+        requests[-1].prompts.append(ids)
+        tokens += len(ids)
+    return requests

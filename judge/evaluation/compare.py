@@ -1,0 +1,228 @@
+"""Two judges on the same labelled rows: how much they differ, whether that is more than chance, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from judge.errors import JudgeError
+from judge.evaluation.judged_rows import RefuseOrDrop
+from judge.evaluation.members import MemberRows, labelled_rows
+from judge.predictions.file import StoredPredictions
+from judge.prompting.verdict import Float
+from judge.stats.metrics import brier_scores, hits, log_losses
+from judge.stats.permutation import PERMUTATIONS, sign_flip_test
+from judge.stats.resample import RESAMPLES, Estimate, Resampler, check_resampling
+from judge.tables.comparison import VERDICTS, Comparison
+from judge.tables.table import Table
+
+MEASURES = ("log_loss", "accuracy", "brier")
+LEVEL = 0.05
+_MOST_PERMUTATIONS = 1_000_000
+_WORDS = {"log_loss": "log loss", "accuracy": "accuracy", "brier": "Brier score"}
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """How to compare.
+
+    Attributes:
+        trained_rows: refuse labelled rows that trained one of the judges, or drop them.
+        resamples: bootstrap resamples of prompt groups.
+        permutations: of the p-value's test.
+        rows: how many of the rows that changed most are listed.
+        seed: of resampling and permutations.
+        partial: leave out rows without a prediction.
+    """
+
+    trained_rows: RefuseOrDrop = "refuse"
+    resamples: int = RESAMPLES
+    permutations: int = PERMUTATIONS
+    rows: int = 10
+    seed: int = 0
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A measure of both judges, B minus A, and the p-value of that difference (`sign_flip_test`).
+
+    The log loss is in nats; the Brier score is the sum over verdicts of the squared errors, from 0 to 2.
+    """
+
+    a: Estimate
+    b: Estimate
+    difference: Estimate
+    p_value: float
+    conclusion: str
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """How many rows changed the most probable verdict, by what it did to being right."""
+
+    changed: int
+    to_right: int
+    to_wrong: int
+
+
+@dataclass(frozen=True)
+class ChangedRow:
+    """A row of which the judges think differently; `moved` is the share of probability that changed its verdict."""
+
+    id: str
+    moved: float
+    a: tuple[float, float, float]
+    b: tuple[float, float, float]
+    human: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """The comparison of two judges, `names`, on a table; `differences` has the measures' names as keys."""
+
+    names: tuple[str, str]
+    table: str
+    settings: CompareSettings
+    rows: int
+    groups: int
+    unlabelled: int
+    unpredicted: int
+    dropped: int
+    differences: dict[str, Difference]
+    verdicts: Verdicts
+    most_changed: list[ChangedRow]
+    warnings: list[str]
+
+
+def compare(
+    members: Sequence[StoredPredictions], table: Table, settings: CompareSettings | None = None
+) -> CompareResult:
+    """Compare two judges on the labelled rows of a table.
+
+    Args:
+        members: two, of `judge.evaluation.members.read_members`: A and B.
+        table: read twice, in a stream: for labels, and for the prompts of the rows that are listed.
+        settings: the defaults if None.
+
+    Raises:
+        JudgeError: a setting is out of range, the ids are not the table's, no row has a label, or rows trained one of
+            the judges (unless dropped).
+    """
+    settings = settings or CompareSettings()
+    _check(settings)
+    labelled = labelled_rows(members, table, settings.trained_rows, settings.partial)
+    names = (members[0].name, members[1].name)
+    return CompareResult(
+        names=names,
+        table=table.name,
+        settings=settings,
+        rows=len(labelled),
+        groups=len(np.unique(labelled.rows.groups)),
+        unlabelled=labelled.unlabelled,
+        unpredicted=labelled.unpredicted,
+        dropped=labelled.dropped,
+        differences=_differences(labelled, names, settings),
+        verdicts=_verdicts(labelled),
+        most_changed=_most_changed(labelled, table, settings.rows),
+        warnings=labelled.warnings(),
+    )
+
+
+def _check(settings: CompareSettings) -> None:
+    check_resampling(settings.resamples, settings.seed)
+    if not 100 <= settings.permutations <= _MOST_PERMUTATIONS:
+        raise JudgeError(f"--permutations={settings.permutations}: expected 100 to {_MOST_PERMUTATIONS:,}")
+    if settings.rows < 0:
+        raise JudgeError(f"--rows={settings.rows}: expected a number of 0 or more")
+
+
+def _differences(labelled: MemberRows, names: tuple[str, str], settings: CompareSettings) -> dict[str, Difference]:
+    rows, (a, b) = labelled.rows, labelled.p
+    resampler = Resampler(rows.groups, settings.resamples, settings.seed)
+    result = {}
+    for name, measure in zip(MEASURES, (log_losses, hits, brier_scores), strict=True):
+        first, second = measure(a, rows.labels), measure(b, rows.labels)
+        shares = [name == "accuracy", name == "accuracy", False]
+        one, two, difference = resampler.estimate(np.column_stack([first, second, second - first]), shares=shares)
+        p_value = sign_flip_test(second - first, rows.groups, settings.permutations, settings.seed)
+        result[name] = Difference(one, two, difference, p_value, _conclusion(name, names, difference, p_value))
+    return result
+
+
+def p_text(p_value: float) -> str:
+    """Return a p-value as `p = 0.0123`."""
+    return f"p = {p_value:.4f}" if p_value >= 0.00005 else f"p = {p_value:.1e}"
+
+
+def _conclusion(measure: str, names: tuple[str, str], difference: Estimate, p_value: float) -> str:
+    """Return a sentence. A difference counts as shown if the interval excludes 0 and the p-value is below 0.05."""
+    accuracy = measure == "accuracy"
+    unit = " points" if accuracy else " nats" if measure == "log_loss" else ""
+    scale, form = (100.0, ".1f") if accuracy else (1.0, ".4f")
+    what = _WORDS[measure]
+    value = difference.value * scale
+    if difference.low is None or difference.high is None:
+        return f"{what}: a difference of {value:+z{form}}{unit}; one prompt group leaves no interval"
+    low, high = difference.low * scale, difference.high * scale
+    if low <= 0 <= high or p_value >= LEVEL:
+        return (
+            f"{what}: no difference shown; {value:+z{form}}{unit}, the interval reaches from {low:+z{form}} to "
+            f"{high:+z{form}}, {p_text(p_value)}"
+        )
+    better = names[1] if (value > 0) == accuracy else names[0]
+    if value < 0:
+        value, low, high = -value, -high, -low
+    return f"{what}: {better} is better by {value:{form}}{unit} ({low:{form}} to {high:{form}}), {p_text(p_value)}"
+
+
+def _verdicts(labelled: MemberRows) -> Verdicts:
+    a, b = labelled.p
+    most = [p == p.max(axis=1, keepdims=True) for p in (a, b)]  # equally probable verdicts are one verdict
+    gained = hits(b, labelled.rows.labels) - hits(a, labelled.rows.labels)
+    changed = (most[0] != most[1]).any(axis=1)
+    return Verdicts(int(changed.sum()), int((gained > 0).sum()), int((gained < 0).sum()))
+
+
+def _most_changed(labelled: MemberRows, table: Table, count: int) -> list[ChangedRow]:
+    a, b = labelled.p
+    moved = np.abs(a - b).sum(axis=1) / 2
+    order = np.argsort(-moved, kind="stable")[:count]  # rows are sorted by id
+    order = order[moved[order] > 0]
+    ids = [str(labelled.rows.ids[i]) for i in order]
+    prompts = prompts_of(table, set(ids))
+    return [
+        ChangedRow(
+            id=row_id,
+            moved=float(moved[i]),
+            a=_three(a[i]),
+            b=_three(b[i]),
+            human=VERDICTS[labelled.rows.labels[i]],
+            prompt=prompts[row_id],
+        )
+        for row_id, i in zip(ids, order, strict=True)
+    ]
+
+
+def _three(values: Float) -> tuple[float, float, float]:
+    a, b, tie = (float(v) for v in values)
+    return a, b, tie
+
+
+def prompts_of(table: Table, ids: set[str]) -> dict[str, str]:
+    """Return the first prompt that says something of each of these rows; the table is read again, as far as needed."""
+    found: dict[str, str] = {}
+    if not ids:
+        return found
+    for chunk in table.chunks():
+        found |= {str(row.id): _prompt(row) for row in chunk if str(row.id) in ids}
+        if len(found) == len(ids):
+            break
+    return found
+
+
+def _prompt(row: Comparison) -> str:
+    return next((turn for turn in row.prompt if turn and turn.strip()), "")

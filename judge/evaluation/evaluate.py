@@ -1,0 +1,234 @@
+"""Evaluating predictions: how good they are on rows with a label, where they are biased, and on which rows.
+
+The figures are those of `judge.evaluation`; here they are put together, and rows that trained the judge are kept out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from judge.errors import counted
+from judge.evaluation.agreement import AgreementFigure, agreement_figures
+from judge.evaluation.bias import Bias, bias_report
+from judge.evaluation.judged_rows import DROP, JudgedRows, join, without_trained
+from judge.evaluation.quality import Figures, figures_of
+from judge.evaluation.slices import Slice, slices_of
+from judge.predictions.file import Kind, StoredPredictions
+from judge.stats.metrics import MARGIN
+from judge.stats.resample import FEW_GROUPS, RESAMPLES, Resampler, Undefined, check_resampling
+from judge.tables.comparison import Flag
+from judge.tables.table import Table
+
+TrainedRows = Literal["refuse", "mark", "drop"]
+Part = Literal["all", "trained", "untrained"]
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """How to evaluate.
+
+    Attributes:
+        trained_rows: what to do when rows trained the judge: refuse, mark (evaluate all, and apart), or drop them.
+        resamples: bootstrap resamples of prompt groups.
+        seed: of the resampling.
+        partial: leave out rows without a prediction.
+        self_names: names of models that are the judge itself or its relatives, for self-preference.
+    """
+
+    trained_rows: TrainedRows = "refuse"
+    resamples: int = RESAMPLES
+    seed: int = 0
+    partial: bool = False
+    self_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """Rows by what became of them; all but the first five count evaluated rows.
+
+    `unpredicted` are labelled rows without a prediction, `dropped` ones that trained the judge. The last three are what
+    a run with a deadline gave up.
+    `trained_on` and `trained_prompt` are None where the predictions have no flags.
+    """
+
+    table: int
+    unlabelled: int
+    unpredicted: int
+    dropped: int
+    evaluated: int
+    trained_on: int | None
+    trained_prompt: int | None
+    not_scored: int
+    impossible: int
+    bad_cells: int
+    priors: int = 0
+    smaller_budget: int = 0
+    swap_left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of predictions on a table.
+
+    `figures` has the part `all`, and where trained rows were marked also `trained` and `untrained`. Biases, agreement
+    and slices are of the rows that did not train the judge, where there are any. `warnings` are whole lines for the
+    user.
+    """
+
+    predictions: str
+    kind: Kind
+    table: str
+    settings: EvaluateSettings
+    rows: RowCounts
+    figures: dict[Part, Figures]
+    bias: Bias
+    agreement: list[AgreementFigure]
+    slices: list[Slice]
+    warnings: list[str]
+
+
+def evaluate(
+    stored: StoredPredictions,
+    table: Table,
+    settings: EvaluateSettings | None = None,
+    on_rows: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Compare predictions with the labels of their table.
+
+    Args:
+        stored: `judge.predictions.file.read_predictions` of a file.
+        table: read once, in a stream. Its texts only tell which rows share a prompt, so open it with
+            `on_bad_row="placeholder"`.
+        settings: the defaults if None.
+        on_rows: told how many rows have been read so far.
+
+    Raises:
+        JudgeError: the ids of the two are not the same, no row has a label, a labelled row trained the judge
+            (unless the settings allow it), or a setting is out of range.
+    """
+    settings = settings or EvaluateSettings()
+    check_resampling(settings.resamples, settings.seed)
+    return evaluate_joined(join(stored, table, on_rows, partial=settings.partial), stored, table, settings)
+
+
+def evaluate_joined(
+    joined: JudgedRows, stored: StoredPredictions, table: Table, settings: EvaluateSettings
+) -> Evaluation:
+    """Do what `evaluate` does with rows that `judge.evaluation.judged_rows.join` has joined.
+
+    Raises:
+        JudgeError: a row trained the judge, unless the settings allow it.
+    """
+    rows = _handle_trained(joined, stored, settings)
+    trained = rows.has(Flag.TRAINED_ON)
+    parts: dict[Part, JudgedRows] = {"all": rows}
+    if trained.any() and not trained.all():
+        parts |= {"trained": rows.where(trained), "untrained": rows.where(~trained)}
+    flagged = stored.flags is not None
+    counts = RowCounts(
+        table=table.counts["rows"],
+        unlabelled=table.counts["rows"] - table.counts["labelled"],
+        unpredicted=table.counts["labelled"] - len(joined),
+        dropped=len(joined) - len(rows),
+        evaluated=len(rows),
+        trained_on=int(trained.sum()) if flagged else None,
+        trained_prompt=int((rows.has(Flag.TRAINED_PROMPT) & ~trained).sum()) if flagged else None,
+        not_scored=int(rows.has(Flag.NOT_SCORED).sum()),
+        impossible=int((rows.p[np.arange(len(rows)), rows.labels] == 0).sum()),
+        bad_cells=table.counts["bad_cell"],
+        priors=int(rows.has(Flag.PRIOR).sum()),
+        smaller_budget=int(rows.has(Flag.SMALLER_BUDGET).sum()),
+        swap_left_out=int(rows.has(Flag.SWAP_LEFT_OUT).sum()),
+    )
+    resamplers = {
+        name: Resampler(part.groups, resamples=settings.resamples, seed=settings.seed) for name, part in parts.items()
+    }
+    figures = {name: figures_of(part, resamplers[name]) for name, part in parts.items()}
+    new: Part = "untrained" if "untrained" in parts else "all"
+    return Evaluation(
+        stored.name,
+        stored.kind,
+        table.name,
+        settings,
+        counts,
+        figures,
+        bias_report(parts[new], resamplers[new], self_names=settings.self_names),
+        agreement_figures(parts[new], resamplers[new]),
+        slices_of(parts[new], resamplers[new]),
+        _warnings(counts, figures),
+    )
+
+
+def _handle_trained(rows: JudgedRows, stored: StoredPredictions, settings: EvaluateSettings) -> JudgedRows:
+    """Return the rows to evaluate.
+
+    Raises:
+        JudgeError: rows trained the judge, and the settings refuse them or leave nothing without them.
+    """
+    if settings.trained_rows == "mark":
+        return rows
+    ways = f"{DROP}, or --trained-rows=mark to evaluate all the same"
+    why = "so its figures would say little about new rows"
+    return without_trained(rows, [stored.name], settings.trained_rows, why, ways)
+
+
+def _warnings(counts: RowCounts, figures: dict[Part, Figures]) -> list[str]:
+    """Return what the user must know to read the figures, the gravest first."""
+    judged = figures.get("untrained", figures["all"])
+    found: list[tuple[Any, str]] = [
+        (
+            counts.trained_on,
+            f"TRAINED ROWS: {counts.trained_on} of {counted(counts.evaluated, 'row')} trained this judge; figures "
+            "that include them say little about new rows",
+        ),
+        (
+            counts.trained_on is None,
+            "the predictions have no column flags, so it is not known whether rows trained this judge",
+        ),
+        (
+            counts.trained_prompt,
+            f"{counted(counts.trained_prompt or 0, 'row')} with the prompt of another row that trained this judge: "
+            "the figures may be too good",
+        ),
+        (
+            judged.over_class_rates.value >= -MARGIN,
+            "the judge knows nothing that the class rates don't say: its log loss is "
+            f"{judged.log_loss.value:.4f}, that of always giving the class rates {judged.class_rates_log_loss:.4f}",
+        ),
+        (
+            judged.groups < FEW_GROUPS,
+            f"only {counted(judged.groups, 'prompt group')}: "
+            + ("there is no interval" if judged.groups < 2 else "the intervals are too narrow"),
+        ),
+        (
+            isinstance(judged.reliability[0].error, Undefined),
+            f"no calibration error: {getattr(judged.reliability[0].error, 'reason', '')}",
+        ),
+        (
+            counts.impossible,
+            f"{counted(counts.impossible, 'row')} got a probability of 0 for the true verdict, 36 nats each",
+        ),
+        (counts.not_scored, f"{counted(counts.not_scored, 'row')} could not be scored and count with 1/3 each"),
+        (
+            counts.priors,
+            f"{counted(counts.priors, 'row')} could not be read before the deadline and count with the class priors",
+        ),
+        (
+            counts.smaller_budget,
+            f"{counted(counts.smaller_budget, 'row')} were read with fewer tokens than the budget, for the deadline",
+        ),
+        (
+            counts.swap_left_out,
+            f"{counted(counts.swap_left_out, 'row')} were not read in the exchanged order, for the deadline",
+        ),
+        (
+            counts.bad_cells,
+            f"{counted(counts.bad_cells, 'row')} of the table with a cell that cannot be read: rows with such a "
+            "prompt are grouped by their responses",
+        ),
+    ]
+    return [text for holds, text in found if holds]

@@ -1,0 +1,35 @@
+"""A file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from judge.errors import JudgeError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to, which takes the name `path` when the block ends without error.
+
+    Raises:
+        JudgeError: it cannot be written.
+    """
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # of a process that was killed
+        left_over.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # not of a file that is read meanwhile
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise JudgeError(f"{path}: cannot be written ({reason})") from None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)

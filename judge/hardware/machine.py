@@ -1,0 +1,282 @@
+"""What the machine has: GPUs with memory and compute capability, CPU cores and instruction sets.
+
+Read without torch, so that nothing heavy is imported (and no CUDA context made) in the main process.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from judge.errors import JudgeError
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+GIB = 1 << 30
+# What vLLM takes for AVX-512 (torch.cpu._is_avx512_supported).
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
+_CPU_KERNEL = b"cpu_gemm_wna16"
+# Of what NVML calls a card's memory, CUDA sees at least this (a T4 14.56 of 15 GiB, `judge.hardware.cards`).
+CUDA_SHARE = 0.97
+_LARGE_CARD = 20 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One visible CUDA device.
+
+    Attributes:
+        device: its name for CUDA_VISIBLE_DEVICES (an index or a UUID).
+        memory: total memory in bytes.
+        capability: compute capability, (7, 5) for a T4.
+    """
+
+    device: str
+    name: str
+    memory: int
+    capability: tuple[int, int]
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Compute capability 8.0 and up has bfloat16; below, it is emulated and slow."""
+        return self.capability >= (8, 0)
+
+
+def visible_gpus() -> list[Gpu]:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves, an empty list where there is no driver."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        uuids = [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+        gpus = [
+            Gpu(
+                device=str(i),  # in the order of the PCI bus, which engines are told to use too
+                name=str(pynvml.nvmlDeviceGetName(handle)),
+                memory=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+                capability=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)),
+            )
+            for i, handle in enumerate(handles)
+        ]
+    finally:
+        pynvml.nvmlShutdown()
+    return select_visible(gpus, uuids, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def select_visible(gpus: list[Gpu], uuids: list[str], visible: str | None) -> list[Gpu]:
+    """Apply CUDA_VISIBLE_DEVICES as CUDA does: by index or UUID, ending at the first unknown entry."""
+    if visible is None:
+        return gpus
+    chosen: list[Gpu] = []
+    for entry in (e.strip() for e in visible.split(",")):
+        matches = [
+            g for g, uuid in zip(gpus, uuids, strict=True) if entry and (entry == g.device or uuid.startswith(entry))
+        ]
+        if not matches:
+            break
+        chosen.append(matches[0])
+    return chosen
+
+
+def usable_gpus(device: str) -> list[Gpu]:
+    """Return the GPUs to run on: none for `cpu`; for `auto` none either where vLLM is a CPU build.
+
+    Raises:
+        JudgeError: `cuda` was asked for and there is none.
+    """
+    if device == "cpu":
+        return []
+    cpu_build = is_installed("vllm-cpu")
+    gpus = visible_gpus()
+    if device == "cuda":
+        if not gpus:
+            raise JudgeError("--device=cuda: no GPU is visible (see nvidia-smi and CUDA_VISIBLE_DEVICES)")
+        if cpu_build:
+            raise JudgeError("--device=cuda: the CPU build of vLLM is installed; install judge with its CUDA build")
+        return gpus
+    return [] if cpu_build else gpus
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether a distribution is installed here."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def cpu_cores() -> list[int]:
+    """Return the numbers of the CPU cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that are free, within the limit of the container if there is one; None: unknown."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
+    free = [int(match[1]) * 1024] if match else []
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        limit, used = "max", "0"
+    if limit.isdigit() and used.isdigit():
+        free.append(max(int(limit) - int(used), 0))
+    return min(free, default=None)
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the instruction sets of the CPU, as Linux names them; none where it does not tell."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        return frozenset()
+    return frozenset(flags[1].split()) if flags else frozenset()
+
+
+def cpu_has_fast_bfloat16() -> bool:
+    """Whether the CPU multiplies in bfloat16 by itself (AVX-512 BF16 or AMX); without, float32 is faster."""
+    return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
+
+
+def vllm_cpu_library(flags: frozenset[str], machine: str) -> str:
+    """Return the name of the library that vLLM loads on a CPU (vllm/platforms/cpu.py, import_kernels)."""
+    if machine not in ("x86_64", "AMD64") or flags >= _AVX512 | {"avx512_bf16"}:
+        return "_C"
+    return "_C_AVX512" if flags >= _AVX512 else "_C_AVX2"
+
+
+def vllm_has_cpu_kernel() -> bool:
+    """Whether vLLM's library for this CPU has a kernel for 4-bit weights; looked for in the library itself."""
+    vllm = find_spec("vllm")
+    if vllm is None or vllm.origin is None:
+        return False
+    name = vllm_cpu_library(cpu_flags(), platform.machine())
+    libraries = list(Path(vllm.origin).parent.glob(f"{name}.*so"))
+    return any(_holds(library, _CPU_KERNEL) for library in libraries)
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(text) >= 0
+
+
+def choose_dtype(requested: Literal["auto", Dtype], model_dtype: str, gpus: list[Gpu]) -> Dtype:
+    """Return the arithmetic to run a model in: float32, float16 or bfloat16.
+
+    Args:
+        requested: `auto` or one of the three.
+        model_dtype: what the model's config says it was saved in.
+        gpus: the visible GPUs; none means CPU.
+
+    Raises:
+        JudgeError: bfloat16 was asked for on a GPU that does not have it.
+    """
+    lacking = [g for g in gpus if not g.has_bfloat16]
+    if requested != "auto":
+        if requested == "bfloat16" and lacking:
+            major, minor = lacking[0].capability
+            raise JudgeError(
+                f"{lacking[0].name} (compute capability {major}.{minor}) has no bfloat16; use --dtype=float16"
+            )
+        return requested
+    if not gpus:
+        return "bfloat16" if model_dtype == "bfloat16" and cpu_has_fast_bfloat16() else "float32"
+    if lacking:
+        return "float16"
+    return "float16" if model_dtype == "float16" else "bfloat16"
+
+
+def choose_packed_dtype(requested: Literal["auto", Dtype], model_dtype: str, gpus: list[Gpu], float16: bool) -> Dtype:
+    """Return the arithmetic for packed weights that are read as they are: float16 or bfloat16, all their kernels know.
+
+    On a CPU float16 is ten times closer to float32 than bfloat16 (SmolLM2-135M), and the kernel is as fast in both.
+
+    Args:
+        requested, model_dtype, gpus: see `choose_dtype`; float32 has been refused.
+        float16: the model works in float16.
+
+    Raises:
+        JudgeError: bfloat16 was asked for on a GPU that does not have it.
+    """
+    if gpus or requested != "auto":
+        return choose_dtype(requested, model_dtype, gpus)
+    return "bfloat16" if not float16 or (model_dtype == "bfloat16" and cpu_has_fast_bfloat16()) else "float16"
+
+
+def default_batch_tokens(gpus: list[Gpu]) -> int:
+    """Return how many tokens one step of the engine reads where the user does not say.
+
+    On a card of 16 GB half the tokens leave 1 GiB more for weights (an 8B: 0.4 GiB of activations, and the cache of a
+    whole step); 4,096 rows keep its matrix units as busy as 8,192, and a step takes seconds there.
+    """
+    return 8192 if gpus and min(g.memory for g in gpus) >= _LARGE_CARD else 4096
+
+
+def choose_parallel(
+    requested: str,
+    weights: int,
+    gpus: list[Gpu],
+    heads: int,
+    utilization: float,
+    besides: Callable[[int], float] = lambda _: 1.5 * GIB,
+) -> tuple[int, int]:
+    """Decide how a model is spread over the GPUs.
+
+    Args:
+        requested: `data` (a copy on each), `tensor` (one copy over all) or `auto` (tensor parallel over
+            as few cards as hold the model, and only when one card does not).
+        weights: bytes of the model's weights.
+        heads: attention heads, which tensor parallelism must divide.
+        utilization: share of each card's memory that the engine may use.
+        besides: bytes that each card needs besides the weights, given the number of cards of a copy
+            (`judge.hardware.memory.besides`). An estimate, so it does not overrule `data` and `tensor`.
+
+    Returns:
+        Number of workers, and cards per worker.
+
+    Raises:
+        JudgeError: the model does not fit on all cards together, or the heads cannot be divided.
+    """
+    if not gpus:
+        return 1, 1
+    usable = min(g.memory for g in gpus) * CUDA_SHARE * utilization
+    sizes = [n for n in range(1, len(gpus) + 1) if heads % n == 0]
+    if requested in ("data", "tensor"):
+        cards = 1 if requested == "data" else len(gpus)
+        if cards not in sizes:
+            raise JudgeError(f"{heads} attention heads cannot be divided over {len(gpus)} GPUs; use --parallel=auto")
+        if weights / cards > usable:
+            raise JudgeError(_does_not_fit(weights, cards, gpus, 0, usable))
+        return len(gpus) // cards, cards
+    fitting = [n for n in sizes if weights / n + besides(n) <= usable]
+    if not fitting:
+        raise JudgeError(_does_not_fit(weights, sizes[-1], gpus, besides(sizes[-1]), usable))
+    return len(gpus) // fitting[0], fitting[0]
+
+
+def _does_not_fit(weights: int, cards: int, gpus: list[Gpu], besides: float, usable: float) -> str:
+    more = f" and {besides / GIB:.1f} GiB for each card's work" if besides else ""
+    other = "use a quantised model or more cards" if cards == len(gpus) else "use --parallel=auto or a quantised model"
+    return (
+        f"the weights ({weights / GIB:.1f} GiB){more} do not fit on {cards} x {gpus[0].name} "
+        f"({usable / GIB:.1f} GiB each for the engine); {other}"
+    )

@@ -1,0 +1,14 @@
+"""A folder with a model or a judge.
+
+Doors:
+
+- `bundle`: `open_model`: the folder, checked
+- `judge_file`: judge.json
+- `adapter`: LoRA adapters, and what an engine can do with them
+- `tensor_files`: safetensors files, tensor by tensor
+- `packed`: 4-bit layouts
+- `trained_rows`: fingerprints of the rows that trained a judge
+- `architecture`: what a config says of a model's parts
+- `arithmetic`: its parameters, FLOPs and bytes
+- `calibration`: a stored calibration, and how it acts
+"""

@@ -1,0 +1,156 @@
+"""What a rehearsal found, and what follows from it: the time of the whole run with its range, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from judge.planning.rehearsal_rows import Chosen, Rows
+from judge.planning.rehearsal_text import fitting_line, too_long_line
+from judge.planning.time_model import Estimate, Point, TimeModel
+from judge.prompting.verdict import Float
+
+# Share of the rows that `--swap=auto` reads again at least; how many more depends on what they gain.
+_LEAST_AUTO_SWAP = 0.1
+# Budgets that are tried where the time is too short.
+_SMALLER_BUDGETS = (3072, 2048, 1536, 1024, 768, 512)
+# How well loading, preparing and writing repeat.
+_FIXED_SPREAD = 0.15
+
+
+@dataclass
+class Rehearsal:
+    """What a rehearsal found.
+
+    Attributes:
+        rows, mean_tokens, longest_tokens: of the whole table under the budget.
+        chosen: the rows that were read.
+        failed: rows that came out as NaN, from 0.
+        memory: bytes of each engine (see `judge.engine.worker.memory_in_use`).
+        free_before: bytes of memory that were free before.
+        prepare_seconds, load_seconds: of the table and of the model, at the same time.
+        setup_seconds: from the start until both were done, hashing included.
+        write_seconds: for as many predictions as the table has rows.
+        points: the timed parts of the sample, in the order in which they were read; the last repeats the first.
+        engine_failures: engines that had to be replaced.
+        notes: what was said of them.
+        batch_tokens: most tokens in one step, at the start and in the end.
+        model: fitted to `points`.
+    """
+
+    rows: int
+    mean_tokens: float
+    longest_tokens: int
+    chosen: Chosen
+    failed: list[int] = field(default_factory=list)
+    memory: dict[int, dict[str, int]] = field(default_factory=dict)
+    free_before: int | None = None
+    prepare_seconds: float = 0.0
+    load_seconds: float = 0.0
+    setup_seconds: float = 0.0
+    write_seconds: float = 0.0
+    points: list[Point] = field(default_factory=list)
+    engine_failures: int = 0
+    notes: list[str] = field(default_factory=list)
+    batch_tokens: tuple[int, int] = (0, 0)
+    model: TimeModel | None = None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Prompt tokens that all engines read together in a second, over the sample."""
+        return sum(p.tokens for p in self.points) / sum(p.seconds for p in self.points)
+
+    @property
+    def read_rows(self) -> int:
+        """Different rows that were read."""
+        chosen = self.chosen
+        return len({*chosen.longest.tolist(), *chosen.awkward_rows.tolist(), *np.concatenate(chosen.sample).tolist()})
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What predicts the time of the whole table.
+
+    Attributes:
+        lengths: tokens of each row's prompt, shape (rows,).
+        flops: of prompts of given lengths.
+        share: of the rows that are read in both orders; None: `--swap=auto`.
+    """
+
+    lengths: Rows
+    flops: Callable[[Rows], Float]
+    share: float | None
+
+
+def reading_time(model: TimeModel, drift: float, costs: Costs) -> Estimate:
+    """Return how long reading all prompts takes, both orders of those rows that the swap policy picks.
+
+    The range joins what the fit leaves open and `drift`, by how much the same rows took another time later on: parts
+    that are minutes apart tell more of a machine's moods than those that follow each other.
+
+    Args:
+        drift: |log| of the ratio of two times of the same rows.
+    """
+    totals = [float(costs.flops(costs.lengths).sum()), len(costs.lengths), int(costs.lengths.sum())]
+    shares = (_LEAST_AUTO_SWAP, 0.5, 1.0) if costs.share is None else (costs.share,) * 3
+    low, value, high = (model.seconds(*(total * (1 + share) for total in totals)) for share in shares)
+
+    def width(estimate: Estimate, bound: float) -> float:
+        fitted = abs(math.log(bound / estimate.value)) if estimate.value > 0 and bound > 0 else 0.0
+        return math.exp(math.hypot(fitted, drift))
+
+    return Estimate(low.value / width(low, low.low), value.value, high.value * width(high, high.high))
+
+
+def total_time(found: Rehearsal, costs: Costs) -> Estimate:
+    """Return how long the whole run takes: setting up, reading and writing."""
+    assert found.model is not None, "the sample was read"
+    reading = reading_time(found.model, drift_of(found.points), costs)
+    return reading.plus(found.setup_seconds + found.write_seconds, _FIXED_SPREAD)
+
+
+def drift_of(points: list[Point]) -> float:
+    """Return |log| of the last part's time over that of the same rows before, 0 where none was repeated."""
+    same = [p for p in points[:-1] if (p.tokens, p.prompts, p.flops) == _work(points[-1])] if points else []
+    return abs(math.log(points[-1].seconds / same[0].seconds)) if same else 0.0
+
+
+def _work(point: Point) -> tuple[int, int, float]:
+    return point.tokens, point.prompts, point.flops
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a run fits, in one line; `fits` is True without a deadline unless the model does not work."""
+
+    fits: bool
+    line: str
+
+
+def decide(found: Rehearsal, costs: Costs, budget: int, deadline: float | None) -> Verdict:
+    """Return the verdict of a rehearsal.
+
+    Args:
+        budget: most tokens of a prompt.
+        deadline: seconds that the run may take, None where it does not matter.
+    """
+    if len(found.failed) > found.read_rows / 2:
+        rows = f"{len(found.failed):,} of {found.read_rows:,} rows"
+        return Verdict(False, f"does not work: {rows} came out as NaN; try another --dtype")
+    total = total_time(found, costs)
+    if deadline is None or total.high <= deadline:
+        return Verdict(True, fitting_line(total, deadline))
+    ways: list[tuple[str, Estimate]] = []
+    if costs.share != 0:
+        ways.append(("--swap=off", total_time(found, Costs(costs.lengths, costs.flops, 0.0))))
+    for smaller in _SMALLER_BUDGETS:
+        if smaller < budget:
+            cut = Costs(np.minimum(costs.lengths, smaller), costs.flops, 0.0)
+            ways.append(
+                (("--swap=off " if costs.share != 0 else "") + f"--max-tokens={smaller}", total_time(found, cut))
+            )
+    fitting = next(((name, time) for name, time in ways if time.high <= deadline), None)
+    return Verdict(False, too_long_line(total, deadline, fitting, budget > min(_SMALLER_BUDGETS)))

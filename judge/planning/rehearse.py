@@ -1,0 +1,163 @@
+"""A rehearsal: the real engine on chosen rows of a table, and from their times how long the whole of it will take.
+
+The sequence is that of a run: engines start, files are hashed, the whole table is prepared, prompts are read through
+the same pool, and as many predictions are written as the table has rows. Only most of the reading is left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from judge.engine.pool import WorkerPool
+from judge.engine.protocol import WITHOUT_MASS
+from judge.errors import JudgeError
+from judge.hardware import machine
+from judge.models.arithmetic import ModelShape
+from judge.models.bundle import ModelFolder
+from judge.planning.measure import Prompt, dealt, read_group, wait_until_ready
+from judge.planning.rehearsal import Costs, Rehearsal
+from judge.planning.rehearsal_rows import Rows, WatchedTable, choose_rows
+from judge.planning.time_model import Point, fit
+from judge.predictions.predictions import Predictions, predictions_table, write_predictions
+from judge.prompting.verdict import Float, unread
+from judge.runs.prepared import Prepared, prepare
+from judge.scoring.scorer import Scorer
+
+
+class Events(Protocol):
+    """What a rehearsal tells whoever watches it."""
+
+    def note(self, text: str) -> None:
+        """A line of information or warning."""
+
+    def prepared(self, rows: int) -> None:
+        """`rows` rows have been read and tokenised so far."""
+
+    def loading(self) -> None:
+        """The table is ready and the engine is not yet."""
+
+    def reading(self, what: str, part: int, parts: int) -> None:
+        """A part of the chosen rows is about to be read."""
+
+
+def rehearse(
+    scorer: Scorer, table: WatchedTable, folder: Path, sample: int, seed: int, events: Events
+) -> tuple[Rehearsal, Costs]:
+    """Read chosen rows as `judge score` would and measure it.
+
+    Args:
+        folder: an empty folder for the prepared table and the engines' logs; the caller removes it.
+        sample: rows of the random sample; a table with fewer is read whole.
+        seed: another one draws another sample.
+
+    Raises:
+        JudgeError: the table cannot be read, or the engine does not work.
+    """
+    pool = scorer.pool
+    if not isinstance(pool, WorkerPool):
+        raise JudgeError("a rehearsal measures this machine's own engine; leave out --engine and --server")
+    free, began, notes = machine.available_memory(), time.monotonic(), list[str]()
+    pool.say = lambda text: _say(notes, events, text)
+    scorer.start(events.note)
+    scorer.manifest(table)  # a run hashes the model and the table too
+    preparing = time.monotonic()
+    prepared = prepare(table, scorer.builder, folder, scorer.share != 0, events.prepared, scorer.trained_rows)
+    prepare_seconds = time.monotonic() - preparing
+    batch = pool.config.max_batch_tokens
+    chosen = choose_rows(prepared, table.scripts, sample, seed, batch, pool.engines)
+    events.loading()
+    shortest = int(np.argmin(prepared.lengths))
+    wait_until_ready(pool, prepared.prompt(shortest, False))
+    found = Rehearsal(
+        len(prepared.rows), float(prepared.lengths.mean()), int(prepared.lengths.max()), chosen, free_before=free
+    )
+    found.prepare_seconds, found.load_seconds = prepare_seconds, pool.load_seconds
+    found.setup_seconds = time.monotonic() - began
+    costs = Costs(prepared.lengths.astype(np.int64), flops_of(scorer.model), scorer.share)
+    _read_all(_Reader(pool, prepared, scorer.share == 1, costs), found, events)
+    found.model = fit(found.points, source="measured on this machine with this model")
+    found.write_seconds = _writing(scorer, prepared, folder)
+    found.memory, found.notes, found.engine_failures = dict(pool.memory), notes, pool.failures
+    found.batch_tokens = (batch, pool.config.max_batch_tokens)
+    return found, costs
+
+
+def _say(notes: list[str], events: Events, text: str) -> None:
+    notes.append(text)
+    events.note(text)
+
+
+def flops_of(model: ModelFolder) -> Callable[[Rows], Float]:
+    """Return what computes the FLOPs of prompts; of an architecture that is not known, two a byte of the weights."""
+    try:
+        shape = ModelShape.from_config(model.config)
+    except JudgeError:
+        weights = 2.0 * max(model.weights, 1)
+        return lambda lengths: weights * np.asarray(lengths, dtype=np.float64)
+    return shape.flops
+
+
+@dataclass
+class _Reader:
+    """Reads rows through all engines at once, in one order or both, as the run would."""
+
+    pool: WorkerPool
+    prepared: Prepared
+    both: bool
+    costs: Costs
+
+    def read(self, rows: Rows) -> tuple[Point | None, Float]:
+        """Return what was measured (None where an engine failed meanwhile) and the first order's numbers."""
+        lengths = self.costs.lengths[rows]
+        parts = dealt(lengths.tolist(), self.pool.engines)
+        wait_until_ready(self.pool, self.prepared.prompt(int(rows[-1]), False))
+        failures = self.pool.failures
+        seconds, results = read_group(self.pool, [self._prompts(rows[part]) for part in parts])
+        numbers = np.empty((len(rows), 3))
+        orders = 2 if self.both else 1
+        for part, result in zip(parts, results, strict=True):
+            numbers[part] = result[::orders]
+        work = float(self.costs.flops(lengths).sum()), orders * len(rows), orders * int(lengths.sum())
+        point = Point(work[0] * orders, work[1], work[2], seconds)
+        return (point if self.pool.failures == failures else None), numbers
+
+    def _prompts(self, rows: Rows) -> list[Prompt]:
+        orders = (False, True) if self.both else (False,)
+        return [self.prepared.prompt(int(row), swapped) for row in rows for swapped in orders]
+
+
+def _read_all(reader: _Reader, found: Rehearsal, events: Events) -> None:
+    """Read the longest rows, the awkward ones, the sample's parts in turn, and the first of these once more."""
+    chosen, failed = found.chosen, set[int]()
+    order = np.random.default_rng(0).permutation(len(chosen.sample))  # not from long to short: a drift would look so
+    sample = [("random", chosen.sample[i]) for i in (*order, order[0])]
+    awkward = [("awkward", chosen.awkward_rows)] if len(chosen.awkward_rows) else []
+    groups = [("longest", chosen.longest), *awkward, *sample]
+    for number, (what, rows) in enumerate(groups, start=1):
+        events.reading(what, number, len(groups))
+        point, numbers = reader.read(rows)
+        failed |= {int(row) for row in rows[unread(numbers)]}
+        if point is not None and what == "random":
+            found.points.append(point)
+    found.failed = sorted(failed)
+    if not found.points:
+        raise JudgeError(
+            "engines failed on every part of the sample, so there is no time to go by; see the notes above"
+        )
+
+
+def _writing(scorer: Scorer, prepared: Prepared, folder: Path) -> float:
+    """Return the seconds that writing the predictions takes, with made-up ones."""
+    began = time.monotonic()
+    rows = len(prepared.rows)
+    numbers = np.log(np.full((rows, 3), 0.3))
+    mass = scorer.settings.readout not in WITHOUT_MASS
+    predictions = Predictions(prepared, numbers, numbers, mass, 1.0, 1, scorer.calibration)
+    write_predictions(folder / "predictions.parquet", predictions_table(predictions))
+    return time.monotonic() - began

@@ -1,0 +1,95 @@
+"""The rows on which a prompt template shows its mistakes: longest, shortest, many turns, null, not Latin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from judge.tables.comparison import Comparison, Flag, Turns, row_flags
+
+_MISSING = Flag.NULL_TURN | Flag.EMPTY_LIST | Flag.EMPTY_TEXT | Flag.RAGGED | Flag.BAD_CELL
+# A letter of a script other than Latin (Latin letters end at U+024F, but for a block of rare ones).
+_NOT_LATIN = re.compile("[^\\W\\d_\u0000-\u024f\u1e00-\u1eff]")
+
+
+@dataclass(frozen=True)
+class AwkwardRow:
+    """A row and what is awkward about it, such as `longest` or `shortest, null`."""
+
+    what: str
+    row: Comparison
+
+
+# Each returns how much of the quality a row has, 0 or less for none at all.
+_QUALITIES: dict[str, Callable[[Comparison], float]] = {
+    "longest": lambda row: _size(row),
+    "shortest": lambda row: 1 / (1 + _size(row)),
+    "many turns": lambda row: row.turn_count - 1,
+    "null": lambda row: (row.flags & _MISSING).bit_count(),
+    "not Latin": lambda row: _not_latin(row),
+}
+
+
+def awkward_rows(rows: Iterable[Comparison]) -> list[AwkwardRow]:
+    """Return the first row that has most of each quality; a row that has several is there once.
+
+    Length is counted in bytes of UTF-8, which are nearer to tokens than characters are.
+    """
+    best: dict[str, tuple[float, Comparison]] = {}
+    for row in rows:
+        for what, quality in _QUALITIES.items():
+            score = quality(row)
+            if score > (best[what][0] if what in best else 0):
+                best[what] = (score, row)
+    qualities: dict[int, list[str]] = {}
+    chosen: dict[int, Comparison] = {}
+    for what in (name for name in _QUALITIES if name in best):
+        row = best[what][1]
+        chosen[id(row)] = row
+        qualities.setdefault(id(row), []).append(what)
+    return [AwkwardRow(", ".join(qualities[key]), row) for key, row in chosen.items()]
+
+
+def _texts(row: Comparison) -> list[str]:
+    return [turn for turns in (row.prompt, row.response_a, row.response_b) for turn in turns if turn]
+
+
+def _size(row: Comparison) -> int:
+    return sum(len(text) if text.isascii() else len(text.encode()) for text in _texts(row))
+
+
+def _not_latin(row: Comparison) -> float:
+    """Return the number of letters of other scripts, weighted by their share of all characters."""
+    texts = _texts(row)
+    letters = sum(len(_NOT_LATIN.findall(text)) for text in texts if not text.isascii())
+    return letters**2 / max(sum(map(len, texts)), 1)
+
+
+def _row(number: int, prompt: Turns, a: Turns, b: Turns) -> Comparison:
+    turns = (*prompt, *a, *b)
+    flags = Flag.NULL_TURN if None in turns else Flag(0)
+    flags |= Flag.EMPTY_TEXT if any(turn is not None and not turn.strip() for turn in turns) else Flag(0)
+    return Comparison(f"made-up-{number}", prompt, a, b, flags=flags | row_flags(prompt, a, b))
+
+
+_LONG = "Put the egg into boiling water, wait for ten minutes, and cool it under the tap before you peel it.\n\n"
+
+# For a check without a table.
+MADE_UP: tuple[Comparison, ...] = (
+    _row(1, ("How do I boil an egg?",), (_LONG * 12,), ("1. Boil water.\n2. Add the egg.\n3. Wait.\n" * 8,)),
+    _row(2, ("Hi",), ("Hello",), ("Hey",)),
+    _row(
+        3,
+        ("Tell me a joke.", "Another one, about cats.", "Explain it."),
+        ("What is brown and sticky? A stick.", "A cat walks into a bar. It was set too low.", "Bars are high."),
+        ("Knock, knock.", "No.", "```python\nprint('cat')\n```"),
+    ),
+    _row(4, (None, "And now?"), ("", None), ("I cannot see a question.",)),
+    _row(
+        5,
+        ("用中文解释什么是递归。😀",),
+        ("递归就是函数调用它自己。",),
+        ("Рекурсия: функция вызывает себя. العودية। पुनरावृत्ति।",),
+    ),
+)

@@ -1,0 +1,238 @@
+"""The one builder of prompts: comparison + template + budget + tokenizer -> token ids.
+
+Every stage (training, AWQ calibration, scoring, experiments) gets its token ids here, so the same row is
+the same ids everywhere. Fixed text and user texts are encoded piece by piece and joined as ids: this is
+what makes budgets exact, A and B symmetric and control tokens in user text impossible.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.errors import JudgeError
+from judge.prompting.budget import Cuts, Frame, Lengths, Policy, Span, minimum_budget, plan_cuts
+from judge.prompting.encoding import TextEncoder
+from judge.prompting.template import PARTS, Part, Slot, Template, copies
+from judge.prompting.verdict import resolve_verdicts
+from judge.tables.comparison import Comparison, Turns
+
+# Most layouts kept; real tables have conversations of up to about forty lengths.
+_LAYOUTS = 64
+
+# Raised whenever a change of the code changes the ids of a prompt; part of every fingerprint.
+BUILDER_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long a prompt may be and where it is cut.
+
+    Attributes:
+        max_tokens: most tokens of a prompt, fixed text included.
+        policy: see `judge.prompting.budget.plan_cuts`.
+        shares: weights of the prompt and of each response in what the fixed text leaves.
+    """
+
+    max_tokens: int = 2048
+    policy: Policy = "middle"
+    shares: tuple[float, float] = (0.2, 0.4)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One built prompt.
+
+    Attributes:
+        ids: int32 token ids, shape (tokens,).
+        tokens: tokens of the prompt, A and B before cutting, shape (3,).
+        cut: tokens that each of them lost, shape (3,).
+        cut_turns: oldest turns that were left out whole.
+    """
+
+    ids: NDArray[np.int32]
+    tokens: tuple[int, int, int]
+    cut: tuple[int, int, int]
+    cut_turns: int
+
+    def swapped_counts(self) -> Prompt:
+        """Return the same prompt with the counts of A and B exchanged."""
+        (p, a, b), (cp, ca, cb) = self.tokens, self.cut
+        return Prompt(self.ids, (p, b, a), (cp, cb, ca), self.cut_turns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """The encoded texts of one comparison: for each part the ids of every turn, padded to equal length."""
+
+    ids: dict[Part, list[list[int]]]
+
+    @property
+    def turn_count(self) -> int:
+        return len(self.ids["prompt"])
+
+    def lengths(self) -> Lengths:
+        return Lengths(*(tuple(len(ids) for ids in self.ids[part]) for part in PARTS))
+
+    def swapped(self) -> _Texts:
+        ids = self.ids
+        return _Texts({"prompt": ids["prompt"], "response_a": ids["response_b"], "response_b": ids["response_a"]})
+
+
+class PromptBuilder:
+    """Turns comparisons into token ids for one model, template and budget.
+
+    Attributes:
+        verdict_ids: the token ids of A, B and tie after the cue.
+        least_tokens: the smallest budget that the template allows with this tokenizer.
+
+    Raises:
+        JudgeError: the verdicts are not single tokens, the budget is too small for the template's fixed
+            text, or the model's chat template does not take the prompt.
+    """
+
+    def __init__(self, encoder: TextEncoder, template: Template, budget: Budget | None = None) -> None:
+        self.encoder = encoder
+        self.template = template
+        self.budget = budget or Budget()
+        self._start, self._before, self._after = self._frame_texts()
+        self._mark = encoder.user_text([template.cut_mark])[0]
+        shown = copies(template)
+        self._layouts: dict[int, list[list[int] | Slot]] = {}
+        self._encoded: dict[str, list[int]] = {}
+        self._frame = Frame(self._fixed, len(self._mark), shown["prompt"], shown["response_a"])
+        self.verdict_ids = resolve_verdicts(
+            encoder.trusted_text,
+            lambda ids: [str(t) for t in encoder.tokenizer.convert_ids_to_tokens(ids)],
+            list(dict.fromkeys(self._ending(turn_count) for turn_count in (1, 2, 3))),
+            template.verdicts,
+        )
+        self.least_tokens = least = minimum_budget(self._frame)
+        if self.budget.max_tokens < least:
+            raise JudgeError(
+                f"a budget of {self.budget.max_tokens} tokens is too small for template {template.name}, "
+                f"which needs at least {least} with this tokenizer"
+            )
+
+    def _frame_texts(self) -> tuple[list[int], str, str]:
+        """Return the ids that start the prompt, and the fixed text before the body and after it, with the cue.
+
+        A chat template writes BOS itself; without one the tokenizer's own BOS stands first.
+        """
+        template = self.template
+        frame = self.encoder.chat_frame(template.system) if template.chat else None
+        if frame is None:
+            system = f"{template.system}\n\n" if template.chat and template.system else ""
+            return self.encoder.start_ids(), system, f"\n\n{template.cue}"
+        before, after = frame
+        if template.cue_role == "user":
+            return [], before, f"\n\n{template.cue}{after}"
+        return [], before, after + template.cue
+
+    def _pieces(self, turn_count: int) -> list[str | Slot]:
+        """Return the whole prompt's fixed texts and slots; neighbouring fixed texts are joined."""
+        pieces: list[str | Slot] = [self._before]
+        for piece in [*self.template.layout(turn_count), self._after]:
+            if isinstance(piece, str) and isinstance(pieces[-1], str):
+                pieces[-1] += piece
+            else:
+                pieces.append(piece)
+        return pieces
+
+    def _ending(self, turn_count: int) -> str:
+        last = self._pieces(turn_count)[-1]
+        assert isinstance(last, str)
+        return last
+
+    def _layout(self, turn_count: int) -> list[list[int] | Slot]:
+        """Return the prompt for a number of turns as fixed ids and slots (encoded once, then kept)."""
+        if turn_count not in self._layouts:
+            pieces = [piece for piece in self._pieces(turn_count) if piece != ""]
+            layout: list[list[int] | Slot] = [self._start]
+            for i, piece in enumerate(pieces):
+                if isinstance(piece, Slot):
+                    layout.append(piece)
+                elif i == 0:
+                    layout.append(self.encoder.trusted_text(piece, at_start=True))
+                else:
+                    if piece not in self._encoded:
+                        self._encoded[piece] = self.encoder.trusted_text(piece)
+                    layout.append(self._encoded[piece])
+            if len(self._layouts) >= _LAYOUTS:
+                self._layouts.clear()
+            self._layouts[turn_count] = layout
+        return self._layouts[turn_count]
+
+    def _fixed(self, turn_count: int) -> int:
+        return sum(len(piece) for piece in self._layout(turn_count) if not isinstance(piece, Slot))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over everything but the row that decides the ids: template, budget, tokenizer's work."""
+        layouts = [
+            [piece if isinstance(piece, list) else [piece.turn, piece.part] for piece in self._layout(n)]
+            for n in (1, 2, 3)
+        ]
+        content = [BUILDER_VERSION, self.template.digest, asdict(self.budget), layouts, self.verdict_ids]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def build(self, comparisons: Sequence[Comparison]) -> list[Prompt]:
+        """Return the prompt of each comparison, at most `budget.max_tokens` tokens long."""
+        return [self._assemble(texts) for texts in self._encode(comparisons)]
+
+    def build_both_orders(self, comparisons: Sequence[Comparison]) -> list[tuple[Prompt, Prompt]]:
+        """Return each comparison's prompt, and the one with A and B exchanged (its counts too)."""
+        return [(self._assemble(t), self._assemble(t.swapped())) for t in self._encode(comparisons)]
+
+    def _encode(self, comparisons: Sequence[Comparison]) -> list[_Texts]:
+        """Encode all texts of many comparisons in one batch."""
+        sources: list[dict[Part, list[str]]] = []
+        for row in comparisons:
+            parts: tuple[Turns, ...] = (row.prompt, row.response_a, row.response_b)
+            sources.append({p: self._shown(t, row.turn_count) for p, t in zip(PARTS, parts, strict=True)})
+        flat = iter(self.encoder.user_text([text for s in sources for part in PARTS for text in s[part]]))
+        return [_Texts({part: [next(flat) for _ in source[part]] for part in PARTS}) for source in sources]
+
+    def _shown(self, turns: Turns, turn_count: int) -> list[str]:
+        texts = [self.template.null_text if turn is None else turn for turn in turns]
+        return texts + [self.template.missing_text] * (turn_count - len(texts))
+
+    def _assemble(self, texts: _Texts) -> Prompt:
+        lengths = texts.lengths()
+        tokens = (sum(lengths.prompt), sum(lengths.response_a), sum(lengths.response_b))
+        cuts = plan_cuts(lengths, self._frame, self.budget.max_tokens, self.budget.policy, self.budget.shares)
+        assert cuts is not None, "the constructor has checked the budget"
+        kept = {part: self._cut(texts, part, cuts) for part in PARTS}
+        before = {part: sum(map(len, texts.ids[part])) for part in PARTS}
+        lost = tuple(before[part] - sum(n for _, n in kept[part]) for part in PARTS)
+        ids = {part: [turn for turn, _ in kept[part]] for part in PARTS}
+        if cuts.dropped_turns:
+            ids["prompt"][0] = self._mark + ids["prompt"][0]
+        joined = self._join(ids, texts.turn_count - cuts.dropped_turns)
+        return Prompt(joined, tokens, (lost[0], lost[1], lost[2]), cuts.dropped_turns)
+
+    def _cut(self, texts: _Texts, part: Part, cuts: Cuts) -> list[tuple[list[int], int]]:
+        """Return for each remaining turn of a part its ids with the cut mark, and how many were kept."""
+        spans: tuple[Span, ...] = getattr(cuts, part)
+        result = []
+        for span, ids in zip(spans, texts.ids[part][cuts.dropped_turns :], strict=True):
+            if not span.cut:
+                result.append((ids, len(ids)))
+                continue
+            head, tail = span.head, len(ids) - span.tail
+            while head > 0 and not self.encoder.starts_character(ids[head]):
+                head -= 1
+            while tail < len(ids) and not self.encoder.starts_character(ids[tail]):
+                tail += 1
+            result.append((ids[:head] + self._mark + ids[tail:], head + len(ids) - tail))
+        return result
+
+    def _join(self, ids: dict[Part, list[list[int]]], turn_count: int) -> NDArray[np.int32]:
+        joined: list[int] = []
+        for piece in self._layout(turn_count):
+            joined += ids[piece.part][piece.turn] if isinstance(piece, Slot) else piece
+        return np.array(joined, dtype=np.int32)

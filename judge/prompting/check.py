@@ -1,0 +1,240 @@
+"""Checks a prompt template under a tokenizer: what it makes of awkward rows, and the mistakes that these show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from judge.errors import JudgeError, counted, printable
+from judge.prompting.awkward_rows import AwkwardRow
+from judge.prompting.builder import Budget, Prompt, PromptBuilder
+from judge.prompting.encoding import TextEncoder
+from judge.prompting.template import Template, copies
+from judge.prompting.template_check import Finding, response_labels, static_findings
+from judge.tables.comparison import Comparison, RowId
+
+_PLENTY = 1 << 30  # tokens: a budget that cuts nothing
+_ENDING = 12  # pieces of the prompt's end that are shown
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a template makes of one row.
+
+    Attributes:
+        what: why the row was chosen, such as `longest`.
+        tokens: tokens of the prompt, A and B before cutting; `cut`: tokens that each of them lost.
+        cut_turns: oldest turns that were left out whole.
+        fixed: tokens that are no text of the row: the template's, the chat template's and cut marks.
+        length: tokens of the prompt; the verdict is the token at this position, counted from 0.
+        needed: tokens that it would have uncut.
+        ending: the last pieces of the prompt, as the tokenizer spells them.
+    """
+
+    what: str
+    row_id: RowId
+    turns: int
+    tokens: tuple[int, int, int]
+    cut: tuple[int, int, int]
+    cut_turns: int
+    fixed: int
+    length: int
+    needed: int
+    ending: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of a check.
+
+    Attributes:
+        samples: none without a tokenizer, or where no prompt can be built.
+        verdict_ids, verdict_pieces: of A, B and tie; empty where there are no samples.
+        chat: whether the model's chat template is around the prompt.
+        controls: control tokens that were tried as text of a row and stayed text; 0 where none was tried.
+    """
+
+    findings: tuple[Finding, ...]
+    samples: tuple[Sample, ...] = ()
+    verdict_ids: tuple[int, ...] = ()
+    verdict_pieces: tuple[str, ...] = ()
+    chat: bool = False
+    controls: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether any finding is an error."""
+        return any(finding.level == "error" for finding in self.findings)
+
+
+def check_template(
+    template: Template, encoder: TextEncoder | None, rows: Sequence[AwkwardRow], budget: Budget | None = None
+) -> Checked:
+    """Find the mistakes of a template, and show what it makes of some rows.
+
+    Args:
+        encoder: the model's tokenizer; without it, only what the texts of the template show is found.
+        rows: see `judge.prompting.awkward_rows`.
+        budget: `Budget()` if not given.
+    """
+    findings = static_findings(template, [row.row.turn_count for row in rows])
+    if encoder is None or any(finding.level == "error" for finding in findings):
+        return Checked(tuple(findings))
+    try:
+        plenty = PromptBuilder(encoder, template, Budget(_PLENTY))
+    except JudgeError as error:
+        return Checked((*findings, Finding("error", _same_token(encoder, template) or str(error))))
+    findings += _token_findings(encoder, template, plenty)
+    builder = plenty
+    try:
+        builder = PromptBuilder(encoder, template, budget or Budget())
+    except JudgeError as error:
+        findings.append(Finding("error", f"{error}; raise --max-tokens, or shorten the body"))
+    samples = [_sample(builder, plenty, row) for row in rows]
+    for awkward in rows:
+        findings += pair_findings(awkward.what, *builder.build_both_orders([awkward.row])[0], builder.budget.max_tokens)
+    findings += _length_findings(samples, builder.budget)
+    findings += _control_findings(builder)
+    pieces = tuple(encoder.tokenizer.convert_ids_to_tokens(list(builder.verdict_ids)))
+    chat = template.chat and encoder.chat_frame(template.system) is not None
+    unique = tuple(dict.fromkeys(findings))
+    return Checked(unique, tuple(samples), builder.verdict_ids, pieces, chat, len(encoder.control_ids))
+
+
+def pair_findings(what: str, one: Prompt, other: Prompt, max_tokens: int) -> Iterator[Finding]:
+    """Compare the prompts of a row in its two orders: exchanging A and B must exchange what is cut, and no more."""
+    exchanged = other.swapped_counts()
+    if (len(one.ids), one.tokens, one.cut, one.cut_turns) != (
+        *(len(other.ids), exchanged.tokens, exchanged.cut),
+        exchanged.cut_turns,
+    ):
+        yield Finding(
+            "error",
+            f"A and B are not treated alike: the {what} row has {len(one.ids)} tokens and loses {one.cut}, exchanged "
+            f"{len(other.ids)} and {exchanged.cut}; treat both the same in the body",
+        )
+    longest = max(len(one.ids), len(other.ids))
+    if longest > max_tokens:
+        yield Finding("error", f"the prompt of the {what} row has {longest:,} tokens, more than {max_tokens:,}")
+
+
+def _sample(builder: PromptBuilder, plenty: PromptBuilder, awkward: AwkwardRow) -> Sample:
+    prompt = builder.build([awkward.row])[0]
+    shown = copies(builder.template)
+    per_part = (shown["prompt"], shown["response_a"], shown["response_b"])
+    kept = sum(n * (have - lost) for n, have, lost in zip(per_part, prompt.tokens, prompt.cut, strict=True))
+    return Sample(
+        what=awkward.what,
+        row_id=awkward.row.id,
+        turns=awkward.row.turn_count,
+        tokens=prompt.tokens,
+        cut=prompt.cut,
+        cut_turns=prompt.cut_turns,
+        fixed=len(prompt.ids) - kept,
+        length=len(prompt.ids),
+        needed=len(plenty.build([awkward.row])[0].ids),
+        ending=tuple(builder.encoder.tokenizer.convert_ids_to_tokens(prompt.ids[-_ENDING:].tolist())),
+    )
+
+
+def _after_cue(encoder: TextEncoder, template: Template) -> str:
+    """Return what the chat template puts behind the cue, where the cue is the end of the user's message."""
+    frame = encoder.chat_frame(template.system) if template.chat and template.cue_role == "user" else None
+    return frame[1] if frame else ""
+
+
+def _same_token(encoder: TextEncoder, template: Template) -> str | None:
+    """Return which verdicts become one and the same token, where that is what is wrong."""
+    try:
+        ending = template.cue + _after_cue(encoder, template)
+    except JudgeError:
+        return None
+    base = encoder.trusted_text(ending)
+    tails = [tuple(encoder.trusted_text(ending + verdict)[len(base) :]) for verdict in template.verdicts]
+    for i, tail in enumerate(tails):
+        if len(tail) == 1 and tail in tails[:i]:
+            one, other = template.verdicts[tails.index(tail)], template.verdicts[i]
+            piece = encoder.tokenizer.convert_ids_to_tokens(tail[0])
+            return f"the verdicts {one!r} and {other!r} become the same token {piece!r}; choose other ones"
+    return None
+
+
+def _token_findings(encoder: TextEncoder, template: Template, builder: PromptBuilder) -> Iterator[Finding]:
+    after = _after_cue(encoder, template)
+    if after:
+        yield Finding(
+            "warning",
+            f"the cue is not last: the chat template puts {printable(after)!r} behind it; with chat.cue: assistant it "
+            "opens the reply",
+        )
+    end = (template.cue + after)[-1:]
+    first = template.verdicts[0]
+    if end.isspace() and first[:1] == " ":
+        yield Finding(
+            "warning",
+            f"the verdict {first!r} starts with a space, but stands at the start of a line; leave the space out",
+        )
+    elif (end.isalnum() or end in ":.?!") and first[:1].isalnum():
+        yield Finding("warning", f"the verdict {first!r} follows {end!r} without a space; write {' ' + first!r}")
+    unknown = encoder.tokenizer.unk_token_id
+    for verdict, verdict_id in zip(template.verdicts, builder.verdict_ids, strict=True):
+        if verdict_id == unknown:
+            yield Finding("error", f"the tokenizer does not know the verdict {verdict!r}; choose another one")
+    yield from _body_token_findings(encoder, template)
+
+
+def _body_token_findings(encoder: TextEncoder, template: Template) -> Iterator[Finding]:
+    labels = response_labels(template, 1)
+    for one, other in zip(labels["response_a"], labels["response_b"], strict=True):
+        lengths = [len(encoder.trusted_text("\n" + label + "\n")) for label in (one, other)]
+        if lengths[0] != lengths[1]:
+            yield Finding(
+                "warning",
+                f"A and B are not treated alike: {printable(one)!r} takes {counted(lengths[0], 'token')}, "
+                f"{printable(other)!r} {lengths[1]}; choose labels of one token",
+            )
+    if template.chat and encoder.chat_frame(template.system) is not None:
+        texts = [piece for piece in template.layout(1) if isinstance(piece, str)]
+        found = {i for text in (*texts, template.cue) for i in encoder.trusted_text(text)} & encoder.control_ids
+        for piece in sorted(encoder.tokenizer.convert_ids_to_tokens(sorted(found))):
+            yield Finding(
+                "warning",
+                f"the template holds the control token {piece!r} inside the chat template's message; take it out, or "
+                "write the whole chat layout with chat: false",
+            )
+
+
+def _length_findings(samples: Sequence[Sample], budget: Budget) -> Iterator[Finding]:
+    for sample in samples:
+        if sample.turns == 1 and 2 * sample.fixed > budget.max_tokens:
+            yield Finding(
+                "warning",
+                f"the fixed text takes {sample.fixed:,} of {budget.max_tokens:,} tokens; shorten the body or raise "
+                "--max-tokens",
+            )
+            break
+    cut = [sample for sample in samples if sample.needed > sample.length]
+    if cut:
+        worst = max(cut, key=lambda sample: sample.needed)
+        yield Finding(
+            "warning",
+            f"the {worst.what} row (id {printable(worst.row_id)}) needs {worst.needed:,} tokens and is cut to "
+            f"{budget.max_tokens:,}; raise --max-tokens if many rows are as long",
+        )
+
+
+def _control_findings(builder: PromptBuilder) -> Iterator[Finding]:
+    """Put every control token of the tokenizer into the texts of a row: none may become one."""
+    encoder = builder.encoder
+    controls = sorted(encoder.control_ids)
+    spelled = " ".join(encoder.tokenizer.convert_ids_to_tokens(controls))
+    rows = [Comparison(0, (text,), (text,), (text,)) for text in ("x", spelled)]
+    harmless, hostile = (int(np.isin(prompt.ids, controls).sum()) for prompt in builder.build(rows))
+    if hostile != harmless:
+        yield Finding(
+            "error",
+            f"texts of a row can become {counted(hostile - harmless, 'control token')} and so close the chat turn; "
+            "do not score with this tokenizer, and report it",
+        )

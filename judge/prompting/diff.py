@@ -1,0 +1,209 @@
+"""What differs between two prompt templates: their texts word by word, and what they cost in tokens."""
+
+from __future__ import annotations
+
+import difflib
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from judge.prompting.builder import PromptBuilder
+from judge.prompting.template import Template
+from judge.tables.comparison import Comparison
+
+Op = Literal["same", "removed", "added"]
+Pieces = tuple[tuple[Op, str], ...]
+
+# A tag of Jinja, a line break, other white space, a word, or any other character by itself.
+_WORDS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\n|[^\S\n]+|\w+|[^\w\s]", re.DOTALL)
+# Two passages that share less than this part of their words are shown as one taken out and one put in.
+_ALIKE = 0.5
+
+
+@dataclass(frozen=True)
+class FieldDifference:
+    """One field of two templates.
+
+    Attributes:
+        field: `body`, `cue`, `verdicts`, `chat`, `system`, `cue_role`, `cut_mark`, `null_text` or `missing_text`.
+        pieces: the text in order; what is `same` or `removed` joins to the first template's text, what is `same` or
+            `added` to the second's. No two neighbours have the same op, and no text is empty.
+    """
+
+    field: str
+    pieces: Pieces
+
+    @property
+    def differs(self) -> bool:
+        """Whether the field is not the same in both."""
+        return any(op != "same" for op, _ in self.pieces)
+
+
+@dataclass(frozen=True)
+class TokenCosts:
+    """Tokens of a template's prompts on some rows.
+
+    Attributes:
+        lengths: of the prompts as the model gets them, shape (rows,).
+        cut: whether a prompt lost tokens to the budget, shape (rows,).
+    """
+
+    lengths: np.ndarray[tuple[int], np.dtype[np.int64]]
+    cut: np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+    @property
+    def mean(self) -> float:
+        """Mean tokens of a prompt."""
+        return float(self.lengths.mean())
+
+    @property
+    def p95(self) -> float:
+        """The 95th percentile of the tokens of a prompt."""
+        return float(np.percentile(self.lengths, 95))
+
+    @property
+    def cut_share(self) -> float:
+        """Share of the rows that were cut."""
+        return float(self.cut.mean())
+
+
+def template_differences(a: Template, b: Template) -> list[FieldDifference]:
+    """Compare all that reaches the model, one entry a field, whether it differs or not, the body first.
+
+    The body is compared as it is in the file, with its Jinja tags; verdicts as Python writes them, because their
+    spaces matter.
+    """
+    one, two = _fields(a), _fields(b)
+    return [FieldDifference(field, word_diff(one[field], two[field])) for field in one]
+
+
+def _fields(template: Template) -> dict[str, str]:
+    return {
+        "body": template.body,
+        "cue": template.cue,
+        "verdicts": ", ".join(map(repr, template.verdicts)),
+        "chat": "the model's own chat template" if template.chat else "none",
+        "system": template.system or "",
+        "cue_role": template.cue_role if template.chat else "",
+        "cut_mark": template.cut_mark,
+        "null_text": template.null_text,
+        "missing_text": template.missing_text,
+    }
+
+
+def word_diff(a: str, b: str) -> Pieces:
+    """Compare two texts line by line, and lines that are alike word by word; see `FieldDifference.pieces`."""
+    lines_a, lines_b = a.splitlines(keepends=True), b.splitlines(keepends=True)
+    pieces: list[tuple[Op, str]] = []
+    for op, i, j, k, n in difflib.SequenceMatcher(None, lines_a, lines_b, autojunk=False).get_opcodes():
+        one, two = "".join(lines_a[i:j]), "".join(lines_b[k:n])
+        pieces += [("same", one)] if op == "equal" else _changed(one, two)
+    return _joined(pieces)
+
+
+def _changed(a: str, b: str) -> list[tuple[Op, str]]:
+    words_a, words_b = _WORDS.findall(a), _WORDS.findall(b)
+    matcher = difflib.SequenceMatcher(None, words_a, words_b, autojunk=False)
+    shared = sum(bool(w.strip()) for m in matcher.get_matching_blocks() for w in words_a[m.a : m.a + m.size])
+    total = max(sum(bool(w.strip()) for w in words) for words in (words_a, words_b))
+    if shared < _ALIKE * total:
+        return [("removed", a), ("added", b)]
+    pieces: list[tuple[Op, str]] = []
+    for op, i, j, k, n in matcher.get_opcodes():
+        one, two = "".join(words_a[i:j]), "".join(words_b[k:n])
+        # a space between two changed words belongs to the change
+        if op == "equal" and one.strip():
+            pieces.append(("same", one))
+        else:
+            pieces += [("removed", one), ("added", two)]
+    return pieces
+
+
+def _joined(pieces: Sequence[tuple[Op, str]]) -> Pieces:
+    """Join what stands between two equal passages to at most one removed and one added text."""
+    found: list[tuple[Op, str]] = []
+    waiting: dict[Op, str] = {"removed": "", "added": ""}
+
+    def settle() -> None:
+        found.extend(_without_equal_edges(waiting["removed"], waiting["added"]))
+        waiting["removed"] = waiting["added"] = ""
+
+    for op, text in pieces:
+        if op != "same":
+            waiting[op] += text
+        elif text:
+            settle()
+            found.append(("same", text))
+    settle()
+    result: list[tuple[Op, str]] = []
+    for op, text in found:
+        if result and result[-1][0] == op:
+            result[-1] = (op, result[-1][1] + text)
+        else:
+            result.append((op, text))
+    return tuple(result)
+
+
+def _without_equal_edges(removed: str, added: str) -> Iterator[tuple[Op, str]]:
+    """Yield a change without the white space that both of its sides start or end with."""
+    start = _shared_space(removed, added)
+    end = _shared_space(removed[start:][::-1], added[start:][::-1])
+    parts: list[tuple[Op, str]] = [
+        ("same", removed[:start]),
+        ("removed", removed[start : len(removed) - end]),
+        ("added", added[start : len(added) - end]),
+        ("same", removed[len(removed) - end :]),
+    ]
+    return ((op, text) for op, text in parts if text)
+
+
+def _shared_space(a: str, b: str) -> int:
+    count = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y or not x.isspace():
+            break
+        count += 1
+    return count
+
+
+def marked(pieces: Pieces) -> str:
+    """Return a comparison as text, with `[-removed-]` and `{+added+}`; no mark goes on over the end of a line.
+
+    A line break that is itself removed or added is shown as `\\n`.
+    """
+    shown = []
+    for op, text in pieces:
+        if op == "same":
+            shown.append(text)
+            continue
+        start, end = ("[-", "-]") if op == "removed" else ("{+", "+}")
+        for line in text.splitlines(keepends=True):
+            whole = line.rstrip("\n")
+            shown.append(
+                f"{start}{whole}{'' if whole == line else chr(92) + 'n'}{end}" + ("" if whole == line else "\n")
+            )
+    return "".join(shown)
+
+
+def sample_rows(rows: Iterable[Comparison], count: int, seed: int = 0) -> list[Comparison]:
+    """Draw at most `count` rows at random, in the table's order (reservoir sampling, Vitter 1985)."""
+    drawn: list[tuple[int, Comparison]] = []
+    chance = random.Random(seed)  # noqa: S311 (a repeatable sample)
+    for number, row in enumerate(rows):
+        if number < count:
+            drawn.append((number, row))
+        elif (place := chance.randrange(number + 1)) < count:
+            drawn[place] = (number, row)
+    return [row for _, row in sorted(drawn, key=lambda pair: pair[0])]
+
+
+def token_costs(builder: PromptBuilder, rows: Sequence[Comparison]) -> TokenCosts:
+    """Build the prompts of at least one row and return what they cost."""
+    prompts = builder.build(rows)
+    lengths = np.array([len(prompt.ids) for prompt in prompts], dtype=np.int64)
+    cut = np.array([prompt.cut_turns > 0 or any(prompt.cut) for prompt in prompts])
+    return TokenCosts(lengths, cut)

@@ -1,0 +1,305 @@
+"""Prompt templates: strict YAML files that lay a comparison out as a chat prompt.
+
+A template's body is Jinja text over `turns`; it is rendered once per *shape* (number of turns), with a
+mark in every place where a text goes. The texts themselves never pass through Jinja, so nothing that a
+user or a model wrote can act as template code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from judge.errors import JudgeError, printable
+from judge.prompting.template_folders import SUFFIXES, TemplateFile, find_template
+from judge.prompting.template_folders import builtin_folder as builtin_folder
+from judge.prompting.template_folders import builtin_names as builtin_names
+from judge.prompting.template_values import (
+    CHAT_DEFAULTS,
+    CLOSE,
+    DEFAULTS,
+    OPEN,
+    REQUIRED,
+    repeated_keys,
+    value_problems,
+)
+
+Part = Literal["prompt", "response_a", "response_b"]
+PARTS: tuple[Part, ...] = ("prompt", "response_a", "response_b")
+
+_SLOT = re.compile(f"{OPEN}([0-9]+):([a-z_]+){CLOSE}")
+
+# Jinja's filters that a body may use, all of them on `turns`; a filter on a text could change it.
+_FILTERS = ("count", "first", "last", "length", "reverse")
+_CHANGED = "the body changes a text before showing it"
+
+
+class TemplateError(JudgeError):
+    """What is not a template: its text names the source and every mistake.
+
+    Attributes:
+        problems: the mistakes, one by one.
+    """
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        super().__init__(f"{source}: " + "; ".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in the prompt for the text of one part of one turn (turns count from 0)."""
+
+    turn: int
+    part: Part
+
+
+@dataclass(frozen=True)
+class Template:
+    """One prompt template.
+
+    Attributes:
+        body: Jinja text over `turns`, each with `number`, `prompt`, `response_a`, `response_b`.
+        cue: the fixed text right before the verdict.
+        verdicts: the strings for A, B and tie; each must be one token after the cue.
+        chat: whether the model's own chat template wraps the body, when the model has one.
+        system: system message of the chat layout, or None for the chat template's own default.
+        cue_role: `assistant` opens the reply with the cue, `user` ends the message with it.
+        cut_mark, null_text, missing_text: shown where text was cut, is null, or a turn is absent.
+    """
+
+    name: str
+    description: str
+    body: str
+    cue: str
+    verdicts: tuple[str, str, str]
+    chat: bool
+    system: str | None
+    cue_role: str
+    cut_mark: str
+    null_text: str
+    missing_text: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that reaches the model (name and description do not)."""
+        content = {k: v for k, v in vars(self).items() if k not in ("name", "description")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def layout(self, turn_count: int) -> list[str | Slot]:
+        """Return the body for `turn_count` turns as fixed texts and slots, in order.
+
+        Raises:
+            JudgeError: the body is not valid Jinja, uses an unknown variable, or does more with a text than show it.
+        """
+        return list(_layout(self, turn_count))
+
+
+class _Mark:
+    """What a body gets in place of a text: it can be shown, and nothing else can be done with it."""
+
+    __slots__ = ("_shown",)
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+
+    def __str__(self) -> str:
+        return self._shown
+
+    def _refuse(self, *_: object) -> Any:
+        raise TypeError("a text can only be shown, whole and as it is")
+
+    __bool__ = __eq__ = __len__ = __iter__ = __repr__ = _refuse
+
+
+@lru_cache(maxsize=64)
+def _layout(template: Template, turn_count: int) -> tuple[str | Slot, ...]:
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
+    )
+    environment.filters = {name: environment.filters[name] for name in _FILTERS}
+    turns = [
+        {"number": i + 1, **{part: _Mark(f"{OPEN}{i}:{part}{CLOSE}") for part in PARTS}} for i in range(turn_count)
+    ]
+    try:
+        text = environment.from_string(template.body).render(turns=turns).strip()
+    except Exception as error:  # a body is code: it can raise anything
+        raise TemplateError(
+            f"template {printable(template.name)}",
+            [
+                f"{printable(str(error), 200)}; the body may use turns (with the filters {', '.join(_FILTERS)}) and, "
+                "of each turn, number, prompt, response_a, response_b"
+            ],
+        ) from None
+    pieces: list[str | Slot] = []
+    end = 0
+    for match in _SLOT.finditer(text):
+        if match.start() > end:
+            pieces.append(text[end : match.start()])
+        turn, part = int(match[1]), match[2]
+        if part not in PARTS or turn >= turn_count:
+            raise TemplateError(f"template {printable(template.name)}", [_CHANGED])
+        pieces.append(Slot(turn, part))
+        end = match.end()
+    pieces.append(text[end:])
+    if any(isinstance(p, str) and (OPEN in p or CLOSE in p) for p in pieces):
+        raise TemplateError(f"template {printable(template.name)}", [_CHANGED])
+    return tuple(p for p in pieces if p != "")
+
+
+def copies(template: Template) -> dict[Part, int]:
+    """Return how often each turn's text of each part is shown.
+
+    Raises:
+        TemplateError: see `body_problems`.
+    """
+    problems = body_problems(template, (1, 2, 3))
+    if problems:
+        raise TemplateError(f"template {printable(template.name)}", problems)
+    slots = template.layout(1)
+    return {part: slots.count(Slot(0, part)) for part in PARTS}
+
+
+def body_problems(template: Template, turn_counts: Sequence[int]) -> list[str]:
+    """Return the mistakes of a body in conversations of some lengths.
+
+    Each part must be shown, as often in every turn as in the others, and A as often as B.
+
+    Raises:
+        TemplateError: see `Template.layout`.
+    """
+    counts: dict[Part, set[int]] = {part: set() for part in PARTS}
+    for turn_count in turn_counts:
+        shown = Counter(piece for piece in template.layout(turn_count) if isinstance(piece, Slot))
+        for part in PARTS:
+            counts[part] |= {shown[Slot(turn, part)] for turn in range(turn_count)}
+    problems = []
+    for part in PARTS:
+        if 0 in counts[part]:
+            problems.append(
+                f"the body never shows {part} of some turn (write {{{{ turn.{part} }}}} in a loop over turns)"
+            )
+        elif len(counts[part]) > 1:
+            problems.append(f"the body shows {part} more often in some turns (show it as often in each)")
+    if not problems and counts["response_a"] != counts["response_b"]:
+        often = {part: min(counts[part]) for part in PARTS}
+        problems.append(f"A and B are not treated alike: {often} (show both equally often)")
+    return problems
+
+
+def load_template(name_or_path: str) -> Template:
+    """Load a template by its name (see `judge.prompting.template_folders`) or by the path of a YAML file.
+
+    Raises:
+        JudgeError: no such template, two different ones of this name, or a file that is not a valid template.
+    """
+    if Path(name_or_path).suffix in SUFFIXES:
+        return read_template(Path(name_or_path))
+    return named_template(find_template(name_or_path))
+
+
+def named_template(file: TemplateFile) -> Template:
+    """Load a template that was found by its name.
+
+    Raises:
+        JudgeError: not a valid template, or one that calls itself by another name than its file's.
+    """
+    template = read_template(file.path)
+    if template.name != file.name:
+        name = printable(template.name)
+        raise TemplateError(
+            printable(str(file.path), 200),
+            [f"calls itself {name!r}; give the template the name of its file, or name the file {name}.yaml"],
+        )
+    return template
+
+
+def read_template(path: Path) -> Template:
+    """Load the template of a YAML file.
+
+    Raises:
+        JudgeError: the file cannot be read or is not a valid template.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise JudgeError(f"{path}: the template cannot be read ({reason})") from None
+    return parse_template(text, str(path))
+
+
+def parse_template(text: str, source: str) -> Template:
+    """Check the YAML text of a template and return it.
+
+    Raises:
+        JudgeError: every mistake found, in one line, with the source named.
+    """
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-45
+        reason = printable(" ".join(str(error).split()), 160)
+        raise TemplateError(source, [f"is not valid YAML ({reason})"]) from None
+    if not isinstance(data, dict):
+        raise TemplateError(source, [f"expected a mapping with {', '.join(REQUIRED)}"])
+    return make_template(data, source, [f"{key!r} is given twice" for key in repeated_keys(node)])
+
+
+def make_template(data: dict[str, Any], source: str, problems: Sequence[str] = ()) -> Template:
+    """Check the keys and values of a template and return it.
+
+    Args:
+        problems: mistakes that are known already, told with the others.
+
+    Raises:
+        JudgeError: every mistake found, in one line, with the source named.
+    """
+    problems = [*problems, *value_problems(data)]
+    if problems:
+        raise TemplateError(source, problems)
+    data = {**DEFAULTS, **data}
+    chat = data["chat"] if isinstance(data["chat"], dict) else {}
+    chat = {**CHAT_DEFAULTS, **chat}
+    verdicts = data["verdicts"]
+    template = Template(
+        name=data["name"],
+        description=data["description"].strip(),
+        body=data["body"].strip(),
+        cue=data["cue"],
+        verdicts=(verdicts["a"], verdicts["b"], verdicts["tie"]),
+        chat=data["chat"] is not False,
+        system=chat["system"],
+        cue_role=chat["cue"],
+        cut_mark=data["cut_mark"],
+        null_text=data["null_text"],
+        missing_text=data["missing_text"],
+    )
+    copies(template)
+    return template
+
+
+def template_data(template: Template) -> dict[str, Any]:
+    """Return a template as the mapping that `make_template` makes the same template of."""
+    return {
+        "name": template.name,
+        "description": template.description,
+        "body": template.body,
+        "cue": template.cue,
+        "verdicts": dict(zip(("a", "b", "tie"), template.verdicts, strict=True)),
+        "chat": {"system": template.system, "cue": template.cue_role} if template.chat else False,
+        "cut_mark": template.cut_mark,
+        "null_text": template.null_text,
+        "missing_text": template.missing_text,
+    }

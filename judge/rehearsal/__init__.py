@@ -1,1 +1,0 @@
-"""The parts of a rehearsal: which rows are read, and what follows from them for the whole table."""

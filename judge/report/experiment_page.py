@@ -1,0 +1,223 @@
+"""The report of an experiment: which arm judges better, on which rows, at what cost."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from markupsafe import Markup
+
+from judge.errors import counted, printable
+from judge.experiment.arm_figures import (
+    MEASURES,
+    ArmFigures,
+    DisputedRow,
+    Measure,
+    arm_figures,
+    sweep_of,
+)
+from judge.experiment.result import ExperimentResult
+from judge.experiment.text import rate, verdict_line
+from judge.experiment.words import amount
+from judge.report.experiment_plots import ArmPoint, axis_form, cost_plot, sweep_plot
+from judge.report.experiment_prompts import prompts_section, settings_section
+from judge.report.experiment_rows import disputed_section, slices_section
+from judge.report.forest import ForestRow, forest
+from judge.report.html import estimate, paragraph, table, tag
+from judge.report.page import Section
+
+# A hyphen that stands for a minus sign.
+_MINUS = re.compile(r"(?<!\w)-(?=\d)")
+_COLOURS = {"better": "good", "worse": "bad", "equivalent": "accent", "undecided": "muted"}
+
+
+def experiment_sections(
+    result: ExperimentResult, disputed: Sequence[DisputedRow], prompts: Mapping[str, str], browser_note: str = ""
+) -> list[Section]:
+    """Return the sections, in the order in which they are read.
+
+    Args:
+        disputed: rows on which arms disagree most, of `most_disputed`.
+        prompts: the beginnings of these rows' prompts, by id.
+        browser_note: which rows the page's browser shows.
+    """
+    arms, measure = arm_figures(result), MEASURES[result.settings.metric]
+    sections = [
+        _differences(result, arms, measure),
+        _sweep(result, arms, measure),
+        _costs(arms, measure),
+        slices_section(result, measure),
+        prompts_section(result),
+        disputed_section(result, disputed, prompts, browser_note),
+        settings_section(result),
+    ]
+    return [section for section in sections if section is not None]
+
+
+def _differences(result: ExperimentResult, arms: Sequence[ArmFigures], measure: Measure) -> Section:
+    settings = result.settings
+    margin = settings.smallest_that_matters
+    better = "left" if measure.better == "lower" else "right"
+    head = ("Arm", f"{measure.name} minus the baseline’s{measure.of_unit}", "Is it better?")
+    plot = forest(
+        [_difference_row(arm, measure) for arm in arms],
+        head,
+        reference=0.0,
+        band=(-margin, margin),
+        form=axis_form(measure),
+        css="forest long",
+    )
+    groups = len(set(result.rows.groups.tolist()))
+    planned = amount(result.planned_smallest, settings.metric)
+    notes = (
+        f"On {counted(len(result.rows), 'row')} in {counted(groups, 'prompt group')} of {printable(result.table, 80)}, "
+        f"the same for every arm. Intervals are {settings.level:.0%}, over prompt groups, each for its arm alone; "
+        "p-values and calls are corrected for the number of arms (Holm). "
+        f"Before the run, {planned} was the smallest difference that these rows were expected to show with "
+        f"{settings.power:.0%} power."
+    )
+    words = (
+        f"Each arm judged the same rows as the baseline. Better lies {better} of the dashed line. Differences in the "
+        f"shaded range, {amount(margin, settings.metric)} to either side, do not matter: an arm is called equivalent "
+        "where that is shown, and undecided where these rows show neither."
+    )
+    warnings = [tag("li", f"{w[:1].upper()}{w[1:]}.") for w in [*result.warnings, *_dropped(result)]]
+    content = [
+        tag("ul", *warnings, css="warnings") if warnings else None,
+        paragraph(verdict_line(result), css="lead"),
+        paragraph(words),
+        plot,
+        paragraph(notes, css="note"),
+    ]
+    return Section("arms", "Which arm judges better", Markup("").join(part for part in content if part))
+
+
+def _difference_row(arm: ArmFigures, measure: Measure) -> ForestRow:
+    name, score = tag("b", printable(arm.name)), Markup(" ").join((measure.name, estimate(arm.score, measure.form)))
+    if arm.difference is None:
+        shown = _shown("baseline", None, score)
+        return ForestRow(name, 0.0, None, None, shown, "The others are compared with it.", "muted")
+    one = arm.difference
+    sentence = _MINUS.sub("\N{MINUS SIGN}", one.sentence.removeprefix(f"{measure.name}: "))
+    if math.isnan(one.estimate.value):
+        return ForestRow(name, None, None, None, _shown(one.call, None, score), sentence, "muted")
+    shown = _shown(one.call, estimate(one.estimate, measure.signed_form), score)
+    low, high = one.estimate.low, one.estimate.high
+    return ForestRow(name, one.estimate.value, low, high, shown, sentence, _COLOURS[one.call])
+
+
+def _shown(call: str, difference: Markup | None, below: Markup) -> Markup:
+    badge = tag("span", call, css=f"call {call}")
+    above = badge if difference is None else Markup(" ").join((badge, difference))
+    return Markup("").join((above, tag("span", below, css="beneath")))
+
+
+def _dropped(result: ExperimentResult) -> list[str]:
+    return [
+        f"dropped after {rows:,} of {counted(len(result.rows), 'row')}, because clearly worse: {printable(name)}"
+        for name, rows in result.dropped.items()
+    ]
+
+
+def _sweep(result: ExperimentResult, arms: Sequence[ArmFigures], measure: Measure) -> Section | None:
+    sweep = sweep_of(result)
+    if sweep is None:
+        return None
+    by_name = {arm.name: arm for arm in arms}
+    points = [
+        _point(by_name[name], at, f"{by_name[name].cost.cut_share:.1%} of rows cut", "accent")
+        for at, name in sweep.points
+    ]
+    title, axis = {
+        "max_tokens": ("Token budget", "token budget"),
+        "train_rows": ("Learning curve", "rows trained on"),
+    }[sweep.of]
+    shown = [point for point in points if point is not None]
+    chart = sweep_plot(shown, measure, f"{_capital(measure.name)} by {axis}", axis, result.settings.level)
+    rows = [
+        (
+            f"{at:,.0f}",
+            estimate(by_name[name].score, measure.form),
+            f"{by_name[name].cost.cut_share:.1%}",
+            f"{by_name[name].cost.tokens_per_row:,.0f}",
+        )
+        for at, name in sweep.points
+    ]
+    figures = table((_capital(axis), _capital(measure.name), "Rows cut", "Tokens per row"), rows)
+    words = paragraph(
+        "Intervals here are of each arm by itself; they overlap more than the paired differences above, which decide.",
+        css="note",
+    )
+    return Section("sweep", title, tag("div", chart, tag("div", figures, words), css="beside"))
+
+
+def _point(arm: ArmFigures, at: float, note: str, css: str) -> ArmPoint | None:
+    return None if arm.score is None else ArmPoint(printable(arm.name), at, arm.score, css, note)
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _costs(arms: Sequence[ArmFigures], measure: Measure) -> Section:
+    chart = _cost_chart(arms, measure)
+    lost = any(arm.cost.not_scored for arm in arms)
+    head = [
+        "Arm",
+        "Tokens per row",
+        "Rows/s",
+        "Rows cut",
+        "Verdict mass",
+        "Consistent",
+        *(["Not scored"] if lost else []),
+    ]
+    notes = [
+        "Tokens count both orders where both are read. Rows/s is the speed of this run’s own reading on this machine; "
+        "“cached” where nothing had to be read. Verdict mass is the median probability of the three verdicts among "
+        "all tokens. Consistent are rows whose verdict is the same in both orders, of those read in both."
+    ]
+    if chart is None:
+        notes.append(" There is no chart: the arms cost the same.")
+    note = paragraph(*notes, css="note")
+    above = note if chart is None else tag("div", chart, tag("div", note), css="beside")
+    rows = table(head, [_cost_row(arm, lost) for arm in arms])
+    return Section("cost", "Quality and cost", Markup("").join((above, rows)))
+
+
+def _cost_row(arm: ArmFigures, lost: bool) -> list[object]:
+    cost, none = arm.cost, tag("span", "not known", css="undefined")
+    both = "" if cost.both_share in (0.0, 1.0) else f" of {cost.both_share:.0%} of rows"
+    return [
+        printable(arm.name),
+        f"{cost.tokens_per_row:,.0f}",
+        tag("span", "cached", css="undefined") if cost.rows_per_second is None else rate(cost.rows_per_second),
+        f"{cost.cut_share:.1%}",
+        none if cost.median_mass is None else f"{cost.median_mass:.4f}",
+        tag("span", "one order", css="undefined") if cost.consistency is None else f"{cost.consistency:.1%}{both}",
+        *([f"{cost.not_scored:,}"] if lost else []),
+    ]
+
+
+def _cost_chart(arms: Sequence[ArmFigures], measure: Measure) -> Markup | None:
+    """Return the score against tokens per row, or, where all arms have as many, against the time; None if equal."""
+    scored = [arm for arm in arms if arm.score is not None]
+    tokens = [arm.cost.tokens_per_row for arm in scored]
+    speeds = [arm.cost.rows_per_second for arm in scored]
+    if tokens and max(tokens) > 1.005 * min(tokens):
+        costs, axis = tokens, "prompt tokens per row"
+    elif len(scored) > 1 and all(speeds):
+        costs, axis = [1000 / speed for speed in speeds if speed], "seconds for 1,000 rows"
+    else:
+        return None
+    points = [
+        _point(arm, at, arm.difference.call if arm.difference else "baseline", _colour(arm))
+        for arm, at in zip(scored, costs, strict=True)
+    ]
+    calls = {arm.difference.call for arm in scored if arm.difference}
+    keys = [("b", "baseline"), *((css, call) for call, css in _COLOURS.items() if call in calls)]
+    return cost_plot([point for point in points if point is not None], measure, axis, keys)
+
+
+def _colour(arm: ArmFigures) -> str:
+    return "b" if arm.difference is None else _COLOURS[arm.difference.call]

@@ -1,0 +1,169 @@
+"""The charts of an experiment's report: quality against cost, and the curve of a sweep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from judge.errors import printable
+from judge.experiment.arm_figures import Measure
+from judge.report.figures import figure, legend
+from judge.report.html import signed
+from judge.report.svg import Chart, Form, Scale, span, text
+from judge.stats.resample import Estimate
+
+# From this ratio of the largest to the smallest value on, a horizontal axis is logarithmic.
+WIDE = 4.0
+_LABEL_CHARACTERS = 26
+_CHARACTER = 6.2  # units that a character of a label takes, about
+_LINE = 13.0
+_MOST_LABELS = 8
+
+
+@dataclass(frozen=True)
+class ArmPoint:
+    """An arm on a chart: its cost or its setting, its score, its colour, and what its tooltip adds."""
+
+    name: str
+    x: float
+    score: Estimate
+    css: str = "muted"
+    note: str = ""
+
+
+def cost_plot(points: Sequence[ArmPoint], measure: Measure, x_label: str, keys: Sequence[tuple[str, str]]) -> Markup:
+    """Return each arm's score against what it costs.
+
+    Args:
+        points: the arms.
+        x_label: what the cost is.
+        keys: colours and what they mean.
+    """
+    title = "Quality against cost"
+    chart = _chart(title, points, measure, x_label, height=270)
+    for point in points:
+        chart.whisker(point.x, point.score.low, point.score.high, point.css)
+    for point in points:
+        chart.dot(point.x, point.score.value, point.css, _note(point, measure, x_label))
+    chart.add(*_labels(chart, points))
+    down = "down and to the left" if measure.better == "lower" else "up and to the left"
+    return figure(title, legend(keys), chart.markup(), note=f"Better and cheaper is {down}.{_scale(chart)}")
+
+
+def sweep_plot(points: Sequence[ArmPoint], measure: Measure, title: str, x_label: str, level: float) -> Markup:
+    """Return the curve of a sweep: each arm's score, with its interval, by the number that the arms differ in.
+
+    Args:
+        points: the arms in rising order of that number.
+        level: of the intervals.
+    """
+    chart = _chart(title, points, measure, x_label, height=270)
+    chart.path([(point.x, point.score.value) for point in points], "thin accent")
+    for point in points:
+        chart.whisker(point.x, point.score.low, point.score.high, point.css)
+        chart.dot(point.x, point.score.value, point.css, _note(point, measure, x_label))
+    return figure(title, chart.markup(), note=f"With {level:.0%} intervals.{_scale(chart)}")
+
+
+def _scale(chart: Chart) -> str:
+    return " The horizontal axis is logarithmic." if chart.x.log else ""
+
+
+def axis_form(measure: Measure) -> Form | None:
+    """Return how the differences of a measure are written at an axis; None is the axis's own choice."""
+    return _signed_share if measure.name == "accuracy" else None
+
+
+def _signed_share(value: float) -> str:
+    return f"{signed(round(100 * value, 6), 'g')}%"
+
+
+def _chart(title: str, points: Sequence[ArmPoint], measure: Measure, x_label: str, height: float) -> Chart:
+    low, high = span(v for point in points for v in (point.score.value, point.score.low, point.score.high))
+    if measure.name == "accuracy":
+        low, high = max(low, 0.0), min(high, 1.0)
+    words = "; ".join(f"{point.name}: {_score(point.score, measure)} at {_amount(point.x)}" for point in points)
+    values = [point.x for point in points]
+    chart = Chart(title, words or "no arms", span(values, pad=0.08), (low, high), height=height)
+    is_wide = bool(values) and min(values) > 0 and max(values) / min(values) >= WIDE
+    if is_wide:
+        room = (max(values) / min(values)) ** 0.08
+        chart.x = Scale(min(values) / room, max(values) * room, chart.x.start, chart.x.end, log=True)
+    ticks = [tick for tick in chart.x.ticks() if tick >= 0]
+    chart.axes(
+        x_label,
+        f"{measure.name}{measure.of_unit} ({measure.better} is better)",
+        x_form=_with_room(ticks, chart.x),
+        y_form=_share if measure.name == "accuracy" else None,
+    )
+    return chart
+
+
+def _with_room(ticks: Sequence[float], x: Scale) -> Form:
+    """Return a form for the numbers at the horizontal axis that leaves out those without room; powers of ten stay."""
+    taken: list[tuple[float, float]] = []
+    shown = set()
+    for tick in sorted(ticks, key=lambda value: (not math.log10(value or 1.0).is_integer(), value)):
+        half = (len(_amount(tick)) * _CHARACTER + 8) / 2
+        low, high = x(tick) - half, x(tick) + half
+        if all(high <= start or low >= end for start, end in taken):
+            taken.append((low, high))
+            shown.add(tick)
+    return lambda value: _amount(value) if value in shown else ""
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:,.3g}"
+
+
+def _share(value: float) -> str:
+    return f"{round(100 * value, 6):g}%"
+
+
+def _score(score: Estimate, measure: Measure) -> str:
+    shown = f"{signed(score.value, measure.form)}{measure.unit}"
+    if score.low is None or score.high is None:
+        return shown
+    return f"{shown} ({signed(score.low, measure.form)} to {signed(score.high, measure.form)})"
+
+
+def _note(point: ArmPoint, measure: Measure, x_label: str) -> str:
+    after = f"; {point.note}" if point.note else ""
+    return f"{point.name}: {_score(point.score, measure)} at {_amount(point.x)} {x_label}{after}"
+
+
+def _labels(chart: Chart, points: Sequence[ArmPoint]) -> list[Markup]:
+    """Return the arms' names beside their points, where they have room; the tooltips have them all."""
+    if len(points) > _MOST_LABELS:
+        return []
+    places = [(chart.x(point.x), chart.y(point.score.value)) for point in points]
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
+    taken += [_whisker_box(chart, point) for point in points if point.score.low is not None]
+    found = []
+    for point, (x, y) in zip(points, places, strict=True):
+        name = printable(point.name, _LABEL_CHARACTERS)
+        wide = len(name) * _CHARACTER
+        for left, base in ((x + 9, y + 4), (x - 9 - wide, y + 4), (x + 9, y - 9), (x - 9 - wide, y - 9)):
+            box = (left, base - _LINE + 3, left + wide, base + 3)
+            inside = box[0] >= chart.left and box[2] <= chart.right + 8 and box[1] >= chart.top
+            if inside and not any(_meet(box, other) for other in taken):
+                taken.append(box)
+                found.append(text(left, base, name, "start", "note"))
+                break
+    return found
+
+
+Box = tuple[float, float, float, float]
+
+
+def _whisker_box(chart: Chart, point: ArmPoint) -> Box:
+    x, low, high = chart.x(point.x), point.score.low or 0.0, point.score.high or 0.0
+    ends = sorted((chart.y(low), chart.y(high)))
+    return (x - 2, ends[0], x + 2, ends[1])
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

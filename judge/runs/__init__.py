@@ -1,0 +1,9 @@
+"""A run in progress, which can be interrupted and goes on where it stopped.
+
+Doors:
+
+- `folder`: `RunFolder`: manifest, lock and finished shards
+- `prepared`: a table's prompts on disk
+- `shards`: prompts that are read together
+- `terminal`: progress and figures on the terminal
+"""

@@ -1,0 +1,9 @@
+"""Numbers with intervals.
+
+Doors:
+
+- `metrics`: log loss, accuracy, calibration errors of rows
+- `resample`: intervals over prompt groups
+- `permutation`: p-values of paired differences
+- `softmax_fit`: conditional logits
+"""

@@ -1,0 +1,153 @@
+"""Scores of predictions against labels. Probabilities are float64, shape (rows, 3), rows summing to 1."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.tables.comparison import VERDICTS
+
+UNIFORM_LOG_LOSS = float(np.log(3))
+# A judge whose log loss is not lower than the class rates' by this much, in nats, knows nothing worth mentioning.
+MARGIN = 0.005
+# Of a calibration error.
+BINS = 15
+
+
+def log_losses(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return the negative log-probability of each row's label in nats, shape (rows,).
+
+    Args:
+        p: any float type, shape (rows, 3); rows are normalised in float64 first. A zero counts as the
+            smallest positive double's neighbour of 1 (2.2e-16, 36 nats), as in scikit-learn.
+        labels: 0 (A), 1 (B) or 2 (tie), shape (rows,).
+
+    Raises:
+        ValueError: no rows, another number of labels than rows, or a row without a label (-1).
+    """
+    _check_labels(p, labels)
+    values = np.asarray(p, dtype=np.float64)
+    values = values / values.sum(axis=1, keepdims=True)
+    chosen = values[np.arange(len(labels)), labels]
+    result: NDArray[np.float64] = -np.log(np.clip(chosen, np.finfo(np.float64).eps, 1.0))
+    return result
+
+
+def log_loss(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Return the mean negative log-probability of the labels, in nats; arguments and errors as `log_losses`'s."""
+    return float(log_losses(p, labels).mean())
+
+
+def hits(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return 1 for each row whose most probable verdict is its label, 0 otherwise, shape (rows,).
+
+    Where k verdicts are equally probable, each counts 1/k, so that A and B are treated alike and the uniform
+    distribution is right in a third of the rows; a row with NaN gives NaN. Arguments and errors as `log_losses`'s.
+    """
+    _check_labels(p, labels)
+    result: NDArray[np.float64] = called(p)[np.arange(len(labels)), labels]
+    return result
+
+
+def called(p: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return 1 for each row's most probable verdict, 0 for the others; k equally probable ones get 1/k each.
+
+    Args:
+        p: any float type, shape (rows, 3); a row with NaN gives NaN.
+    """
+    values = np.asarray(p)
+    best = values == values.max(axis=1, keepdims=True)
+    share = best / np.maximum(best.sum(axis=1, keepdims=True), 1)
+    result: NDArray[np.float64] = np.where(np.isnan(values).any(axis=1, keepdims=True), np.nan, share)
+    return result
+
+
+def verdicts(p: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return each row's most probable verdict, 0 (A), 1 (B) or 2 (tie), shape (rows,).
+
+    Equally probable ones are a tie, so that A and B are treated alike: a read-out in bfloat16 often gives them the same
+    probability. A row with NaN is a tie too: check for it before.
+
+    Args:
+        p: any float type, shape (rows, 3).
+    """
+    values = np.asarray(p)
+    best = values == values.max(axis=1, keepdims=True)
+    result: NDArray[np.int64] = np.where(best.sum(axis=1) == 1, best.argmax(axis=1), 2)
+    return result
+
+
+def brier_scores(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return each row's squared distance from the truth, summed over the three verdicts, 0 to 2, shape (rows,).
+
+    The form for several classes of G. W. Brier, Verification of forecasts expressed in terms of probability, 1950.
+    Rows are normalised first. Arguments and errors as `log_losses`'s.
+    """
+    _check_labels(p, labels)
+    values = np.asarray(p, dtype=np.float64)
+    values = values / values.sum(axis=1, keepdims=True)
+    result: NDArray[np.float64] = ((values - np.eye(3)[labels]) ** 2).sum(axis=1)
+    return result
+
+
+def bin_gaps(chance: NDArray[np.floating], right: NDArray[np.floating], bins: int = BINS) -> NDArray[np.float64]:
+    """Return each row's chance minus what came true, in the column of its bin, shape (rows, bins).
+
+    The sum of a column over the number of all rows is the gap that this bin adds to a calibration error. Bins have the
+    same width; the first holds its lower edge too, all hold their upper edge.
+
+    Args:
+        chance: the predicted probability of something, shape (rows,).
+        right: 1 where it came true, shape (rows,).
+    """
+    gaps = np.zeros((len(chance), bins))
+    gaps[np.arange(len(chance)), bin_numbers(chance, bins)] = np.asarray(chance, dtype=np.float64) - right
+    return gaps
+
+
+def bin_numbers(chance: NDArray[np.floating], bins: int = BINS) -> NDArray[np.int64]:
+    """Return the bin of each probability, 0 to bins - 1, shape (rows,)."""
+    number = np.ceil(np.asarray(chance, dtype=np.float64) * bins) - 1
+    return number.clip(0, bins - 1).astype(np.int64)
+
+
+def expected_calibration_error(p: NDArray[np.floating], labels: NDArray[np.integer], bins: int = BINS) -> float:
+    """Return the top-label calibration error over bins of equal width (C. Guo et al., On calibration of modern neural
+    networks, 2017): the mean over rows of |mean confidence - share right| of the row's bin.
+
+    The confidence is the largest of the row's three probabilities. Arguments and errors as `log_losses`'s.
+    """
+    right = hits(p, labels)
+    values = np.asarray(p, dtype=np.float64)
+    confidence = (values / values.sum(axis=1, keepdims=True)).max(axis=1)
+    return float(np.abs(bin_gaps(confidence, right, bins).mean(axis=0)).sum())
+
+
+def accuracy(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Return the share of rows whose most probable verdict is the label (`hits`)."""
+    return float(hits(p, labels).mean())
+
+
+def label_rates(labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return how often each label occurs, shape (3,), summing to 1.
+
+    Raises:
+        ValueError: no rows, or a row without a label (-1).
+    """
+    _check_labels(np.empty((len(labels), 3)), labels)
+    rates: NDArray[np.float64] = np.bincount(labels, minlength=3) / len(labels)
+    return rates
+
+
+def rates_text(rates: NDArray[np.floating]) -> str:
+    """Return rates of the three verdicts as `A 40.0%, B 35.0%, tie 25.0%`."""
+    return ", ".join(f"{name} {rate:.1%}" for name, rate in zip(VERDICTS, rates, strict=True))
+
+
+def _check_labels(p: NDArray[np.floating], labels: NDArray[np.integer]) -> None:
+    if not len(labels):
+        raise ValueError("there are no rows to score")
+    if np.shape(p) != (len(labels), 3):
+        raise ValueError(f"expected probabilities of shape ({len(labels)}, 3) for the labels, found {np.shape(p)}")
+    if not np.isin(labels, (0, 1, 2)).all():  # -1 (no label) would index the tie's column
+        raise ValueError("labels must be 0, 1 or 2: leave out the rows without a label")

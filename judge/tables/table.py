@@ -1,0 +1,260 @@
+"""Reading tables of comparisons: CSV, Parquet and JSON Lines files, or a DataFrame, a chunk at a time.
+
+Files are streamed, so that memory does not grow with the number of rows. Every problem that a user can
+cause is a `JudgeError` that names the file, the row, its id and the column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from judge.errors import JudgeError, printable
+from judge.tables.comparison import (
+    TEXT_COLUMNS,
+    BadCellError,
+    Cells,
+    Comparison,
+    Flag,
+    RowId,
+    Target,
+    Turns,
+    clean_text,
+    parse_cell,
+    parse_label,
+    row_flags,
+    where,
+)
+from judge.tables.labels import LabelError, check_label_columns, read_label, read_source, read_weight
+from judge.tables.parquet_folder import parts_of
+from judge.tables.table_files import (
+    DESCRIPTIONS,
+    OPTIONAL,
+    TRAINING,
+    Columns,
+    check_file,
+    check_table,
+    file_columns,
+    frame_columns,
+    table_kind,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+OnBadRow = Literal["error", "placeholder"]
+Labels = Literal["optional", "required"]
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+
+@dataclass
+class Table:
+    """A table of comparisons that can be read once or more, chunk by chunk.
+
+    `counts` (a Counter over `Flag`s and `rows`) and `ids` are complete after `chunks()` has ended.
+
+    `labels` is `optional` for scoring: a verdict that is not clear counts as none. It is `required` for training:
+    every row must have one, and soft labels, weights and sources are read too (`judge.tables.labels`).
+    """
+
+    name: str
+    cells: Cells = "auto"
+    on_bad_row: OnBadRow = "error"
+    labels: Labels = "optional"
+    path: Path | None = None
+    frame: pd.DataFrame | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    _rows: dict[RowId, int] = field(default_factory=dict)  # the row of each id, in order
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        cells: Cells = "auto",
+        on_bad_row: OnBadRow = "error",
+        labels: Labels = "optional",
+    ) -> Table:
+        """Return the table of a file, or of a folder of Parquet files where labels are optional (else rows are copied).
+
+        Raises:
+            JudgeError: no such file, an unknown suffix, or a content that is not what the suffix says.
+        """
+        path = Path(path)
+        if labels == "optional":
+            check_table(path)
+        else:
+            check_file(path)
+        return cls(printable(path.name or path.resolve().name, 255), cells, on_bad_row, labels, path=path)
+
+    def chunks(self) -> Iterator[list[Comparison]]:
+        """Yield the comparisons in the table's order, at most `CHUNK_ROWS` at a time.
+
+        Raises:
+            JudgeError: an unreadable file, a missing column, an empty table, a missing or repeated id,
+                a cell that cannot be read (unless `on_bad_row` is `placeholder`); where labels are required, a
+                row without a clear one, or with a weight or source that is none.
+        """
+        self.counts, self._rows = Counter(), {}
+        for columns in self._columns():
+            if self.labels == "required" and not self._rows:
+                self._check_label_columns(columns)
+            rows = len(columns["id"])
+            yield [self._comparison(columns, i, len(self._rows) + 1) for i in range(rows)]
+        if not self._rows:
+            raise JudgeError(f"{self.name}: the table has no rows")
+
+    def ids(self) -> pa.Array:
+        """Return the ids of the rows read, in order, in their own type (int64, float64 or string).
+
+        A CSV file has no types: its ids are integers if every one is written as an integer is (so that
+        `007` stays text).
+        """
+        import pyarrow as pa
+
+        if self.path is not None and table_kind(self.path) == "csv":
+            texts = [str(i) for i in self._rows]
+            if all(_INTEGER.fullmatch(t) for t in texts):
+                try:
+                    return pa.array([int(t) for t in texts], pa.int64())
+                except (OverflowError, pa.ArrowInvalid):
+                    pass
+            return pa.array(texts, pa.string())
+        return pa.array(list(self._rows))
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the table's content and the way its cells are read.
+
+        It is over a file's bytes (a folder's files in their order), and over those columns of a DataFrame that are
+        read, so whether labels are required tells itself where it makes a difference.
+        """
+        sha = hashlib.sha256(f"{self.cells} {self.on_bad_row}".encode())
+        if self.path is not None:
+            for part in parts_of(self.path):
+                with part.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        sha.update(block)
+        else:
+            for columns in self._columns():
+                sha.update(json.dumps(columns, default=str).encode())
+        return sha.hexdigest()
+
+    def _columns(self) -> Iterator[Columns]:
+        optional = TRAINING if self.labels == "required" else OPTIONAL
+        if self.frame is not None:
+            return frame_columns(self.frame, self.name, optional)
+        assert self.path is not None
+        return file_columns(self.path, self.name, optional)
+
+    def _check_label_columns(self, columns: Columns) -> None:
+        try:
+            check_label_columns(columns)
+        except LabelError as error:
+            raise JudgeError(f"{self.name}: {error}") from None
+
+    def _comparison(self, columns: Columns, i: int, row: int) -> Comparison:
+        row_id = self._row_id(columns["id"][i], row)
+        cells: list[Turns] = []
+        flags = Flag(0)
+        for name in TEXT_COLUMNS:
+            try:
+                turns, cell_flags = parse_cell(columns[name][i], self.cells)
+            except BadCellError as error:
+                if self.on_bad_row == "error":
+                    raise JudgeError(f"{where(self.name, row, row_id, name)} {error}; {self._advice()}") from None
+                turns, cell_flags = (None,), Flag.BAD_CELL
+            cells.append(turns)
+            flags |= cell_flags
+        flags |= row_flags(*cells)
+        self.counts["rows"] += 1
+        self.counts.update(str(flag.name).lower() for flag in flags)
+        self.counts["multi_turn"] += max(map(len, cells)) > 1
+        label, target, weight, source = self._verdict(columns, i, row, row_id)
+        self.counts["labelled"] += label >= 0
+        model_a, model_b, language, told_source = (
+            _description(columns[c][i]) if c in columns else "" for c in DESCRIPTIONS
+        )
+        source = source if self.labels == "required" else told_source
+        models = (model_a, model_b)
+        return Comparison(row_id, cells[0], cells[1], cells[2], label, flags, target, weight, source, models, language)
+
+    def _advice(self) -> str:
+        if self.labels == "required":  # nothing can be learnt from a placeholder
+            ways = ["mend it", "leave the row out", "pass --cells=plain if cells are plain text"]
+        else:
+            ways = ["mend it", "pass --on-bad-row=placeholder to score the row with a placeholder"]
+            ways.append("--cells=plain if cells are plain text")
+        return ", or ".join(ways[:2] if self.cells == "json" else ways)
+
+    def _verdict(self, columns: Columns, i: int, row: int, row_id: RowId) -> tuple[int, Target | None, float, str]:
+        """Return the label, the target, the weight and the source of a row."""
+        if self.labels == "optional":
+            return parse_label({name: columns[name][i] for name in OPTIONAL if name in columns}), None, 1.0, ""
+        found = {name: columns[name][i] for name in TRAINING if name in columns}
+        for name in ("model_a", "model_b", "language"):
+            found.pop(name, None)
+        weight, source = found.pop("weight", None), found.pop("source", None)
+        try:
+            return *read_label(found), read_weight(weight), read_source(source)
+        except LabelError as error:
+            raise JudgeError(f"{where(self.name, row, row_id)}: {error}") from None
+
+    def _row_id(self, value: Any, row: int) -> RowId:
+        place = where(self.name, row, None, "id")
+        blank = isinstance(value, str) and not value.strip()
+        if value is None or blank or (isinstance(value, float) and math.isnan(value)):
+            raise JudgeError(f"{place} is missing; every row needs an id")
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise JudgeError(f"{place} is a {type(value).__name__}, expected a number or text")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise JudgeError(f"{place} does not fit 64 bits; write it as text")
+        if isinstance(value, str) and clean_text(value)[1]:
+            raise JudgeError(f"{where(self.name, row, value, 'id')} holds a lone surrogate, which no file can store")
+        if isinstance(value, str) and ("\n" in value or "\r" in value):
+            raise JudgeError(f"{where(self.name, row, value, 'id')} holds a line break; ids must fit in one line")
+        first = next(iter(self._rows), value)
+        if _id_kind(value) != _id_kind(first):
+            raise JudgeError(
+                f"{where(self.name, row, value, 'id')}: ids mix {_id_kind(first)} and {_id_kind(value)}; "
+                "write all in one type"
+            )
+        if value in self._rows:
+            raise JudgeError(
+                f"{where(self.name, row, value, 'id')} appears twice (first in row {self._rows[value]}); "
+                "ids must be unique"
+            )
+        self._rows[value] = row
+        return value
+
+
+def _description(value: Any) -> str:
+    """Return what a cell says about its row, such as a model's name, as text; empty where it says nothing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return clean_text(value if isinstance(value, str) else str(value))[0].strip()
+
+
+def _id_kind(value: RowId) -> str:
+    if isinstance(value, str):
+        return "text"
+    return "integers" if isinstance(value, int) else "decimal numbers"
+
+
+def read_ids(path: str | Path) -> list[RowId]:
+    """Return the ids of a table, in order; its texts need not be readable.
+
+    Raises:
+        JudgeError: see `Table.chunks`.
+    """
+    table = Table.open(path, cells="plain", on_bad_row="placeholder")
+    for _ in table.chunks():
+        pass
+    ids: list[RowId] = table.ids().to_pylist()
+    return ids

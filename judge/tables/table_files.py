@@ -1,0 +1,275 @@
+"""The files that tables come in: CSV, Parquet and JSON Lines, read in a stream as columns of plain values."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from judge.errors import JudgeError, printable, suggestion
+from judge.tables.comparison import LABEL_COLUMNS, SOFT_COLUMNS, TEXT_COLUMNS
+from judge.tables.parquet_folder import parts_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Columns = dict[str, list[Any]]
+
+NEEDED = ("id", *TEXT_COLUMNS)
+DESCRIPTIONS = ("model_a", "model_b", "language", "source")
+OPTIONAL = (*LABEL_COLUMNS, "winner", *DESCRIPTIONS)  # what scoring and evaluating read besides
+TRAINING = (*OPTIONAL, *SOFT_COLUMNS, "weight")
+SUFFIXES = {
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+CHUNK_ROWS = 512
+
+
+def table_kind(path: Path) -> str:
+    """Return the kind of a table that has been checked: `csv`, `jsonl` or `parquet`, which folders are too."""
+    return "parquet" if path.is_dir() else SUFFIXES[path.suffix.lower()]
+
+
+def check_table(path: Path) -> None:
+    """Check a table's file, or the files of a folder of Parquet files (`judge.tables.parquet_folder`).
+
+    Raises:
+        JudgeError: see `check_file`; a folder has no such files.
+    """
+    for part in parts_of(path) or [path]:
+        check_file(part)
+
+
+def check_file(path: Path) -> None:
+    shown = printable(str(path), 4096)
+    if path.is_dir():
+        raise JudgeError(f"{shown}: is a folder, expected a table file ({', '.join(SUFFIXES)})")
+    kind = SUFFIXES.get(path.suffix.lower())
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise JudgeError(f"{shown}: cannot be read ({error.strerror})") from None
+    if kind is None:
+        raise JudgeError(
+            f"{shown}: unknown suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}"
+            + (" (unpack it first)" if path.suffix.lower() in (".gz", ".zip", ".bz2", ".xz", ".zst") else "")
+        )
+    if not head:
+        raise JudgeError(f"{shown}: the file is empty")
+    found = _sniff(head)
+    if found != kind and not (found == "text" and kind in ("csv", "jsonl")):
+        raise JudgeError(f"{shown}: is named {path.suffix} but its content is {_FOUND[found]}")
+
+
+_FOUND = {
+    "parquet": "a Parquet file",
+    "jsonl": "JSON",
+    "zip": "a zip archive (unpack it first)",
+    "gzip": "gzip-compressed (unpack it first)",
+    "utf-16": "UTF-16 text (save it as UTF-8)",
+    "binary": "binary data",
+    "text": "plain text",
+}
+
+
+def _sniff(head: bytes) -> str:
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if b"\x00" in head.partition(b"\n")[0]:
+        return "binary"
+    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    return "jsonl" if first in (b"{", b"[") else "text"
+
+
+def _need_columns(found: list[str], name: str, optional: tuple[str, ...]) -> list[str]:
+    """Return the columns to read, or raise the error that names the missing ones."""
+    missing = [c for c in NEEDED if c not in found]
+    if missing:
+        hint = suggestion(missing[0], found)
+        shown = ", ".join(printable(c, 30) for c in found[:12])
+        raise JudgeError(f"{name}: no column {', '.join(map(repr, missing))}{hint}; the table has: {shown}")
+    names = [c for c in (*NEEDED, *optional) if c in found]
+    for column in names:
+        if found.count(column) > 1:
+            raise JudgeError(f"{name}: {found.count(column)} columns are named {column!r}; keep one of them")
+    return names
+
+
+def text_lines(path: Path, name: str) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file with their ends; a byte order mark is left out."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                raise JudgeError(
+                    f"{name}: line {number} is not UTF-8 text (byte 0x{byte:02x}); save the file as UTF-8"
+                ) from None
+            yield text
+
+
+# What the csv module's errors mean to somebody who has the file and not the program.
+_CSV_FAULTS = {
+    "expected after": "text behind a closing quote",
+    "unexpected end": "a quote is never closed",
+    "new-line character": "a carriage return outside quotes",
+}
+
+
+def csv_rows(path: Path, name: str) -> Iterator[list[str]]:
+    """Yield the rows of a CSV file, the header first; every cell stays the text it is, blank lines are left out.
+
+    The standard library's reader in strict mode instead of pandas', which reads a row with a field too many or
+    too few, or `\\"` for a quote, as something that the file does not say.
+
+    Raises:
+        JudgeError: not UTF-8, a quote out of place, or a row that is longer or shorter than the header.
+    """
+    csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is less than one long conversation
+    reader = csv.reader(text_lines(path, name), strict=True)
+    width = 0
+    try:
+        for row in reader:
+            if len(row) <= 1 and not "".join(row).strip():
+                continue
+            width = width or len(row)
+            if len(row) != width:
+                raise JudgeError(
+                    f"{name}: the row that ends in line {reader.line_num} has {len(row)} fields, the header {width}; "
+                    "texts with commas, quotes or line breaks must stand in quotes"
+                )
+            yield row
+    except csv.Error as error:
+        reason = next((why for words, why in _CSV_FAULTS.items() if words in str(error)), printable(str(error)))
+        raise JudgeError(
+            f"{name}: is not valid CSV at line {reader.line_num} ({reason}); texts with commas, quotes or line "
+            "breaks must stand in quotes, and quotes in them be doubled"
+        ) from None
+
+
+def _csv_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterator[Columns]:
+    rows = csv_rows(path, name)
+    header = next(rows, None)
+    if header is None:
+        raise JudgeError(f"{name}: the file is empty")
+    places = {column: header.index(column) for column in _need_columns(header, name, optional)}
+    while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
+        yield {column: [row[i] for row in chunk] for column, i in places.items()}
+
+
+def _parquet_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterator[Columns]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # buffer_size reads a column chunk page by page instead of whole, so that one huge row group
+        # does not sit in memory at once
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            names = _need_columns(file.schema_arrow.names, name, optional)
+            for batch in file.iter_batches(batch_size=CHUNK_ROWS, columns=names):
+                yield {column: batch.column(column).to_pylist() for column in names}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = printable(" ".join(str(error).split()), 160)
+        raise JudgeError(f"{name}: cannot be read as Parquet ({reason})") from None
+
+
+def _jsonl_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterator[Columns]:
+    rows: list[dict[str, Any]] = []
+    first = True
+    for number, line in enumerate(text_lines(path, name), start=1):
+        if not line.strip():
+            continue
+        row = json_object(line, f"{name}: line {number}")
+        if first:
+            _need_columns(list(row), name, optional)
+            first = False
+        missing = [c for c in NEEDED if c not in row]
+        if missing:
+            raise JudgeError(f"{name}: line {number}: no {missing[0]!r} in this row")
+        rows.append(row)
+        if len(rows) == CHUNK_ROWS:
+            yield _transposed(rows, optional)
+            rows = []
+    if rows:
+        yield _transposed(rows, optional)
+
+
+def _transposed(rows: list[dict[str, Any]], optional: tuple[str, ...]) -> Columns:
+    # A row may lack the optional columns, so all rows are asked, not only the first.
+    names = (*NEEDED, *(c for c in optional if any(c in row for row in rows)))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def json_object(line: str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise JudgeError(f"{place}: is not JSON ({error.msg} at character {error.pos}); one object a line") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+        raise JudgeError(f"{place}: is not JSON ({printable(str(error))}); one object a line") from None
+    if not isinstance(row, dict):
+        raise JudgeError(f'{place}: expected an object such as {{"id": 1, "prompt": …}}; one object a line')
+    return row
+
+
+def frame_columns(frame: pd.DataFrame, name: str, optional: tuple[str, ...] = OPTIONAL) -> Iterator[Columns]:
+    names = _need_columns([str(c) for c in frame.columns], name, optional)
+    for start in range(0, len(frame), CHUNK_ROWS):
+        part = frame.iloc[start : start + CHUNK_ROWS]
+        yield {column: [_plain_value(v) for v in part[column].tolist()] for column in names}
+
+
+def _plain_value(value: Any) -> Any:
+    """Return what an object column holds as Python's own type, missing values as None."""
+    import pandas as pd
+
+    if value is pd.NA or value is pd.NaT:
+        return None
+    return value.tolist() if isinstance(value, (np.number, np.ndarray)) else value
+
+
+def file_columns(path: Path, name: str, optional: tuple[str, ...] = OPTIONAL) -> Iterator[Columns]:
+    """Yield a table file's columns, `CHUNK_ROWS` rows at a time; of a folder, those of its files one after the other.
+
+    Args:
+        path: a file that `check_file` has seen, or a folder that `check_table` has.
+        name: what errors call it.
+        optional: the columns that are read where they are there; no others are, besides the needed ones.
+
+    Raises:
+        JudgeError: the file cannot be read, or lacks a needed column; the files of a folder have not the same columns.
+    """
+    if path.is_dir():
+        return _folder_columns(path, name, optional)
+    reader = {"csv": _csv_columns, "parquet": _parquet_columns, "jsonl": _jsonl_columns}
+    return reader[SUFFIXES[path.suffix.lower()]](path, name, optional)
+
+
+def _folder_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterator[Columns]:
+    first: list[str] = []
+    for part in parts_of(path):
+        part_name = f"{name}/{printable(part.name, 255)}"
+        for columns in _parquet_columns(part, part_name, optional):
+            first = first or list(columns)
+            if (odd := next(iter({*first} ^ {*columns}), None)) is not None:
+                lacking = "the first file" if odd in columns else "this file"
+                raise JudgeError(f"{part_name}: {lacking} has no column {odd!r}; the files of a folder are one table")
+            yield columns

@@ -1,0 +1,224 @@
+"""Writing tables: chosen rows of a file with all their columns, or new rows, as CSV, Parquet or JSON Lines.
+
+Between files of one format nothing changes but which rows there are: texts, types and (JSON Lines) the very bytes of
+a row stay. Between formats a value is written as the other format can hold it, so that reading it gives the same
+comparison (with `cells="auto"`; a null in CSV is the list `[null]`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.errors import JudgeError, counted, printable
+from judge.files import whole_file
+from judge.tables.comparison import TEXT_COLUMNS, clean_text
+from judge.tables.table_files import CHUNK_ROWS, SUFFIXES, csv_rows, json_object, text_lines
+
+Record = dict[str, Any]
+Item = TypeVar("Item")
+
+_ROW_GROUP = 16_384  # rows written to a Parquet file at once
+
+
+def check_output(path: Path, inputs: Iterable[Path]) -> None:
+    """Check before any work that a table can be written to `path`.
+
+    Raises:
+        JudgeError: an unknown suffix, a folder that is not there, or the name of one of the inputs.
+    """
+    shown = printable(str(path), 4096)
+    if path.suffix.lower() not in SUFFIXES:
+        raise JudgeError(f"{shown}: unknown suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise JudgeError(f"{shown}: there is no folder {printable(str(path.parent), 4096)}; make it first")
+    if path.is_dir():
+        raise JudgeError(f"{shown}: is a folder, expected the name of a table file")
+    if path.exists() and any(path.samefile(i) for i in inputs):
+        raise JudgeError(f"{shown}: is one of the inputs, which are never overwritten; give another name")
+
+
+def copy_rows(source: Path, keep: NDArray[np.bool_], path: Path) -> None:
+    """Write chosen rows of a table, with all their columns, whole or not at all.
+
+    Args:
+        source: a table that `judge.tables.table.Table` has read without error.
+        keep: which rows to write, shape (rows,), in the order that `Table` reads them.
+        path: the file to write; its suffix says the format.
+
+    Raises:
+        JudgeError: the source has changed meanwhile, or holds what the other format cannot.
+    """
+    name = printable(source.name, 255)
+    if source.is_dir():
+        raise JudgeError(f"{name}: is a folder; its rows are read where they are, and copied from a single file only")
+    kinds = (SUFFIXES[source.suffix.lower()], SUFFIXES[path.suffix.lower()])
+    with whole_file(path) as temporary:
+        if kinds == ("csv", "csv"):
+            rows = csv_rows(source, name)
+            _write_text(temporary, (csv_line(row) for row in _with_header(rows, keep, name)))
+        elif kinds == ("jsonl", "jsonl"):
+            lines = (line for line in text_lines(source, name) if line.strip())
+            _write_text(temporary, (line.rstrip("\r\n") + "\n" for line in _chosen(lines, keep, name)))
+        elif kinds == ("parquet", "parquet"):
+            _copy_parquet(source, keep, temporary, name)
+        else:
+            columns, records = _read_records(source, name)
+            _write(temporary, kinds[1], columns, _chosen(records, keep, name), name)
+
+
+def write_records(path: Path, columns: list[str], records: Iterable[Record]) -> None:
+    """Write new rows as a table, whole or not at all; a value that a record lacks is null (in CSV an empty cell).
+
+    Raises:
+        JudgeError: a column whose values are of several types, which Parquet cannot hold.
+    """
+    with whole_file(path) as temporary:
+        _write(temporary, SUFFIXES[path.suffix.lower()], columns, records, printable(path.name, 255))
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """Return a row of a CSV file; reading it gives the same texts, whatever they hold."""
+    buffer = io.StringIO(newline="")
+    # A lone carriage return is quoted only where it is part of the line's end, hence this one, which is taken off.
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue()[:-2] + "\n"
+
+
+def _chosen(items: Iterable[Item], keep: NDArray[np.bool_], name: str) -> Iterator[Item]:
+    count = 0
+    for item in items:
+        count += 1
+        if count <= len(keep) and keep[count - 1]:
+            yield item
+    _check_count(count, keep, name)
+
+
+def _check_count(count: int, keep: NDArray[np.bool_], name: str) -> None:
+    if count != len(keep):
+        raise JudgeError(f"{name}: has {counted(count, 'row')}, had {len(keep):,}; it changed while it was read")
+
+
+def _with_header(rows: Iterator[list[str]], keep: NDArray[np.bool_], name: str) -> Iterator[list[str]]:
+    yield next(rows, [])
+    yield from _chosen(rows, keep, name)
+
+
+def _write_text(path: Path, lines: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(lines)
+
+
+def _copy_parquet(source: Path, keep: NDArray[np.bool_], path: Path, name: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(source) as file:
+        _check_count(file.metadata.num_rows, keep, name)
+        compression = file.metadata.row_group(0).column(0).compression.lower()
+        with pq.ParquetWriter(
+            path, file.schema_arrow, compression=compression.replace("uncompressed", "none")
+        ) as writer:
+            start, pending = 0, []
+            for batch in file.iter_batches(batch_size=CHUNK_ROWS):
+                pending.append(batch.filter(pa.array(keep[start : start + len(batch)])))
+                start += len(batch)
+                if sum(map(len, pending)) >= _ROW_GROUP:
+                    writer.write_table(pa.Table.from_batches(pending))
+                    pending = []
+            writer.write_table(pa.Table.from_batches(pending, file.schema_arrow))
+
+
+def _read_records(source: Path, name: str) -> tuple[list[str], Iterator[Record]]:
+    """Return the columns of a table, all of them, and its rows."""
+    import pyarrow.parquet as pq
+
+    kind = SUFFIXES[source.suffix.lower()]
+    if kind == "csv":
+        rows = csv_rows(source, name)
+        header = next(rows, [])
+        return _different(header, name), (dict(zip(header, row, strict=True)) for row in rows)
+    if kind == "jsonl":
+        return list(dict.fromkeys(c for row in _objects(source, name) for c in row)), _objects(source, name)
+    columns = _different(list(pq.read_schema(source).names), name)
+    return columns, _parquet_records(source)
+
+
+def _objects(source: Path, name: str) -> Iterator[Record]:
+    for number, line in enumerate(text_lines(source, name), start=1):
+        if line.strip():
+            yield json_object(line, f"{name}: line {number}")
+
+
+def _parquet_records(source: Path) -> Iterator[Record]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(source) as file:
+        for batch in file.iter_batches(batch_size=CHUNK_ROWS):
+            yield from batch.to_pylist()
+
+
+def _different(columns: list[str], name: str) -> list[str]:
+    for column in columns:
+        if columns.count(column) > 1:
+            raise JudgeError(
+                f"{name}: {columns.count(column)} columns are named {printable(column, 30)!r}; keep one of them"
+            )
+    return columns
+
+
+def _write(path: Path, kind: str, columns: list[str], records: Iterable[Record], name: str) -> None:
+    if kind == "csv":
+        rows = ([_csv_cell(record.get(c), c) for c in columns] for record in records)
+        _write_text(path, map(csv_line, itertools.chain([columns], rows)))
+    elif kind == "jsonl":
+        lines = ({c: _plain(record[c]) for c in columns if c in record} for record in records)
+        _write_text(path, (json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    else:
+        _write_parquet(path, columns, list(records), name)
+
+
+def _csv_cell(value: Any, column: str) -> str:
+    """Return a value as a CSV cell; a missing text is the list of one null, which reads as the same turn."""
+    value = _plain(value)
+    if value is None:
+        return "[null]" if column in TEXT_COLUMNS else ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: NaN as null, dates, decimals and bytes as text, no lone surrogates."""
+    if isinstance(value, str):
+        return clean_text(value)[0]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, (bool, int)) else str(value)
+
+
+def _write_parquet(path: Path, columns: list[str], records: list[Record], name: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = []
+    for column in columns:
+        try:
+            arrays.append(pa.array([_plain(record.get(column)) for record in records]))
+        except (pa.ArrowException, OverflowError) as error:
+            shown, reason = printable(column, 30), printable(" ".join(str(error).split()), 160)
+            raise JudgeError(
+                f"{name}: column {shown!r} cannot be written as Parquet ({reason}); write .jsonl instead"
+            ) from None
+    pq.write_table(pa.Table.from_arrays(arrays, names=columns), path)
