@@ -14,7 +14,7 @@ class TrainingTerminal(Terminal):
         """Show how many rows have been read and tokenised."""
         self._show("reading", None, None, f"{rows:,} rows")
 
-    def step(self, step: int, steps: int, loss: float | None) -> None:
+    def trained(self, step: int, steps: int, loss: float | None) -> None:
         """Show how far the training is, the loss, and the time left."""
         now = self._clock()
         if self._first is None:

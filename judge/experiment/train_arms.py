@@ -44,7 +44,7 @@ class _Events:
         """Pass on how many rows have been read."""
         self.events.prepared(rows)
 
-    def step(self, step: int, steps: int, loss: float | None) -> None:
+    def trained(self, step: int, steps: int, loss: float | None) -> None:
         """Leave out single steps: evaluations say how far a run is."""
 
     def evaluating(self, batches: int, all_batches: int | None) -> None:

@@ -5,5 +5,6 @@ Doors:
 - `folder`: `RunFolder`: manifest, lock and finished shards
 - `prepared`: a table's prompts on disk
 - `shards`: prompts that are read together
+- `progress`: `Progress`, how a stage tells how far it is
 - `terminal`: progress and figures on the terminal
 """

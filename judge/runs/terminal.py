@@ -15,6 +15,7 @@ from judge.engine.protocol import EngineConfig
 from judge.errors import counted
 
 _LINE_EVERY = 30.0  # seconds between the lines of a log
+_SECONDS_UNTIL_SPEED = 2.0  # before, a speed says nothing
 
 
 def duration(seconds: float) -> str:
@@ -41,6 +42,7 @@ class Terminal:
         self._bar: Progress | None = None
         self._task: Any = None
         self._first: tuple[float, int] | None = None
+        self._step: tuple[str, float, float] | None = None  # its name, when it began, what was done then
         self._last_line = clock()
 
     def note(self, text: str) -> None:
@@ -76,7 +78,20 @@ class Terminal:
         for line in lines:
             self._out.print(line, soft_wrap=True)
 
-    def _show(self, what: str, done: int | None, total: int | None, text: str) -> None:
+    def step(
+        self, what: str, done: float | None = None, total: float | None = None, text: str = "", rate: str = ""
+    ) -> None:
+        """Show how far a step is, its speed if wanted, and the time left where that can be told."""
+        now = self._clock()
+        if self._step is None or self._step[0] != what:
+            self._step = (what, now, done or 0.0)
+        seconds, fresh = now - self._step[1], (done or 0.0) - self._step[2]
+        if done is not None and total is not None and seconds > _SECONDS_UNTIL_SPEED and fresh > 0 and done < total:
+            speed = fresh / seconds
+            text += (f", {speed:,.0f} {rate}" if rate else "") + f", {duration((total - done) / speed)} left"
+        self._show(what, done, total, text.removeprefix(", "))
+
+    def _show(self, what: str, done: float | None, total: float | None, text: str) -> None:
         if self._bar is not None:
             self._bar.update(self._task, description=what, completed=done or 0, total=total, text=text)
         elif self._clock() - self._last_line >= _LINE_EVERY:

@@ -116,7 +116,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         """Tell the progress."""
         del args, control
         if state.is_world_process_zero:
-            self.events.step(state.global_step, state.max_steps, self._loss)
+            self.events.trained(state.global_step, state.max_steps, self._loss)
 
     def on_log(
         self,

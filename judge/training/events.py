@@ -17,7 +17,7 @@ class TrainingEvents(Protocol):
     def reading(self, rows: int) -> None:
         """So many rows have been read and tokenised."""
 
-    def step(self, step: int, steps: int, loss: float | None) -> None:
+    def trained(self, step: int, steps: int, loss: float | None) -> None:
         """So many optimizer steps are done, of so many; the latest mean loss."""
 
     def evaluating(self, batches: int, all_batches: int | None) -> None:

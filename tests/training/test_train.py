@@ -53,7 +53,7 @@ class Recorded:
     def reading(self, rows: int) -> None:
         del rows
 
-    def step(self, step: int, steps: int, loss: float | None) -> None:
+    def trained(self, step: int, steps: int, loss: float | None) -> None:
         self.steps.append((step, steps, loss))
 
     def evaluating(self, batches: int, all_batches: int | None) -> None:

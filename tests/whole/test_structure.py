@@ -23,7 +23,7 @@ ROOMS = {
     "models": "bundle judge_file adapter tensor_files packed trained_rows architecture arithmetic calibration",
     "hardware": "machine cards kernels memory",
     "engine": "protocol pool weights expand transformers ray.pool server.pool",
-    "runs": "folder prepared shards terminal",
+    "runs": "folder prepared shards progress terminal",
     "predictions": "predictions file submission",
     "scoring": "settings scorer reading recalibrate quick_submission",
     "training": "settings train heldout model",
