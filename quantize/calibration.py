@@ -16,10 +16,11 @@ import numpy as np
 
 from judge.errors import JudgeError, counted
 from judge.models.bundle import ModelFolder
+from judge.models.prompting import choose_budget, choose_template, differs_from_training
 from judge.models.trained_rows import TrainedRows, joined, trained_rows_of
 from judge.prompting.builder import Budget, PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
-from judge.scoring.settings import ScoreSettings, choose_budget, choose_template, differs_from_training
+from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import NO_LABEL, VERDICTS, Cells, Comparison, Flag, RowId, Target
 from judge.tables.table import Table
 from judge.tables.table_files import TRAINING, Columns

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from judge.engine.protocol import EngineConfig
 from judge.errors import JudgeError, printable
 from judge.hardware.machine import available_memory
+from judge.models.prompting import choose_budget, choose_template, differs_from_training
 from judge.prompting.builder import PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
-from judge.scoring.settings import ScoreSettings, choose_budget, choose_template, differs_from_training
+from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Comparison
 from quantize.merge_plan import MergePlan
 

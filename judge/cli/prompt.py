@@ -106,8 +106,9 @@ def run_check(
 
 def _tokenizer_of(model: Path, max_tokens: int | None, truncation: Policy | None) -> tuple[TextEncoder, Budget]:
     from judge.models.bundle import open_model
+    from judge.models.prompting import choose_budget
     from judge.prompting.encoding import TextEncoder, load_tokenizer
-    from judge.scoring.settings import ScoreSettings, choose_budget
+    from judge.scoring.settings import ScoreSettings
 
     folder = open_model(model)
     budget = choose_budget(folder, ScoreSettings(max_tokens=max_tokens, truncation=truncation))

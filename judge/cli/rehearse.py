@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from judge.deadline import parse_deadline
+from judge.engine.choose import usable_gpus
 from judge.errors import JudgeError, RunInterrupted
 from judge.models.bundle import open_model
 from judge.planning.rehearsal import Costs, Rehearsal, Verdict, decide, drift_of, reading_time, total_time
@@ -18,7 +19,7 @@ from judge.planning.rehearsal_text import lines
 from judge.planning.rehearse import rehearse
 from judge.runs.terminal import ScoringTerminal
 from judge.scoring.scorer import Scorer
-from judge.scoring.settings import ScoreSettings, usable_gpus
+from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Cells
 from judge.tables.table import OnBadRow
 

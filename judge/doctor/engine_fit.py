@@ -15,9 +15,10 @@ from judge.hardware.machine import GIB, Gpu
 from judge.hardware.memory import ENGINE_BYTES, LEAST_CACHE, besides
 from judge.models.adapter import refuse_adapter
 from judge.models.bundle import ModelFolder
-from judge.scoring.settings import ScoreSettings, choose_budget
+from judge.models.prompting import choose_budget
+from judge.scoring.settings import ScoreSettings
 
-_BATCH_ROWS = 128  # judge.scoring.settings.make_pool
+_BATCH_ROWS = 128  # judge.engine.choose.make_pool
 
 
 def engine_findings(model: ModelFolder, gpus: Sequence[Gpu], memory: int | None) -> Iterator[Finding]:

@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING
 from judge.doctor.finding import Finding, note, ok, problem
 from judge.errors import JudgeError, counted, printable
 from judge.models.bundle import ModelFolder, tensor_shapes
+from judge.models.prompting import DEFAULT_MAX_TOKENS, choose_budget, choose_template, differs_from_training
 from judge.prompting.awkward_rows import MADE_UP, awkward_rows
 from judge.prompting.builder import Budget, PromptBuilder
 from judge.prompting.check import check_template
 from judge.prompting.encoding import TextEncoder, load_tokenizer
-from judge.scoring.settings import (
-    DEFAULT_MAX_TOKENS,
-    ScoreSettings,
-    choose_budget,
-    choose_template,
-    differs_from_training,
-)
+from judge.scoring.settings import ScoreSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -3,6 +3,7 @@
 Doors:
 
 - `protocol`: `EngineConfig`, what pools and workers share
+- `choose`: `EngineSettings` and `make_pool`, which starts all engines
 - `pool`: `Pool`, and `WorkerPool`: engine processes on this machine
 - `weights`: how weights are read
 - `expand`: a 32-bit copy of 4-bit weights

@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from judge.engine.choose import EngineSettings
 from judge.errors import JudgeError, printable
 from judge.experiment.cache import context_key
 from judge.experiment.settings import ArmSettings, ExperimentSettings
@@ -16,7 +17,7 @@ from judge.models.bundle import ModelFolder, open_model
 from judge.models.trained_rows import TrainedRows, joined
 from judge.prompting.template import load_template
 from judge.scoring.scorer import Scorer
-from judge.scoring.settings import EngineSettings, ScoreSettings
+from judge.scoring.settings import ScoreSettings
 
 
 @dataclass(frozen=True)

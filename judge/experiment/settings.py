@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from judge.engine.choose import EngineSettings
 from judge.errors import JudgeError, printable, setting_problem, suggestion
 from judge.experiment.arm_names import LONGEST_NAME, identical_without_names, refuse_repeated_keys, with_names
 from judge.prompting.budget import Policy
-from judge.scoring.settings import EngineSettings, swap_share
+from judge.scoring.settings import swap_share
 from judge.tables.comparison import Cells
 from judge.tables.table import OnBadRow
 from judge.training.settings import read_config

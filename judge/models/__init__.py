@@ -3,6 +3,7 @@
 Doors:
 
 - `bundle`: `open_model`: the folder, checked
+- `prompting`: the template and the budget that a model's prompts are built with
 - `judge_file`: judge.json
 - `adapter`: LoRA adapters, and what an engine can do with them
 - `tensor_files`: safetensors files, tensor by tensor

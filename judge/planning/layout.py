@@ -21,7 +21,7 @@ from judge.planning.card_time import Engine
 from judge.scoring.settings import ScoreSettings
 
 GIB = 1 << 30
-_BATCH_ROWS = 128  # of make_pool in judge.scoring.settings
+_BATCH_ROWS = 128  # of make_pool in judge.engine.choose
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Machine:
 
 
 def batch_tokens(settings: ScoreSettings, machine: Machine) -> int:
-    """Return the tokens of a step, as `judge.scoring.settings.make_pool` chooses them."""
+    """Return the tokens of a step, as `judge.engine.choose.make_pool` chooses them."""
     return settings.batch_tokens or default_batch_tokens(machine.gpus())
 
 

@@ -14,13 +14,14 @@ from judge.hardware.cards import CPU, find_card, parse_gpus
 from judge.models.arithmetic import ModelShape
 from judge.models.bundle import ADAPTER_CONFIG, ModelFolder, is_adapter
 from judge.models.judge_file import read_judge_file
+from judge.models.prompting import choose_budget, choose_template
 from judge.planning.layout import Machine
 from judge.planning.lengths import PromptLengths, estimated_lengths, measured_lengths
 from judge.planning.outcome import GOOD, Case, Outcome, Verdict, evaluate, verdict
 from judge.planning.suggestions import Suggestion, suggestions
 from judge.planning.time_model import TimeModel
 from judge.prompting.builder import PromptBuilder
-from judge.scoring.settings import ScoreSettings, choose_budget, choose_template, swap_share
+from judge.scoring.settings import ScoreSettings, swap_share
 from judge.tables.table import Table
 
 # `--swap=auto` reads at least a tenth of the rows in the other order, and at most all.

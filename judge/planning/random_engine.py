@@ -18,7 +18,7 @@ from judge.hardware import machine as hardware
 from judge.hardware.kernels import NO_FLOAT16, prefer_bfloat16
 from judge.models.arithmetic import ModelShape
 
-# As in judge.scoring.settings.make_pool.
+# As in judge.engine.choose.make_pool.
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 8192}
 
 
@@ -136,7 +136,7 @@ def engine_pool(folder: Path, config: Mapping[str, Any], machine: Machine, longe
     if machine.gpus:
         environments = gpu_environments(machine.gpus, machine.engines, machine.cards)
     else:
-        common = {"VLLM_CPU_INT4_W4A8": "0"}  # as judge.scoring.settings.make_pool has it
+        common = {"VLLM_CPU_INT4_W4A8": "0"}  # as judge.engine.choose.make_pool has it
         environments = [common | e for e in cpu_environments(machine.engines, hardware.cpu_cores(), cache)]
     return WorkerPool(engine, environments, folder, say=_nobody_listens)
 

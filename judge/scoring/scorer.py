@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.deadline import Deadline, DeadlinePassed, stopping, within
+from judge.engine.choose import how_weights_are_read, make_pool, refuse_inexact
 from judge.engine.pool import CLOSING_SECONDS, WORKER_COMMAND
 from judge.engine.protocol import WITHOUT_MASS
 from judge.errors import JudgeError
 from judge.models.bundle import ModelFolder
+from judge.models.prompting import choose_budget, choose_template, differs_from_training
 from judge.models.trained_rows import joined, trained_rows_of
 from judge.predictions.predictions import GivenUp, Predictions, training_rates
 from judge.prompting.builder import PromptBuilder
@@ -31,18 +33,7 @@ from judge.runs.prepared import DONE, Prepared, is_prepared, open_prepared, prep
 from judge.runs.shards import reading_order
 from judge.scoring.paced_reading import PacedReading, reserve, work_of
 from judge.scoring.reading import Events, Reading, rows_to_swap
-from judge.scoring.settings import (
-    ScoreSettings,
-    choose_budget,
-    choose_calibration,
-    choose_template,
-    differs_from_calibrating,
-    differs_from_training,
-    how_weights_are_read,
-    make_pool,
-    refuse_inexact,
-    swap_share,
-)
+from judge.scoring.settings import ScoreSettings, choose_calibration, differs_from_calibrating, swap_share
 from judge.tables.comparison import Flag
 from judge.tables.table import Table
 from judge.version import __version__

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError, RunInterrupted
+from judge.models.prompting import largest_budget
 from judge.prompting.builder import Budget, PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
 from judge.prompting.template import load_template
 from judge.runs.folder import Manifest, RunFolder
-from judge.scoring.settings import largest_budget
 from judge.training.announce import announce, announce_cost
 from judge.training.events import TrainingEvents
 from judge.training.heldout import heldout_figures, prior_figures

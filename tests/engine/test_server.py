@@ -22,12 +22,13 @@ import pytest
 from judge import Judge
 from judge.cli.score import SubmissionOptions, run_score
 from judge.deadline import Deadline
+from judge.engine.choose import make_pool
 from judge.engine.pool import Job, Say
 from judge.engine.protocol import EngineConfig
 from judge.engine.server.pool import ServerPool
 from judge.errors import JudgeError
 from judge.prompting.verdict import Float
-from judge.scoring.settings import ScoreSettings, make_pool
+from judge.scoring.settings import ScoreSettings
 from tests.kit.server_doubles import Proxy, endpoint, vllm_serve
 
 FRAME = pd.DataFrame(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from judge.engine.choose import how_weights_are_read, make_pool
 from judge.engine.pool import WorkerPool
 from judge.errors import JudgeError
 from judge.hardware import machine
@@ -17,7 +18,7 @@ from judge.models.bundle import open_model
 from judge.prompting.builder import Budget, PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
 from judge.prompting.template import load_template
-from judge.scoring.settings import ScoreSettings, how_weights_are_read, make_pool
+from judge.scoring.settings import ScoreSettings
 
 T4 = Gpu("0", "Tesla T4", 15 * GIB, (7, 5))
 A100 = Gpu("0", "A100", 80 * GIB, (8, 0))

@@ -15,11 +15,12 @@ import pytest
 
 from judge.cli.score import SubmissionOptions, run_score
 from judge.deadline import Deadline
+from judge.engine.choose import make_pool
 from judge.engine.pool import Job, WorkerPool
 from judge.predictions.file import read_predictions
 from judge.predictions.submission import check_submission
 from judge.runs.folder import read_run_record
-from judge.scoring.settings import ScoreSettings, make_pool
+from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Flag
 from judge.tables.table import read_ids
 

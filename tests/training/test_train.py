@@ -20,9 +20,10 @@ from judge.engine.transformers import TransformersEngine
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.models.judge_file import read_judge_file
+from judge.models.prompting import choose_template
 from judge.models.trained_rows import read_trained_rows
 from judge.prompting.verdict import probabilities
-from judge.scoring.settings import ScoreSettings, choose_template
+from judge.scoring.settings import ScoreSettings
 from judge.stats.metrics import log_loss
 from judge.tables.table import Table
 from judge.training.callbacks import read_metrics
@@ -102,9 +103,9 @@ def run(base: Path, table: Path, tmp_path: Path) -> Run:
 
 def score_by_hand(bundle: Path, table: Path, rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return log-probabilities and labels of rows, by the scorer's own builder and slow read-out."""
+    from judge.models.prompting import choose_budget
     from judge.prompting.builder import PromptBuilder
     from judge.prompting.encoding import TextEncoder, load_tokenizer
-    from judge.scoring.settings import choose_budget
 
     model, settings = open_model(bundle), ScoreSettings(readout="transformers")
     builder = PromptBuilder(

@@ -20,9 +20,10 @@ ROOMS = {
     "tables": "comparison table table_files table_writing parquet_folder language labels split overlap",
     "stats": "metrics resample permutation softmax_fit",
     "prompting": "template template_check template_folders budget encoding builder verdict awkward_rows check diff",
-    "models": "bundle judge_file adapter tensor_files packed trained_rows architecture arithmetic calibration",
+    "models": "bundle prompting judge_file adapter tensor_files packed trained_rows architecture arithmetic "
+    "calibration",
     "hardware": "machine cards kernels memory",
-    "engine": "protocol pool weights expand transformers ray.pool server.pool",
+    "engine": "protocol choose pool weights expand transformers ray.pool server.pool",
     "runs": "folder prepared shards progress terminal",
     "predictions": "predictions file submission",
     "scoring": "settings scorer reading recalibrate quick_submission",

@@ -1,0 +1,225 @@
+"""Which engine reads prompts: settings and hardware become a pool of engines. All engines are started from here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from judge.engine.pool import Pool, WorkerPool, cpu_environments, gpu_environments
+from judge.engine.protocol import EngineConfig, Readout
+from judge.engine.ray.pool import RayPool
+from judge.engine.weights import Weights, choose_weights
+from judge.errors import JudgeError
+from judge.hardware import machine
+from judge.hardware.kernels import NO_FLOAT16, prefer_bfloat16, refuse_cards
+from judge.hardware.memory import besides
+from judge.models.adapter import refuse_adapter
+from judge.models.bundle import ModelFolder
+from judge.prompting.builder import PromptBuilder
+
+
+class EngineSettings(BaseModel):
+    """How an engine reads prompts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    readout: Readout = Field(default="vllm", description="How the three log-probabilities are read.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto", description="Arithmetic of the engine; auto is what the hardware does well."
+    )
+    weights: Literal["auto", "stored", "expanded"] = Field(
+        default="auto",
+        description="How 4-bit weights are read: stored by the engine's own kernels, or expanded once to a 32-bit "
+        "copy. auto expands only where there is no kernel.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the engine runs.")
+    parallel: Literal["auto", "data", "tensor"] = Field(
+        default="auto", description="One engine on each GPU (data), or one over all (tensor)."
+    )
+    workers: int = Field(default=1, ge=1, description="Engine processes on a CPU, on Ray too.")
+    gpu_memory_utilization: float = Field(
+        default=0.9, gt=0, le=1, description="Share of a card's memory for the engine."
+    )
+    batch_tokens: int | None = Field(
+        default=None,
+        ge=64,
+        description="Most tokens in one engine step. [default: 8192, on a CPU or a small card 4096]",
+    )
+    shard_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens that are read, saved and resumed together. [default: 262144, on a CPU 32768]",
+    )
+
+
+class PoolSettings(EngineSettings):
+    """How engines read prompts, and where they are: here, on a Ray cluster, or behind a server."""
+
+    engine: Literal["local", "ray"] = Field(
+        default="local", description="Engines on this machine, or on those of a Ray cluster."
+    )
+    ray_address: str | None = Field(
+        default=None, description="The Ray cluster. [default: RAY_ADDRESS, or a Ray of its own on this machine]"
+    )
+    server: str | None = Field(
+        default=None, description="URL of a running vllm serve that reads the prompts; a key is in JUDGE_SERVER_KEY."
+    )
+    server_model: str | None = Field(
+        default=None, description="Name of the model on the server, where it serves several."
+    )
+    server_requests: int = Field(
+        default=16, ge=1, le=1024, description="Most requests to the server at a time, of up to 8 prompts."
+    )
+    server_timeout: float = Field(default=600, gt=0, le=86_400, description="Seconds until a request must be answered.")
+    server_patience: float = Field(
+        default=300, ge=0, le=86_400, description="Seconds without any answer until the run gives up."
+    )
+
+
+def refuse_inexact(model: ModelFolder, readout: Readout) -> None:
+    reason = model.changes_logits_after_head()
+    if readout == "vllm-classify" and reason:
+        raise JudgeError(
+            f"{model.path.name}: the read-out vllm-classify keeps three rows of the output head and would skip "
+            f"the model's {reason}, so its probabilities would be wrong; use --readout=vllm"
+        )
+
+
+def usable_gpus(settings: PoolSettings) -> list[machine.Gpu]:
+    """Return the cards to run on, none for a CPU.
+
+    Raises:
+        JudgeError: vLLM is not installed, or in a build for other hardware.
+    """
+    if settings.readout != "transformers" and find_spec("vllm") is None:
+        raise JudgeError("vLLM is not installed (pip install vllm); without it, there is --readout=transformers (slow)")
+    gpus = machine.usable_gpus(settings.device)
+    if not gpus and settings.readout != "transformers" and machine.is_installed("vllm"):
+        raise JudgeError("the CUDA build of vLLM is installed but no GPU is visible; see nvidia-smi")
+    return gpus
+
+
+def how_weights_are_read(model: ModelFolder, settings: PoolSettings) -> Weights:
+    """Return whether the engine reads the model's own weights or their 32-bit copy."""
+    if settings.server is not None:
+        return Weights(model)
+    return choose_weights(model, settings.weights, settings.readout, settings.dtype, usable_gpus(settings))
+
+
+def _choose_dtype(weights: Weights, settings: PoolSettings, gpus: list[machine.Gpu]) -> machine.Dtype:
+    model, float16 = weights.model, weights.model.model_type not in NO_FLOAT16
+    if weights.quantization is not None and weights.way == "stored":
+        dtype = machine.choose_packed_dtype(settings.dtype, weights.dtype, gpus, float16)
+    else:
+        dtype = machine.choose_dtype(settings.dtype, weights.dtype, gpus)
+    dtype = prefer_bfloat16(dtype, settings.dtype, model.model_type, gpus)
+    if settings.readout == "transformers":
+        return dtype
+    if dtype == "float16" and not float16 and not gpus:
+        raise JudgeError(
+            f"{model.path.name}: vLLM does not run {model.model_type} in float16; leave out --dtype=float16"
+        )
+    refuse_cards(model.config, gpus, dtype, packed=weights.way == "stored")
+    return dtype
+
+
+# What a server decides by itself.
+_OF_THE_SERVER = (
+    "readout",
+    "dtype",
+    "weights",
+    "device",
+    "parallel",
+    "workers",
+    "gpu_memory_utilization",
+    "batch_tokens",
+    "engine",
+    "ray_address",
+)
+
+
+def _server_pool(model: ModelFolder, settings: PoolSettings, builder: PromptBuilder) -> Pool:
+    from judge.engine.server.pool import Endpoint, ServerPool, probe_of, server_key, server_url  # httpx, only if used
+
+    fields = PoolSettings.model_fields
+    given = [f"--{n.replace('_', '-')}" for n in _OF_THE_SERVER if getattr(settings, n) != fields[n].default]
+    if given:
+        raise JudgeError(f"--server: the server decides these by itself; leave out {', '.join(given)}")
+    text, ids = probe_of(builder)
+    endpoint = Endpoint(
+        url=server_url(str(settings.server)),
+        key=server_key(),
+        wanted=settings.server_model,
+        adapter=model.adapter is not None,
+        requests=settings.server_requests,
+        timeout=settings.server_timeout,
+        patience=settings.server_patience,
+        verdict_ids=builder.verdict_ids,
+        max_prompt_tokens=builder.budget.max_tokens,
+        probe_text=text,
+        probe_ids=ids,
+    )
+    return ServerPool(endpoint)
+
+
+def make_pool(
+    weights: Weights,
+    settings: PoolSettings,
+    builder: PromptBuilder,
+    log_folder: Path,
+    command: Sequence[str],
+) -> Pool:
+    model = weights.model
+    if settings.server is not None:
+        return _server_pool(model, settings, builder)
+    gpus = usable_gpus(settings)
+    dtype = _choose_dtype(weights, settings, gpus)
+    refuse_adapter(model, settings.readout, dtype, "cuda" if gpus else "cpu", weights.shapes if model.adapter else None)
+    batch_tokens = settings.batch_tokens or machine.default_batch_tokens(gpus)
+    per_token = model.cache_bytes_per_token(4 if dtype == "float32" else 2)
+    # room for a whole batch, and for the prefixes that prompts share
+    cache = per_token * 2 * (batch_tokens + builder.budget.max_tokens)
+    config = EngineConfig(
+        model=weights.folder,
+        adapter=str(model.adapter.path) if model.adapter else None,
+        adapter_rank=model.adapter.rank if model.adapter else 0,
+        readout=settings.readout,
+        verdict_ids=builder.verdict_ids,
+        max_prompt_tokens=builder.budget.max_tokens,
+        dtype=dtype,
+        device="cuda" if gpus else "cpu",
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        cpu_cache_gib=max(-(-cache // machine.GIB), 1),
+        max_batch_tokens=batch_tokens,
+        max_batch_rows=min(128, batch_tokens),  # vLLM wants no more rows than tokens
+    )
+    if not gpus:
+        # where a CPU can, vLLM would round what goes into 4-bit layers to 8 bits: other numbers than anywhere else
+        exact = {"VLLM_CPU_INT4_W4A8": "0"}
+        if settings.engine == "ray":
+            return RayPool(config, settings.workers, exact, log_folder, settings.ray_address, command)
+        environments = cpu_environments(settings.workers, machine.cpu_cores(), config.cpu_cache_gib)
+        environments = [{**environment, **exact} for environment in environments]
+        return WorkerPool(config, environments, log_folder, command)
+    each = 2 if dtype != "float32" else 4
+    workers, cards = machine.choose_parallel(
+        settings.parallel,
+        weights.loaded_bytes(each),
+        gpus,
+        model.heads,
+        settings.gpu_memory_utilization,
+        besides(model.config, batch_tokens, config.max_batch_rows, builder.budget.max_tokens + 1, each),
+    )
+    if settings.readout != "transformers":
+        refuse_cards(model.config, gpus, dtype, cards, packed=weights.way == "stored")
+    config = config.model_copy(update={"tensor_parallel": cards})
+    # vLLM's second model runner, its default on CUDA, takes logits processors of another class only
+    runner = {"VLLM_USE_V2_MODEL_RUNNER": "0"} if settings.readout == "vllm-processor" else {}
+    if settings.engine == "ray":
+        return RayPool(config, workers, runner, log_folder, settings.ray_address, command)
+    environments = [{**environment, **runner} for environment in gpu_environments(gpus, workers, cards)]
+    return WorkerPool(config, environments, log_folder, command)
