@@ -33,7 +33,7 @@ def merged(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return output
 
 
-def test_a_judge_is_quantised_on_what_trained_it_and_measured_on_what_did_not(
+def test_quantising_uses_what_trained_the_judge_drift_what_did_not(
     trained: dict[str, Path], merged: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "4bit"

@@ -33,7 +33,7 @@ def expected(arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathFactor
     return undisturbed(tmp_path_factory.mktemp("undisturbed") / "run", arguments)
 
 
-def test_a_run_that_every_fault_has_struck_writes_the_bytes_of_an_undisturbed_one(
+def test_a_run_that_every_fault_struck_writes_undisturbed_bytes(
     arguments: tuple[str, ...], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", 4 << 20) as disk:

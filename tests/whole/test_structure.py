@@ -10,6 +10,7 @@ from collections import defaultdict
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
+from typing import TypeGuard
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "vllm", "transformers", "pandas", "pyarrow", "numpy", "pydantic", "yaml", "jinja2")
@@ -40,6 +41,10 @@ ROOMS = {
     "quantize": "merge awq drift back_end calibration drift_figures merge_plan merge_proof size_report unfinished",
     "api": "", "cli": "main", "__main__": "", "__init__": "",
 }  # fmt: skip
+
+
+def is_test(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
 
 
 def room_and_door(module: str) -> tuple[str, str]:
@@ -113,3 +118,25 @@ def test_the_engine_interface_loads_neither_torch_nor_vllm() -> None:
     loaded = loaded_after("import judge.engine.pool, judge.scoring.scorer")
     assert "numpy" in loaded
     assert loaded.isdisjoint(("torch", "vllm"))
+
+
+def test_test_names_are_short_claims_and_test_files_stay_readable() -> None:
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(files) > 100
+    assert [f"{path.name}: {lines}" for path in files if (lines := len(path.read_text().splitlines())) > 420] == []
+    names = [node.name for path in files for node in ast.walk(ast.parse(path.read_text())) if is_test(node)]
+    assert len(names) > 1000
+    assert [name for name in names if len(name) > 70] == []
+
+
+def test_functions_stay_short_and_take_few_parameters() -> None:
+    wrong = []
+    for module in MODULES:
+        path = ROOT / (module.replace(".", "/") + ".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                parameters = len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs)
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > 60 or parameters > 10:
+                    wrong.append(f"{module}.{node.name}: {lines} lines, {parameters} parameters")
+    assert wrong == []
