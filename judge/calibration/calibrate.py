@@ -14,15 +14,17 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from judge.calibration.fit import Task, Three, cross_validate, make_task
 from judge.errors import JudgeError, counted
-from judge.evaluation.judged_rows import JudgedRows, RefuseOrDrop, join, without_trained
+from judge.evaluation.judged_rows import JudgedRows, join, without_trained
+from judge.evaluation.settings import LabelledSettings
 from judge.models.calibration import METHODS, ORDERS, Calibration, Fitted, Method, Orders, mean_of_read, orders_read
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float, entropy
 from judge.stats.metrics import expected_calibration_error, label_rates, log_losses
-from judge.stats.resample import FEW_GROUPS, RESAMPLES, Estimate, Resampler, check_resampling
+from judge.stats.resample import FEW_GROUPS, Estimate, Resampler, check_resampling
 from judge.tables.comparison import UNREAD, VERDICTS, Flag
 from judge.tables.split import folds
 from judge.tables.table import Table
@@ -37,25 +39,11 @@ _FEWEST_GROUPS = 10
 NO_MODEL = "it needs the model: give --bundle"
 
 
-@dataclass(frozen=True)
-class CalibrateSettings:
-    """How to calibrate.
+class CalibrateSettings(LabelledSettings):
+    """How to calibrate."""
 
-    Attributes:
-        method: one method, or `auto` for the best.
-        folds: of the cross-validation.
-        trained_rows: what to do when rows trained the judge: refuse, or drop them.
-        resamples: bootstrap resamples of prompt groups.
-        seed: of the folds and the resampling.
-        partial: leave out rows of the table without a prediction.
-    """
-
-    method: Choice = "auto"
-    folds: int = 5
-    trained_rows: RefuseOrDrop = "refuse"
-    resamples: int = RESAMPLES
-    seed: int = 0
-    partial: bool = False
+    method: Choice = Field(default="auto", description="How to calibrate; auto takes the best by cross-validation.")
+    folds: int = Field(default=5, description="Folds of the cross-validation over prompt groups.")
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ def read_without_content(folder: Path, base: Path | None, settings: dict[str, An
 def json_text(result: CalibrateResult, calibration: Calibration) -> str:
     """Return the result as a JSON object of several lines; `calibration` is what a bundle would keep, or null."""
     content: dict[str, Any] = asdict(result)
-    content["settings"]["level"] = LEVEL
+    content["settings"] = {**result.settings.model_dump(), "level": LEVEL}
     for method, found in result.methods.items():
         own = found.calibration
         content["methods"][method]["calibration"] = {

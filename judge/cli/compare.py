@@ -9,8 +9,9 @@ from pathlib import Path
 
 from judge.cli.words import aligned
 from judge.errors import counted, printable
-from judge.evaluation.compare import ChangedRow, CompareResult, CompareSettings, Difference, compare, p_text
+from judge.evaluation.compare import ChangedRow, CompareResult, Difference, compare, p_text
 from judge.evaluation.members import read_members
+from judge.evaluation.settings import CompareSettings
 from judge.stats.resample import LEVEL, Estimate
 from judge.tables.table import Table
 
@@ -35,7 +36,7 @@ def run_compare(
 def json_text(result: CompareResult) -> str:
     """Return a comparison as a JSON object of several lines; an interval that there is none of is null."""
     content = asdict(result)
-    content["settings"]["level"] = LEVEL
+    content["settings"] = {**result.settings.model_dump(), "level": LEVEL}
     return json.dumps(content, indent=1, allow_nan=False)
 
 

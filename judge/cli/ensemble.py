@@ -14,8 +14,9 @@ import numpy as np
 
 from judge.cli.score import SubmissionOptions, check_submission_options
 from judge.errors import JudgeError, counted
-from judge.evaluation.ensemble import Ensemble, EnsembleSettings, Measured, Score, ensemble
+from judge.evaluation.ensemble import Ensemble, Measured, Score, ensemble
 from judge.evaluation.members import read_members
+from judge.evaluation.settings import EnsembleSettings
 from judge.files import whole_file
 from judge.predictions.predictions import check_output, write_predictions
 from judge.predictions.submission import check_form, write_submission
@@ -153,7 +154,7 @@ def _content(found: Ensemble, settings: EnsembleSettings) -> dict[str, Any]:
         "weights": found.weights,
         "fitted": found.fitted,
         "rows": len(found.p),
-        "settings": {**asdict(settings), "level": LEVEL},
+        "settings": {**settings.model_dump(), "level": LEVEL},
         "measured": None if found.measured is None else asdict(found.measured),
     }
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from judge.cli.evaluate_text import text_lines
-from judge.evaluation.evaluate import EvaluateSettings, Evaluation, evaluate
+from judge.evaluation.evaluate import Evaluation, evaluate
+from judge.evaluation.settings import EvaluateSettings
 from judge.predictions.file import read_predictions
 from judge.runs.terminal import ReadingTerminal
 from judge.stats.resample import LEVEL
@@ -36,5 +37,5 @@ def json_text(evaluation: Evaluation) -> str:
     A figure that there is none of is null, or an object with its `reason`.
     """
     content: dict[str, Any] = asdict(evaluation)
-    content["settings"]["level"] = LEVEL
+    content["settings"] = {**evaluation.settings.model_dump(), "level": LEVEL}
     return json.dumps(content, indent=1, allow_nan=False)

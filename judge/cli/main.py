@@ -212,9 +212,15 @@ def evaluate(
     """
     del debug
     from judge.cli.evaluate import evaluation_output
-    from judge.evaluation.evaluate import EvaluateSettings
+    from judge.evaluation.settings import EvaluateSettings
 
-    settings = EvaluateSettings(trained_rows, resamples, seed, partial, tuple(self_names or ()))
+    settings = EvaluateSettings(
+        trained_rows=trained_rows,
+        resamples=resamples,
+        seed=seed,
+        partial=partial,
+        self_names=tuple(self_names or ()),
+    )
     for line in evaluation_output(predictions, table, settings, as_json, brief):
         typer.echo(line)
 
@@ -262,7 +268,9 @@ def calibrate(
     elif predictions is None or table is None:
         raise JudgeError("give the predictions and their labelled table: judge calibrate PREDICTIONS TABLE")
     else:
-        settings = CalibrateSettings(method, folds, trained_rows, resamples, seed, partial)
+        settings = CalibrateSettings(
+            method=method, folds=folds, trained_rows=trained_rows, resamples=resamples, seed=seed, partial=partial
+        )
         lines = calibrate_output(predictions, table, settings, bundle=bundle, base=base, as_json=as_json)
     for line in lines:
         typer.echo(line)
@@ -285,9 +293,16 @@ def compare(
     """Say whether one judge is better than another on the same labelled rows, or whether nothing can be said."""
     del debug
     from judge.cli.compare import run_compare
-    from judge.evaluation.compare import CompareSettings
+    from judge.evaluation.settings import CompareSettings
 
-    settings = CompareSettings(trained_rows, resamples, permutations, rows, seed, partial)
+    settings = CompareSettings(
+        trained_rows=trained_rows,
+        resamples=resamples,
+        permutations=permutations,
+        rows=rows,
+        seed=seed,
+        partial=partial,
+    )
     for line in run_compare(first, second, table, settings, as_json):
         typer.echo(line)
 
@@ -320,10 +335,13 @@ def ensemble(
     del debug
     from judge.cli.ensemble import run_ensemble
     from judge.cli.score import SubmissionOptions
-    from judge.evaluation.ensemble import EnsembleSettings, parse_weights
+    from judge.evaluation.ensemble import parse_weights
+    from judge.evaluation.settings import EnsembleSettings
 
     given = None if weights is None else parse_weights(weights)
-    settings = EnsembleSettings(given, folds, trained_rows, resamples, seed, partial)
+    settings = EnsembleSettings(
+        weights=given, folds=folds, trained_rows=trained_rows, resamples=resamples, seed=seed, partial=partial
+    )
     wanted = SubmissionOptions(submission, sample, floor)
     for line in run_ensemble(members, table, output, settings, wanted, as_json):
         typer.echo(line)
@@ -446,9 +464,15 @@ def report(
     """
     del debug
     from judge.cli.report import run_report
-    from judge.evaluation.evaluate import EvaluateSettings
+    from judge.evaluation.settings import EvaluateSettings
 
-    settings = EvaluateSettings(trained_rows, resamples, seed, partial, tuple(self_names or ()))
+    settings = EvaluateSettings(
+        trained_rows=trained_rows,
+        resamples=resamples,
+        seed=seed,
+        partial=partial,
+        self_names=tuple(self_names or ()),
+    )
     for line in run_report(predictions, table, output, settings, model=model, cells=cells, most_rows=rows):
         typer.echo(line)
 

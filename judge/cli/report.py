@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from judge.errors import JudgeError, counted, printable
-from judge.evaluation.evaluate import EvaluateSettings, evaluate_joined
+from judge.evaluation.evaluate import evaluate_joined
 from judge.evaluation.judged_rows import JudgedRows, join
+from judge.evaluation.settings import EvaluateSettings
 from judge.predictions.file import read_predictions
 from judge.report.page import write_page
 from judge.report.row_data import ReportRow, rows_of

@@ -2,6 +2,7 @@
 
 Doors:
 
+- `settings`: the settings of all three
 - `evaluate`: the stage
 - `compare`: two judges on the same rows
 - `ensemble`: several judges blended

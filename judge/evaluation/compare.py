@@ -8,41 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from judge.errors import JudgeError
-from judge.evaluation.judged_rows import RefuseOrDrop
 from judge.evaluation.members import MemberRows, labelled_rows
+from judge.evaluation.settings import CompareSettings
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float
 from judge.stats.metrics import brier_scores, hits, log_losses
-from judge.stats.permutation import PERMUTATIONS, sign_flip_test
-from judge.stats.resample import RESAMPLES, Estimate, Resampler, check_resampling
+from judge.stats.permutation import sign_flip_test
+from judge.stats.resample import Estimate, Resampler, check_resampling
 from judge.tables.comparison import VERDICTS, Comparison
 from judge.tables.table import Table
 
 MEASURES = ("log_loss", "accuracy", "brier")
-LEVEL = 0.05
+# A difference with a p-value under this is called one.
+SIGNIFICANT = 0.05
 _MOST_PERMUTATIONS = 1_000_000
 _WORDS = {"log_loss": "log loss", "accuracy": "accuracy", "brier": "Brier score"}
-
-
-@dataclass(frozen=True)
-class CompareSettings:
-    """How to compare.
-
-    Attributes:
-        trained_rows: refuse labelled rows that trained one of the judges, or drop them.
-        resamples: bootstrap resamples of prompt groups.
-        permutations: of the p-value's test.
-        rows: how many of the rows that changed most are listed.
-        seed: of resampling and permutations.
-        partial: leave out rows without a prediction.
-    """
-
-    trained_rows: RefuseOrDrop = "refuse"
-    resamples: int = RESAMPLES
-    permutations: int = PERMUTATIONS
-    rows: int = 10
-    seed: int = 0
-    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,7 +148,7 @@ def _conclusion(measure: str, names: tuple[str, str], difference: Estimate, p_va
     if difference.low is None or difference.high is None:
         return f"{what}: a difference of {value:+z{form}}{unit}; one prompt group leaves no interval"
     low, high = difference.low * scale, difference.high * scale
-    if low <= 0 <= high or p_value >= LEVEL:
+    if low <= 0 <= high or p_value >= SIGNIFICANT:
         return (
             f"{what}: no difference shown; {value:+z{form}}{unit}, the interval reaches from {low:+z{form}} to "
             f"{high:+z{form}}, {p_text(p_value)}"

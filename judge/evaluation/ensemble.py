@@ -11,38 +11,17 @@ from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
 from judge.evaluation.blend import blend, fit_weights, on_simplex
-from judge.evaluation.judged_rows import RefuseOrDrop
 from judge.evaluation.members import MemberRows, has_scored, joint_flags, labelled_rows
+from judge.evaluation.settings import EnsembleSettings
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float
 from judge.stats.metrics import hits, log_losses
-from judge.stats.resample import RESAMPLES, Estimate, Resampler, check_resampling
+from judge.stats.resample import Estimate, Resampler, check_resampling
 from judge.tables.split import folds
 from judge.tables.table import Table
 
 _SUM_TOLERANCE = 1e-6
 _NOTHING = 1e-9  # nats: rounding
-
-
-@dataclass(frozen=True)
-class EnsembleSettings:
-    """How to blend.
-
-    Attributes:
-        weights: one for each member; None fits them (without a table: equal weights).
-        folds: for the cross-validation of fitted weights.
-        trained_rows: refuse labelled rows that trained a member, or drop them.
-        resamples: bootstrap resamples of prompt groups.
-        seed: of folds and resampling.
-        partial: leave out rows of the table without a prediction.
-    """
-
-    weights: tuple[float, ...] | None = None
-    folds: int = 5
-    trained_rows: RefuseOrDrop = "refuse"
-    resamples: int = RESAMPLES
-    seed: int = 0
-    partial: bool = False
 
 
 @dataclass(frozen=True)

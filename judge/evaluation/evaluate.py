@@ -16,34 +16,15 @@ from judge.evaluation.agreement import AgreementFigure, agreement_figures
 from judge.evaluation.bias import Bias, bias_report
 from judge.evaluation.judged_rows import DROP, JudgedRows, join, without_trained
 from judge.evaluation.quality import Figures, figures_of
+from judge.evaluation.settings import EvaluateSettings
 from judge.evaluation.slices import Slice, slices_of
 from judge.predictions.file import Kind, StoredPredictions
 from judge.stats.metrics import MARGIN
-from judge.stats.resample import FEW_GROUPS, RESAMPLES, Resampler, Undefined, check_resampling
+from judge.stats.resample import FEW_GROUPS, Resampler, Undefined, check_resampling
 from judge.tables.comparison import Flag
 from judge.tables.table import Table
 
-TrainedRows = Literal["refuse", "mark", "drop"]
 Part = Literal["all", "trained", "untrained"]
-
-
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """How to evaluate.
-
-    Attributes:
-        trained_rows: what to do when rows trained the judge: refuse, mark (evaluate all, and apart), or drop them.
-        resamples: bootstrap resamples of prompt groups.
-        seed: of the resampling.
-        partial: leave out rows without a prediction.
-        self_names: names of models that are the judge itself or its relatives, for self-preference.
-    """
-
-    trained_rows: TrainedRows = "refuse"
-    resamples: int = RESAMPLES
-    seed: int = 0
-    partial: bool = False
-    self_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
 from judge.evaluation.row_facts import Fact, Facts, facts_of, gathered
+from judge.evaluation.settings import RefuseOrDrop
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float, probabilities
 from judge.tables.comparison import Flag
 from judge.tables.split import group_key
 from judge.tables.table import Table
 
-RefuseOrDrop = Literal["refuse", "drop"]
 DROP = "pass --trained-rows=drop to leave them out"
 
 

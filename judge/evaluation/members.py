@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
-from judge.evaluation.judged_rows import JudgedRows, RefuseOrDrop, join, without_trained
+from judge.evaluation.judged_rows import JudgedRows, join, without_trained
+from judge.evaluation.settings import RefuseOrDrop
 from judge.predictions.file import StoredPredictions, read_predictions
 from judge.prompting.verdict import Float
 from judge.stats.resample import FEW_GROUPS

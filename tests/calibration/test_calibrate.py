@@ -27,7 +27,7 @@ def unread(rows: int) -> Float:
 
 
 def run(stored: StoredPredictions, frame: Any, **values: Any) -> CalibrateResult:
-    return calibrate(stored, table_of(frame), replace(QUICK, **values))
+    return calibrate(stored, table_of(frame), QUICK.model_copy(update=values))
 
 
 def error_of(stored: StoredPredictions, frame: Any, **values: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ def test_no_gain_stores_nothing_and_keeps_what_was_there(bundle: Path, tmp_path:
 
 def test_without_a_bundle_it_is_only_printed(tmp_path: Path) -> None:
     predictions, table = files(tmp_path)
-    shown = lines(predictions, table, replace(QUICK, method="auto"))
+    shown = lines(predictions, table, QUICK.model_copy(update={"method": "auto"}))
     assert "not stored: with --bundle FOLDER, judge score applies it from then on" in shown
     assert "position          left out: each row was read in one order only" in shown
     assert "contextual        left out: it needs the model: give --bundle" in shown
@@ -212,12 +211,14 @@ def test_a_model_that_cannot_run_here_leaves_its_method_out_or_is_said(bundle: P
     record = json.loads((tmp_path / "p.parquet.run.json").read_text())
     record["settings"] = {"readout": "transformers", "dtype": "float8"}
     (tmp_path / "p.parquet.run.json").write_text(json.dumps(record))
-    shown = lines(predictions, table, replace(QUICK, method="auto"), bundle=bundle)
+    shown = lines(predictions, table, QUICK.model_copy(update={"method": "auto"}), bundle=bundle)
     assert "contextual        left out: the model cannot be run here (dtype=float8: " in shown
-    assert "dtype=float8: " in error_of(predictions, table, replace(QUICK, method="contextual"), bundle=bundle)
+    assert "dtype=float8: " in error_of(
+        predictions, table, QUICK.model_copy(update={"method": "contextual"}), bundle=bundle
+    )
     record["template"] = "another"
     (tmp_path / "p.parquet.run.json").write_text(json.dumps(record))
-    shown = lines(predictions, table, replace(QUICK, method="auto"), bundle=bundle)
+    shown = lines(predictions, table, QUICK.model_copy(update={"method": "auto"}), bundle=bundle)
     assert "contextual        left out: the predictions were made with another template" in shown
 
 

@@ -11,7 +11,8 @@ from rich.cells import cell_len
 from judge.cli.bias_lines import percent
 from judge.cli.evaluate_text import text_lines
 from judge.cli.words import aligned
-from judge.evaluation.evaluate import EvaluateSettings, evaluate
+from judge.evaluation.evaluate import evaluate
+from judge.evaluation.settings import EvaluateSettings
 from judge.predictions.file import StoredPredictions
 from judge.stats.resample import Estimate
 from judge.tables.table import Table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ from sklearn import metrics as sklearn_metrics
 
 from judge.cli.compare import json_text, run_compare, text_lines
 from judge.errors import JudgeError
-from judge.evaluation.compare import CompareResult, CompareSettings, compare
+from judge.evaluation.compare import CompareResult, compare
+from judge.evaluation.settings import CompareSettings
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float
 from judge.stats.permutation import sign_flip_test
@@ -173,8 +173,11 @@ def test_changed_verdicts_and_rows_are_counted_and_listed() -> None:
     )
     assert shown.endswith("…")
     assert all(line.isprintable() for line in lines)
-    assert [row.id for row in compared(frame, a, b, replace(QUICK, rows=2)).most_changed] == ["row-001", "row-000"]
-    assert compared(frame, a, b, replace(QUICK, rows=0)).most_changed == []
+    assert [row.id for row in compared(frame, a, b, QUICK.model_copy(update={"rows": 2})).most_changed] == [
+        "row-001",
+        "row-000",
+    ]
+    assert compared(frame, a, b, QUICK.model_copy(update={"rows": 0})).most_changed == []
 
 
 def test_rows_are_listed_in_columns_whatever_their_ids_hold() -> None:
@@ -211,7 +214,7 @@ def test_rows_that_trained_one_of_the_judges_are_refused_or_left_out() -> None:
         "a.parquet, b.parquet: 4 of 70 labelled rows trained one of these judges (for example id row-000), so figures "
         "on them would say little about new rows; pass --trained-rows=drop to leave them out"
     )
-    result = compare(members, table, replace(QUICK, trained_rows="drop"))
+    result = compare(members, table, QUICK.model_copy(update={"trained_rows": "drop"}))
     assert (result.rows, result.dropped) == (66, 4)
     expected = sklearn_metrics.log_loss(labels_of(frame)[4:], members[1].p[4:])
     assert result.differences["log_loss"].b.value == pytest.approx(expected, rel=1e-12)

@@ -21,8 +21,9 @@ from judge.cli.ensemble import run_ensemble
 from judge.cli.score import SubmissionOptions
 from judge.errors import JudgeError
 from judge.evaluation.blend import blend, fit_weights, log_probabilities
-from judge.evaluation.ensemble import Ensemble, EnsembleSettings, ensemble, parse_weights
+from judge.evaluation.ensemble import Ensemble, ensemble, parse_weights
 from judge.evaluation.members import joint_flags, labelled_rows, read_members
+from judge.evaluation.settings import EnsembleSettings
 from judge.predictions.file import read_predictions
 from judge.prompting.verdict import Float
 from judge.stats.metrics import log_losses

@@ -19,8 +19,9 @@ from sklearn import metrics as sklearn_metrics
 from judge.cli.evaluate import json_text
 from judge.cli.evaluate_text import text_lines
 from judge.errors import JudgeError
-from judge.evaluation.evaluate import EvaluateSettings, Evaluation, TrainedRows, evaluate
+from judge.evaluation.evaluate import Evaluation, evaluate
 from judge.evaluation.judged_rows import join
+from judge.evaluation.settings import EvaluateSettings, TrainedRows
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import entropy
 from judge.tables.comparison import Flag
@@ -275,7 +276,7 @@ TRAINED = [int(Flag.TRAINED_ON | Flag.TRAINED_PROMPT)] * 12 + [int(Flag.TRAINED_
 
 def trained_rows(choice: TrainedRows) -> tuple[pd.DataFrame, StoredPredictions, EvaluateSettings]:
     frame = frame_of(120)
-    return frame, stored_for(frame, flags=TRAINED), replace(QUICK, trained_rows=choice)
+    return frame, stored_for(frame, flags=TRAINED), QUICK.model_copy(update={"trained_rows": choice})
 
 
 def test_rows_that_trained_the_judge_are_refused() -> None:
@@ -329,10 +330,10 @@ def test_marked_rows_that_trained_the_judge_are_shown_apart() -> None:
 def test_where_every_row_trained_the_judge_the_output_says_so() -> None:
     frame = frame_of(60)
     stored = stored_for(frame, flags=[int(Flag.TRAINED_ON)] * 60)
-    assert error_of(frame, stored, replace(QUICK, trained_rows="drop")) == (
+    assert error_of(frame, stored, QUICK.model_copy(update={"trained_rows": "drop"})) == (
         "p.parquet: every labelled row trained this judge, so --trained-rows=drop leaves none"
     )
-    result = evaluated(frame, stored, replace(QUICK, trained_rows="mark"))
+    result = evaluated(frame, stored, QUICK.model_copy(update={"trained_rows": "mark"}))
     assert list(result.figures) == ["all"]
     assert result.warnings[0].startswith("TRAINED ROWS: 60 of 60 rows")
     assert "== all rows, those that trained this judge included ==" in text_lines(result)
@@ -529,7 +530,7 @@ def test_partial_predictions_are_evaluated_on_their_rows_alone_when_asked() -> N
         "p.parquet: has no prediction for 20 rows of t.csv (for example id row-30); give the predictions and the table "
         "that belong together, or pass --partial to leave out the rows without a prediction"
     )
-    result = evaluated(frame, half, replace(QUICK, partial=True))
+    result = evaluated(frame, half, QUICK.model_copy(update={"partial": True}))
     assert result.figures["all"] == evaluated(frame[:30], half).figures["all"]
     assert (result.rows.table, result.rows.evaluated, result.rows.unpredicted, result.rows.unlabelled) == (
         50,
@@ -539,7 +540,7 @@ def test_partial_predictions_are_evaluated_on_their_rows_alone_when_asked() -> N
     )
     assert "left out: 20 without a prediction" in "\n".join(text_lines(result))
     strange = replace(half, ids=[f"other-{i}" for i in range(30)])
-    assert "has no prediction for 50 rows" in error_of(frame, strange, replace(QUICK, partial=True))
+    assert "has no prediction for 50 rows" in error_of(frame, strange, QUICK.model_copy(update={"partial": True}))
 
 
 def test_ids_that_became_decimal_numbers_on_one_side_are_named() -> None:

@@ -17,8 +17,9 @@ import pytest
 
 from judge.cli.report import run_report
 from judge.errors import JudgeError
-from judge.evaluation.evaluate import EvaluateSettings, Evaluation, evaluate
+from judge.evaluation.evaluate import Evaluation, evaluate
 from judge.evaluation.judged_rows import JudgedRows, join
+from judge.evaluation.settings import EvaluateSettings
 from judge.models.calibration import Calibration
 from judge.models.judge_file import Base, JudgeFile, write_judge_file
 from judge.predictions.file import StoredPredictions
@@ -222,7 +223,7 @@ def test_trained_rows_are_shown_apart_and_the_rest_is_of_the_others() -> None:
     frame = frame_of(80)
     flags = np.where(np.arange(80) < 40, int(Flag.TRAINED_ON), 0).astype(np.uint32)
     stored = stored_for(frame, flags=flags)
-    settings = replace(QUICK, trained_rows="mark")
+    settings = QUICK.model_copy(update={"trained_rows": "mark"})
     evaluation = evaluate(stored, Table("t.csv", frame=frame), settings)
     assert set(evaluation.figures) == {"all", "trained", "untrained"}
     words = text_of(evaluation_sections(evaluation, join(stored, Table("t.csv", frame=frame)))[0])

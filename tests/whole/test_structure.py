@@ -30,7 +30,7 @@ ROOMS = {
     "scoring": "settings scorer reading recalibrate quick_submission",
     "training": "settings train heldout model",
     "evaluation": "evaluate compare ensemble agreement bias bias_effects judged_rows members quality reliability "
-    "row_facts self_preference slices",
+    "row_facts self_preference settings slices",
     "calibration": "calibrate fit",
     "experiment": "settings run result record results_file arm_figures text words",
     "planning": "plan layout lengths outcome probe rehearsal rehearsal_rows rehearsal_text rehearse time_model",
