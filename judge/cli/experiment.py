@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from judge.cli.experiment_text import result_lines
 from judge.cli.train import quiet_libraries
 from judge.errors import JudgeError, printable
 from judge.evaluation.compare import prompts_of
 from judge.experiment.arm_figures import apart, most_disputed
-from judge.experiment.record import RECORD
+from judge.experiment.files import RECORD, RESULTS, write_results
 from judge.experiment.result import ExperimentResult
-from judge.experiment.results_file import NAME as RESULTS
-from judge.experiment.results_file import write_results
 from judge.experiment.run import run_experiment
 from judge.experiment.settings import ExperimentSettings, experiment_of, load_experiment
-from judge.experiment.text import result_lines
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float
 from judge.report.experiment_page import experiment_sections
@@ -76,7 +74,7 @@ def run_experiment_command(settings: ExperimentSettings, folder: Path, cache: Pa
         result = run_experiment(settings, folder, terminal, cache)
     finally:
         terminal.end()
-    write_results(folder / RESULTS, result)
+    write_results(folder, result)
     write_report(folder / REPORT, result)
     terminal.print_lines(result_lines(result))
     terminal.print_lines(["", f"wrote {RESULTS}, {REPORT} and {RECORD} in {printable(str(folder), 4096)}"])
@@ -113,7 +111,7 @@ def _browsed(result: ExperimentResult) -> Iterator[ReportRow]:
         kind="predictions",
         ids=[str(row_id) for row_id in rows.ids],
         p=rows.p,
-        verdict_mass=rows.mass,
+        verdict_mass=rows.verdict_mass,
         flags=rows.flags,
         first=_logarithms(rows.first),
         second=_logarithms(rows.second),

@@ -373,9 +373,6 @@ def experiment(
         float | None, typer.Option(help="Differences within it do not matter. [default: 0.01, accuracy 0.02]")
     ] = None,
     rows: Annotated[int | None, typer.Option(help="Most rows, drawn in whole prompt groups. [default: all]")] = None,
-    stop_early: Annotated[
-        bool, typer.Option("--stop-early", help="Drop arms that are clearly worse before all rows are read.")
-    ] = False,
     level: Annotated[float | None, typer.Option(help="Of the intervals. [default: 0.95]")] = None,
     power: Annotated[float | None, typer.Option(help="Wanted chance to find a difference. [default: 0.8]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of drawing rows and resampling. [default: 0]")] = None,
@@ -421,7 +418,6 @@ def experiment(
         "metric": metric,
         "margin": margin,
         "rows": rows,
-        "stop_early": stop_early or None,
         "level": level,
         "power": power,
         "seed": seed,

@@ -30,7 +30,7 @@ class JudgedRows:
         labels: 0, 1 or 2, shape (rows,).
         groups: `judge.tables.split.group_key`, uint64, shape (rows,).
         flags: the predictions' `Flag`s, shape (rows,); 0 where the file has none.
-        mass: verdict mass, shape (rows,); NaN where it is not known.
+        verdict_mass: shape (rows,); NaN where it is not known.
         first: probabilities with A shown first, shape (rows, 3); NaN where they are not known.
         second: probabilities with B shown first, mapped back to the table's A and B; NaN where not read.
         cut: whether the prompt lost something to the budget, shape (rows,); False where it is not known.
@@ -42,7 +42,7 @@ class JudgedRows:
     labels: NDArray[np.int64]
     groups: NDArray[np.uint64]
     flags: NDArray[np.uint32]
-    mass: Float
+    verdict_mass: Float
     first: Float
     second: Float
     cut: NDArray[np.bool_]
@@ -106,7 +106,7 @@ def join(
         labels=np.array(labels),
         groups=np.array(groups, dtype=np.uint64),
         flags=np.zeros(len(order), dtype=np.uint32) if stored.flags is None else stored.flags[order],
-        mass=np.full(len(order), np.nan) if stored.verdict_mass is None else stored.verdict_mass[order],
+        verdict_mass=np.full(len(order), np.nan) if stored.verdict_mass is None else stored.verdict_mass[order],
         first=_order(stored.first, order),
         second=_order(stored.second, order),
         cut=np.zeros(len(order), dtype=np.bool_) if stored.cut is None else stored.cut[order],

@@ -25,8 +25,8 @@ class MemberRows:
     """The labelled rows of a table with what each member says of them.
 
     Attributes:
-        rows: in the order of their ids as text; `flags` are those of all members together, the rest (`p`, `mass`,
-            `first`, ...) is the first member's.
+        rows: in the order of their ids as text; `flags` are those of all members together, everything else (`p`,
+            `verdict_mass`, `first`, ...) is the first member's.
         p: probabilities of A, B and tie, shape (members, rows, 3).
         scored: which members could score which rows, shape (members, rows).
         unlabelled: how many of the table's rows have no label.

@@ -111,7 +111,7 @@ def figures_of(rows: JudgedRows, resampler: Resampler) -> Figures:
     over_baseline: Figure = (
         baseline if isinstance(baseline, Undefined) else resampler.estimate((losses - baseline)[:, np.newaxis])[0]
     )
-    mass = rows.mass[np.isfinite(rows.mass)]
+    mass = rows.verdict_mass[np.isfinite(rows.verdict_mass)]
     reliability = reliabilities(rows, resampler)
     return Figures(
         rows=len(rows),

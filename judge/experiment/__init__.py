@@ -5,9 +5,7 @@ Doors:
 - `run`: the stage
 - `settings`: `ExperimentSettings`
 - `result`: `ExperimentResult`
-- `record`: experiment.json
-- `results_file`: results of arms as a table
+- `files`: experiment.json and results.parquet
 - `arm_figures`: figures of arms
-- `text`: results in words
-- `words`: single values in words
+- `text`: how metrics and differences are written
 """

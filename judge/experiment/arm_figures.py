@@ -12,9 +12,7 @@ import numpy as np
 from judge.evaluation.slices import FEWEST_GROUPS, parts_of
 from judge.experiment.paired import seed_errors
 from judge.experiment.power import Spread
-from judge.experiment.racing import scores_of
 from judge.experiment.result import Cost, ExperimentResult
-from judge.experiment.settings import Metric
 from judge.experiment.statistics import Difference
 from judge.prompting.verdict import Float
 from judge.stats.resample import Estimate, Resampler
@@ -23,50 +21,15 @@ SweepOf = Literal["max_tokens", "train_rows"]
 
 
 @dataclass(frozen=True)
-class Measure:
-    """How a metric is called and written.
-
-    Attributes:
-        name: of the metric.
-        unit: behind a number, with a space before it; empty where the form says it.
-        form: of a score.
-        better: where better scores lie.
-    """
-
-    name: str
-    unit: str
-    form: str
-    better: Literal["lower", "higher"]
-
-    @property
-    def signed_form(self) -> str:
-        """The form of a difference."""
-        return f"+{self.form}"
-
-    @property
-    def of_unit(self) -> str:
-        """The unit as it follows a title: `, nats`."""
-        return f",{self.unit}" if self.unit else ""
-
-
-MEASURES: dict[Metric, Measure] = {
-    "log_loss": Measure("log loss", " nats", ".4f", "lower"),
-    "accuracy": Measure("accuracy", "", ".1%", "higher"),
-    "brier": Measure("Brier score", "", ".4f", "lower"),
-}
-
-
-@dataclass(frozen=True)
 class ArmFigures:
     """An arm as a line of a table.
 
     Attributes:
-        score: the metric over the rows that it read, the mean over its training seeds, with an interval over prompt
-            groups; None where it read none.
-        rows, groups: that it read.
+        score: the metric over the rows that have one, the mean over its training seeds, with an interval over prompt
+            groups; None where no row has one.
+        rows, groups: that have a score.
         seeds: the metric of each training seed; empty where nothing was trained.
         difference: from the baseline; None for the baseline itself.
-        dropped: after how many rows racing dropped it, None where it did not.
     """
 
     name: str
@@ -76,54 +39,48 @@ class ArmFigures:
     seeds: dict[int, float]
     difference: Difference | None
     cost: Cost
-    dropped: int | None
 
 
 def arm_figures(result: ExperimentResult) -> list[ArmFigures]:
     """Return a line for each arm, in the order of the settings."""
-    differences = {one.arm: one for one in result.differences}
-    costs = {one.arm: one for one in result.costs}
-    return [
-        _figures_of(result, name, scores_of_rows(result, name), differences.get(name), costs[name])
-        for name in result.names
-    ]
+    differences = {difference.arm: difference for difference in result.differences}
+    costs = {cost.arm: cost for cost in result.costs}
+    return [_figures_of(result, name, differences.get(name), costs[name]) for name in result.names]
 
 
-def _figures_of(
-    result: ExperimentResult, name: str, scores: Float, difference: Difference | None, cost: Cost
-) -> ArmFigures:
-    read, settings = np.isfinite(scores), result.settings
-    groups = result.rows.groups[read]
-    score, seeds = None, {}
-    if read.any():
+def _figures_of(result: ExperimentResult, name: str, difference: Difference | None, cost: Cost) -> ArmFigures:
+    settings, scores = result.settings, scores_of_rows(result, name)
+    scored = np.isfinite(scores)
+    groups = result.rows.groups[scored]
+    score, of_seeds = None, {}
+    if scored.any():
         resampler = Resampler(groups, settings.resamples, settings.seed, settings.level)
-        (score,) = resampler.estimate(scores[read][:, np.newaxis])
+        (score,) = resampler.estimate(scores[scored][:, np.newaxis])
         score = _with_seeds(score, result, name)
-        trained = zip(result.scores_of(name), _seed_scores(result, name), strict=True)
-        seeds = {arm.seed: float(of_seed[read].mean()) for arm, of_seed in trained if arm.seed is not None}
-    dropped = result.dropped.get(name)
-    return ArmFigures(name, score, int(read.sum()), len(np.unique(groups)), seeds, difference, cost, dropped)
+        for arm, values in zip(result.scores_of(name), _seed_scores(result, name), strict=True):
+            if arm.seed is not None:
+                of_seeds[arm.seed] = float(values[scored].mean())
+    return ArmFigures(name, score, int(scored.sum()), len(np.unique(groups)), of_seeds, difference, cost)
 
 
 def scores_of_rows(result: ExperimentResult, name: str) -> Float:
     """Return the metric of an arm in each row, the mean over its training seeds, shape (rows,); NaN without a score."""
-    scores: Float = np.mean(_seed_scores(result, name), axis=0)
+    scores: Float = _seed_scores(result, name).mean(axis=0)
     return scores
 
 
-def _seed_scores(result: ExperimentResult, name: str) -> list[Float]:
+def _seed_scores(result: ExperimentResult, name: str) -> Float:
+    """Return the metric of each training seed in each row, shape (seeds, rows); one seed where nothing is trained."""
     labels, metric = result.rows.labels, result.settings.metric
-    return [scores_of(arm, labels, metric) for arm in result.scores_of(name)]
+    return np.stack([arm.row_scores(labels, metric) for arm in result.scores_of(name)])
 
 
 def _with_seeds(score: Estimate, result: ExperimentResult, name: str) -> Estimate:
     """Return a score whose interval holds the spread between training seeds too, as the differences' intervals do."""
-    if score.low is None or score.high is None or result.scores_of(name)[0].seed is None:
+    trained = [other for other in result.names if result.scores_of(other)[0].seed is not None]
+    if score.low is None or score.high is None or name not in trained:
         return score
-    arms = {
-        one: np.stack(_seed_scores(result, one)) for one in result.names if result.scores_of(one)[0].seed is not None
-    }
-    between = seed_errors(arms)[name]
+    between = seed_errors({other: _seed_scores(result, other) for other in trained})[name]
     if math.isinf(between.variance):
         return Estimate(score.value, None, None)
     error = Spread(0.0, 2, math.sqrt(between.variance), between.freedom).seeds_quantile((1 - result.settings.level) / 2)
@@ -144,16 +101,16 @@ class SliceDifference:
 
 
 def slice_differences(result: ExperimentResult, name: str) -> list[SliceDifference]:
-    """Return an arm's difference from the baseline on each slice of the rows that it read.
+    """Return an arm's difference from the baseline on each slice of the rows that both have a score for.
 
     The slices are those of `judge.evaluation.slices`; what was cut is by the baseline's budget. Differences are paired
     by row and their intervals are over prompt groups, without a correction for how many slices there are.
     """
     change = scores_of_rows(result, name) - scores_of_rows(result, result.baseline)
-    read = np.isfinite(change)
-    if not read.any():
+    scored = np.isfinite(change)
+    if not scored.any():
         return []
-    rows, change, settings = result.rows.where(read), change[read], result.settings
+    rows, change, settings = result.rows.where(scored), change[scored], result.settings
     parts = list(parts_of(rows))
     if not parts:
         return []
@@ -163,12 +120,12 @@ def slice_differences(result: ExperimentResult, name: str) -> list[SliceDifferen
         np.column_stack([masks * change[:, np.newaxis], masks]),
         lambda totals, _: totals[: len(parts)] / totals[len(parts) :],
     )
-    found = []
+    slices = []
     for (dimension, part, inside), estimate in zip(parts, estimates, strict=True):
         groups = len(np.unique(rows.groups[inside]))
         shown = estimate if groups > 1 else Estimate(estimate.value, None, None)
-        found.append(SliceDifference(dimension, part, int(inside.sum()), groups, shown, groups < FEWEST_GROUPS))
-    return found
+        slices.append(SliceDifference(dimension, part, int(inside.sum()), groups, shown, groups < FEWEST_GROUPS))
+    return slices
 
 
 @dataclass(frozen=True)
@@ -178,17 +135,17 @@ class DisputedRow:
     Attributes:
         apart: the largest difference between two arms: the share of probability that one gives other verdicts.
         label: 0, 1 or 2.
-        p: of each arm, A, B and tie; None where it had been dropped before it came to the row.
+        p: of each arm, A, B and tie.
     """
 
     id: str
     apart: float
     label: int
-    p: dict[str, tuple[float, float, float] | None]
+    p: dict[str, tuple[float, float, float]]
 
 
 def mean_p(result: ExperimentResult, name: str) -> Float:
-    """Return an arm's probabilities, the mean over its training seeds, shape (rows, 3); NaN where not read."""
+    """Return an arm's probabilities, the mean over its training seeds, shape (rows, 3)."""
     p: Float = np.mean([arm.p for arm in result.scores_of(name)], axis=0)
     return p
 
@@ -197,8 +154,8 @@ def apart(result: ExperimentResult) -> Float:
     """Return how far the two arms that differ most are apart in each row (total variation, 0 to 1), shape (rows,)."""
     means = [mean_p(result, name) for name in result.names]
     largest = np.zeros(len(result.rows))
-    for one, other in combinations(means, 2):
-        largest = np.fmax(largest, np.abs(one - other).sum(axis=1) / 2)  # NaN is left out
+    for p, other in combinations(means, 2):
+        largest = np.maximum(largest, np.abs(p - other).sum(axis=1) / 2)
     return largest
 
 
@@ -219,9 +176,7 @@ def most_disputed(result: ExperimentResult, count: int = 12) -> list[DisputedRow
     ]
 
 
-def _three(values: Float) -> tuple[float, float, float] | None:
-    if not np.isfinite(values).all():
-        return None
+def _three(values: Float) -> tuple[float, float, float]:
     a, b, tie = (float(v) for v in values)
     return a, b, tie
 

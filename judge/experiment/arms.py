@@ -160,14 +160,6 @@ def trained_rows_of_all(arms: Sequence[Arm]) -> TrainedRows | None:
     return joined([arm.scorer.trained_rows for arm in arms if arm.scorer.trained_rows is not None])
 
 
-def by_engine(arms: Sequence[Arm], first: str) -> list[list[Arm]]:
-    """Return the arms that share an engine together; the engine of the arm called `first` is the first."""
-    groups: dict[bytes, list[Arm]] = {}
-    for arm in sorted(arms, key=lambda arm: arm.name != first):
-        groups.setdefault(arm.engine, []).append(arm)
-    return list(groups.values())
-
-
 @contextmanager
 def _named(name: str) -> Iterator[None]:
     """Put the arm's name before the text of a mistake."""

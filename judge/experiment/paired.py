@@ -1,4 +1,4 @@
-"""An arm's rows beside the baseline's: the spread of their difference, and tests of it."""
+"""An arm and the baseline on the same rows: the spread of their difference, and the tests of it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from judge.stats.resample import Estimate, Resampler
 
 Mask = NDArray[np.bool_]
 
-
-# An arm whose seeds lie farther apart than the other arms' by more than chance, at this level, has its own error.
+# An F test at this level decides whether an arm's seeds lie farther apart than the other arms' seeds.
 _ODD = 0.1
 
 
 @dataclass(frozen=True)
 class SeedError:
-    """How far an arm's score is from what training it on very many seeds would give.
+    """The error of an arm's score because it was trained with a few seeds instead of very many.
 
     Attributes:
-        variance: of the mean over the arm's seeds; 0 if it is not trained, infinite if a single seed is all there is.
-        freedom: degrees of freedom of that figure.
+        variance: of the mean over the arm's seeds; 0 if the arm is not trained, infinite if only one seed was trained.
+        freedom: degrees of freedom of the variance.
     """
 
     variance: float
@@ -37,22 +36,22 @@ class SeedError:
 
 @dataclass(frozen=True)
 class Paired:
-    """Arm minus baseline on each row, over the mean of the seeds.
+    """Arm minus baseline on each row, each side averaged over its training seeds.
 
     Attributes:
-        values: shape (rows,), 0 where `there` is not.
-        groups: keys, shape (rows,).
-        there: rows that both have a score for, shape (rows,).
+        values: the difference, shape (rows,); 0 in rows that are not `scored`.
+        groups: the key of each row's prompt group, shape (rows,).
+        scored: whether both sides have a score for the row, shape (rows,).
         spread: of the mean difference.
-        group_count: groups that are there.
-        differing: how many of them have a difference that is not 0.
-        largest: the largest mean difference of a group's rows.
+        group_count: prompt groups with a scored row.
+        differing: how many of these groups hold a row whose difference is not 0.
+        largest: the largest absolute mean difference of a group.
         seeds: training seeds of the arm, 0 if it is not trained.
     """
 
     values: Float
     groups: NDArray[np.integer]
-    there: Mask
+    scored: Mask
     spread: Spread
     group_count: int
     differing: int
@@ -61,42 +60,47 @@ class Paired:
 
     @property
     def rows(self) -> int:
-        """How many rows both have a score for."""
-        return int(self.there.sum())
+        """How many rows both sides have a score for."""
+        return int(self.scored.sum())
 
     @property
     def measured(self) -> bool:
-        """Whether there are groups and seeds enough to know a spread at all."""
+        """Whether there are two groups, and two seeds where arms are trained: fewer have no spread."""
         return math.isfinite(self.spread.groups) and math.isfinite(self.spread.seeds)
 
     def p_value(self, permutations: int, seed: int) -> float:
-        """Return the two-sided p-value of the mean: by sign flips of groups; with seeds, by the law of `Spread`."""
+        """Return the two-sided p-value of the mean difference.
+
+        Without training seeds, it flips the signs of whole groups; with seeds, it takes the distribution of `Spread`.
+        """
         if not self.rows:
             return 1.0
-        values = self.values[self.there]
+        values = self.values[self.scored]
         if not self.spread.seeds:
-            return sign_flip_test(values, self.groups[self.there], permutations, seed)
+            return sign_flip_test(values, self.groups[self.scored], permutations, seed)
         return min(1.0, 2 * self.spread.tail(abs(float(values.mean())))) if self.measured else 1.0
 
     def p_equivalent(self, margin: float, metric: Metric) -> float:
         """Return the larger p-value of two one-sided t tests that the difference is at least the margin."""
         if self.group_count < LEAST_GROUPS or not self.measured:
             return 1.0
-        distance = margin - abs(float(self.values[self.there].mean()))
+        distance = margin - abs(float(self.values[self.scored].mean()))
         return max(self.spread.tail(distance), self.p_rare(margin, metric))
 
     def p_rare(self, margin: float, metric: Metric, times: float = 1.0) -> float:
-        """Return the p-value that groups which differ are rare by luck, where too few differ to know their spread.
+        """Return the p-value that so few groups differ by luck although the mean difference reaches the margin.
 
-        Say a budget changes one prompt in a hundred: then nearly all differences are exactly 0, and so may be all of
-        the first hundred. If each group that differs did so by a typical row's difference (or by the largest seen, if
-        that is more), all in one direction, the mean would reach the margin once `margin / typical` of the groups
-        differ. The p-value is Poisson's for as few as were seen; 0 where `LEAST_GROUPS` differ.
+        It guards the equivalence test where nearly all differences are exactly 0, as with a budget that changes one
+        prompt in a hundred: the first hundred prompts may then all be 0, and their spread says nothing. Assume that
+        each group that differs does so by `typical`, all in one direction. Then the mean reaches the margin once
+        `margin / typical` of the groups differ. The number of differing groups follows Poisson's law, and the p-value
+        is the chance of seeing as few as these or fewer. Where `LEAST_GROUPS` groups differ, it is 0.
 
         Args:
             margin: of equivalence.
-            metric: says what is typical: 1 for the accuracy, otherwise `SPREADS`.
-            times: ask for so many times the rows, of which the same share differs.
+            metric: decides `typical`: 1 for the accuracy, otherwise `SPREADS`, or the largest difference seen if that
+                is more.
+            times: the answer for `times` as many rows, of which the same share differs.
         """
         from scipy.special import pdtr
 
@@ -107,51 +111,65 @@ class Paired:
 
 
 def seed_errors(scores: Mapping[str, Float]) -> dict[str, SeedError]:
-    """Return each arm's error from its training seeds; arms of scores (rows,) are not trained, (seeds, rows) are.
+    """Return each arm's error from its training seeds.
 
-    The variance between an arm's seeds is pooled over the arms, as if it were the same for all: only so do two seeds
-    say anything. An arm whose seeds differ more than the others' by an F test has its own variance instead.
-    In simulations with two seeds and six arms the 95% interval holds the truth in 97%; for an arm whose seeds lie twice
-    (five times) as far apart as the others', in 91% (90%).
+    Two seeds of one arm say next to nothing about a variance, so the variance between seeds is pooled over all arms,
+    as if it were the same for all. An arm whose seeds lie farther apart than the others' by an F test has its own
+    variance instead. In simulations with two seeds and six arms the 95% interval holds the truth in 97%; for an arm
+    whose seeds lie twice (five times) as far apart as the others', in 91% (90%).
+
+    Args:
+        scores: of each arm: shape (rows,) if it is not trained, (seeds, rows) if it is.
     """
     from scipy.special import fdtrc
 
-    own = {name: _between(values) for name, values in scores.items() if values.ndim == 2 and len(values) > 1}
-    squares, freedom = sum(one for one, _ in own.values()), sum(free for _, free in own.values())
-    found = {}
+    of_arm = {name: _between(values) for name, values in scores.items() if values.ndim == 2 and len(values) > 1}
+    all_squares, all_freedom = sum(s for s, _ in of_arm.values()), sum(f for _, f in of_arm.values())
+    errors = {}
     for name, values in scores.items():
-        one, free = own.get(name, (0.0, 0))
-        rest, rest_free = squares - one, freedom - free
+        squares, freedom = of_arm.get(name, (0.0, 0))
+        others, others_freedom = all_squares - squares, all_freedom - freedom
+        ratio = squares / freedom / (others / others_freedom) if freedom and others_freedom and others > 0 else 0.0
         if values.ndim == 1:
-            found[name] = SeedError(0.0, 1)
-        elif free and rest_free and rest > 0 and fdtrc(free, rest_free, one / free / (rest / rest_free)) < _ODD:
-            found[name] = SeedError(one / free / len(values), free)
+            errors[name] = SeedError(0.0, 1)
+        elif ratio and fdtrc(freedom, others_freedom, ratio) < _ODD:
+            errors[name] = SeedError(squares / freedom / len(values), freedom)
         else:
-            found[name] = SeedError(squares / freedom / len(values) if freedom else math.inf, max(freedom, 1))
-    return found
+            pooled = all_squares / all_freedom / len(values) if all_freedom else math.inf
+            errors[name] = SeedError(pooled, max(all_freedom, 1))
+    return errors
 
 
 def _between(values: Float) -> tuple[float, int]:
-    """Return the sum of squares between the means of the seeds, over rows that all have, and its freedom."""
-    there = np.isfinite(values).all(axis=0)
-    means = values[:, there].mean(axis=1) if there.any() else np.zeros(len(values))
+    """Return the sum of squares between the means of the seeds, and its degrees of freedom.
+
+    Args:
+        values: shape (seeds, rows); only rows that all seeds have a score for count.
+    """
+    scored = np.isfinite(values).all(axis=0)
+    means = values[:, scored].mean(axis=1) if scored.any() else np.zeros(len(values))  # (seeds,)
     return float(((means - means.mean()) ** 2).sum()), len(values) - 1
 
 
 def paired(arm: Float, baseline: Float, groups: NDArray[np.integer], errors: Sequence[SeedError]) -> Paired:
-    """Return an arm beside the baseline, each of shape (rows,) or (seeds, rows), with their seeds' errors.
+    """Return the paired differences of an arm from the baseline.
 
-    The error between groups is that of a ratio of two sums over groups (W. G. Cochran, Sampling Techniques, 1977,
-    section 9A.1), which the bootstrap of groups tends to. The error between seeds treats the seeds of the two arms as
-    independent, which is cautious where the same seed does similar things in both; it holds some of the rows' noise
-    a second time, which is cautious too.
+    The mean difference is a ratio of two sums over groups: of differences, and of rows. Its standard error is that of
+    such a ratio (W. G. Cochran, Sampling Techniques, 1977, section 9A.1); the bootstrap of groups tends to it. The
+    error from the seeds treats the seeds of both arms as independent. That is cautious where the same seed does
+    similar things in both, and it counts some of the rows' noise a second time, which is cautious too.
+
+    Args:
+        arm, baseline: scores, shape (rows,), or (seeds, rows) if trained; NaN where a row has no score.
+        groups: the key of each row's prompt group, shape (rows,).
+        errors: the seed errors of the arm and of the baseline.
     """
-    one, two = np.atleast_2d(arm).mean(axis=0), np.atleast_2d(baseline).mean(axis=0)
-    there: Mask = np.isfinite(one) & np.isfinite(two)
-    values: Float = np.where(there, one - two, 0.0)
-    number = np.unique(groups[there], return_inverse=True)[1]
-    sizes = np.bincount(number)
-    sums = np.bincount(number, weights=values[there])
+    of_arm, of_baseline = np.atleast_2d(arm).mean(axis=0), np.atleast_2d(baseline).mean(axis=0)  # (rows,)
+    scored: Mask = np.isfinite(of_arm) & np.isfinite(of_baseline)
+    values: Float = np.where(scored, of_arm - of_baseline, 0.0)
+    number = np.unique(groups[scored], return_inverse=True)[1]  # (scored rows,), 0 to groups - 1
+    sizes = np.bincount(number)  # (groups,)
+    sums = np.bincount(number, weights=values[scored])  # (groups,)
     count, error = len(sizes), math.inf
     if count > 1:
         rows = int(sizes.sum())
@@ -162,24 +180,27 @@ def paired(arm: Float, baseline: Float, groups: NDArray[np.integer], errors: Seq
     return Paired(
         values=values,
         groups=groups,
-        there=there,
+        scored=scored,
         spread=Spread(error, count, seeds, freedom),
         group_count=count,
-        differing=int((np.bincount(number, weights=np.abs(values[there])) > 0).sum()),
+        differing=int((np.bincount(number, weights=np.abs(values[scored])) > 0).sum()),
         largest=float(np.abs(sums / sizes).max(initial=0.0)),
         seeds=len(arm) if np.ndim(arm) == 2 else 0,
     )
 
 
 def estimates(pairs: Sequence[Paired], resampler: Resampler) -> list[Estimate]:
-    """Return the mean differences and their intervals, from the same resamples of groups.
+    """Return the mean differences and their intervals, all from the same resamples of groups.
 
-    With seeds, their part of the width is added in squares on each side, as in `Spread.quantile`.
+    Where arms are trained, each side of an interval becomes the square root of the sum of two squares: its own width
+    and the seeds' part (`Spread.seeds_quantile`).
     """
     arms = len(pairs)
-    columns = [pair.values for pair in pairs] + [pair.there.astype(np.float64) for pair in pairs]
-    found = resampler.estimate(np.stack(columns, axis=1), lambda totals, _: totals[:arms] / totals[arms:])
-    return [_with_seeds(pair, one, (1 - resampler.level) / 2) for pair, one in zip(pairs, found, strict=True)]
+    columns = [pair.values for pair in pairs] + [pair.scored.astype(np.float64) for pair in pairs]
+    # a row counts only where it is scored: the sum of differences over the number of scored rows, for each arm
+    of_groups = resampler.estimate(np.stack(columns, axis=1), lambda totals, _: totals[:arms] / totals[arms:])
+    tail = (1 - resampler.level) / 2
+    return [_with_seeds(pair, estimate, tail) for pair, estimate in zip(pairs, of_groups, strict=True)]
 
 
 def _with_seeds(pair: Paired, estimate: Estimate, tail: float) -> Estimate:

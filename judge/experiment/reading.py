@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from judge.engine.pool import Job, Pool
 from judge.engine.protocol import WITHOUT_MASS
-from judge.experiment.arm_scores import ArmScores
 from judge.experiment.arms import Arm
 from judge.experiment.cache import ReadingCache, reading_key
+from judge.experiment.result import ArmScores
 from judge.models.calibration import mean_of_read
 from judge.prompting.verdict import SWAPPED, Float, probabilities, unread, verdict_mass
 from judge.runs.prepared import Prepared
@@ -125,11 +125,6 @@ class ArmReading:
         for _, part in rows_to_swap(share, rows, self.first, self.second):
             self._read_more(part)
 
-    def drop(self) -> None:
-        """Read no more: what was planned is not to come."""
-        prompts, tokens = self._cost(np.flatnonzero(~self.asked))
-        self.tally.plan(-prompts, -tokens)
-
     def _read_more(self, rows: NDArray[np.int64]) -> None:
         self.tally.plan(len(rows), int(self.prepared.lengths[rows].sum()))
         self._read(rows, [True])
@@ -222,11 +217,10 @@ class ArmReading:
             p=p,
             first=probabilities(first),
             second=probabilities(second),
-            mass=verdict_mass(first) if has_mass else np.full(len(order), np.nan),
+            verdict_mass=verdict_mass(first) if has_mass else np.full(len(order), np.nan),
             tokens=rows["length"].astype(np.int64) * orders,
             cut=(rows["cut"].sum(axis=1) > 0) | (rows["cut_turns"] > 0),
             flags=rows["flags"] | np.where(lost, np.uint32(Flag.NOT_SCORED), np.uint32(0)),
-            read=asked,
             rows_read=int(self.fresh.sum()),
             tokens_read=self.tokens_read,
             seconds=self.seconds,

@@ -1,30 +1,87 @@
-"""What an experiment found."""
+"""What an experiment finds: what each arm says of every row, what it costs, and how it differs from the baseline."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from judge.evaluation.judged_rows import JudgedRows
-from judge.experiment.arm_scores import ArmScores
-from judge.experiment.settings import ExperimentSettings
+from judge.experiment.settings import ExperimentSettings, Metric
+from judge.experiment.statistics import Difference, row_scores
+from judge.prompting.template import Template
+from judge.prompting.verdict import Float, unread
+from judge.tables.comparison import Flag
 
-if TYPE_CHECKING:
-    from judge.experiment.statistics import Difference
+
+@dataclass(frozen=True)
+class ArmScores:
+    """What one arm says of every row, in the order of the experiment's rows (by id as text).
+
+    An arm that is trained has one of these for each training seed, all with the same name.
+
+    Attributes:
+        name: the arm's name.
+        model: the name of its model's folder.
+        template: its template.
+        settings: what decides its numbers: digests of the model, template and prompt, budget, swap, calibration.
+        p: probabilities of A, B and tie, shape (rows, 3): calibrated where the arm is, uniform where the engine gave
+            no number.
+        first: probabilities with A shown first, as read, shape (rows, 3); NaN where not read.
+        second: with B shown first, mapped back to the table's A and B, shape (rows, 3); NaN where not read.
+        verdict_mass: of the first order, shape (rows,); NaN where not known.
+        tokens: prompt tokens of all orders that were read, int64, shape (rows,).
+        cut: whether the prompt lost something to the budget, shape (rows,).
+        flags: `judge.tables.comparison.Flag`, uint32, shape (rows,).
+        rows_read: rows of which this run read a prompt instead of taking it from the cache.
+        tokens_read: prompt tokens that this run read.
+        seconds: the time that this reading took.
+        seed: the seed that its judge was trained with, None where nothing was trained.
+    """
+
+    name: str
+    model: str
+    template: Template
+    settings: dict[str, Any]
+    p: Float
+    first: Float
+    second: Float
+    verdict_mass: Float
+    tokens: NDArray[np.int64]
+    cut: NDArray[np.bool_]
+    flags: NDArray[np.uint32]
+    rows_read: int
+    tokens_read: int
+    seconds: float
+    seed: int | None = None
+
+    @property
+    def not_scored(self) -> NDArray[np.bool_]:
+        """The rows for which the engine gave no number, shape (rows,)."""
+        without: NDArray[np.bool_] = (self.flags & np.uint32(Flag.NOT_SCORED)) != 0
+        return without
+
+    def row_scores(self, labels: NDArray[np.int64], metric: Metric) -> Float:
+        """Return the metric of each row, shape (rows,); NaN where the engine gave no number."""
+        return np.where(self.not_scored, np.nan, row_scores(self.p, labels, metric))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an arm costs, beside how well it judges; over the rows that it read, and over its training seeds.
+    """What an arm costs, over all rows and over its training seeds.
 
     Attributes:
         arm: its name.
         tokens_per_row: prompt tokens of a row, all orders together, on average.
-        rows_per_second: at the speed at which this run read the arm's prompts; None where all came from the cache.
+        rows_per_second: the speed at which this run read the arm's prompts; None where all came from the cache.
         cut_share: share of the rows that lost something to the budget.
-        median_mass: median verdict mass, None where the read-out does not know it.
-        consistency: share of the rows read in both orders whose verdict is the same in both; None where there is none.
+        median_verdict_mass: None where the read-out does not know it.
+        consistency: share of the rows read in both orders whose verdict is the same in both; None where no row was
+            read in both.
         both_share: share of the rows that were read in both orders.
         not_scored: rows for which the engine gave no number.
     """
@@ -33,10 +90,36 @@ class Cost:
     tokens_per_row: float
     rows_per_second: float | None
     cut_share: float
-    median_mass: float | None
+    median_verdict_mass: float | None
     consistency: float | None
     both_share: float
     not_scored: int
+
+
+def cost_of(arms: Sequence[ArmScores]) -> Cost:
+    """Return the cost of an arm from its scores: one, or one for each training seed."""
+    tokens = np.concatenate([arm.tokens for arm in arms])
+    mass = np.concatenate([arm.verdict_mass for arm in arms])
+    first, second = (np.concatenate([getattr(arm, order) for arm in arms]) for order in ("first", "second"))
+    both = ~unread(first) & ~unread(second)
+    same_verdict = first[both].argmax(axis=1) == second[both].argmax(axis=1)
+    known_mass = mass[np.isfinite(mass)]
+    return Cost(
+        arm=arms[0].name,
+        tokens_per_row=float(tokens.mean()),
+        rows_per_second=_rows_per_second(arms, float(tokens.mean())),
+        cut_share=float(np.concatenate([arm.cut for arm in arms]).mean()),
+        median_verdict_mass=float(np.median(known_mass)) if len(known_mass) else None,
+        consistency=float(same_verdict.mean()) if len(same_verdict) else None,
+        both_share=float(both.mean()),
+        not_scored=sum(int(arm.not_scored.sum()) for arm in arms),
+    )
+
+
+def _rows_per_second(arms: Sequence[ArmScores], tokens_per_row: float) -> float | None:
+    """Return the speed by tokens: the cache may have had one order of a row and not the other."""
+    tokens, seconds = sum(arm.tokens_read for arm in arms), sum(arm.seconds for arm in arms)
+    return tokens / seconds / tokens_per_row if tokens and seconds > 0 and tokens_per_row > 0 else None
 
 
 @dataclass(frozen=True)
@@ -46,12 +129,11 @@ class ExperimentResult:
     Attributes:
         settings: how it was done.
         table: name of the table.
-        rows: the rows that all arms judged, in the order of their ids as text; `p`, `first`, `second`, `mass`, `cut`
-            and `flags` are the baseline's (of its first seed, where it is trained).
+        rows: the rows that all arms judged, in the order of their ids as text; `p`, `first`, `second`,
+            `verdict_mass`, `cut` and `flags` are the baseline's (of its first seed, where it is trained).
         arms: in the order of the settings; an arm that is trained has one entry for each seed, next to each other.
         differences: of each arm but the baseline, in the order of the settings.
         planned_smallest: the difference that was foreseen to show at the power wanted, before anything was read.
-        dropped: arms that `stop_early` dropped, and after how many rows.
         warnings: what may make the comparison unfair or uncertain, in the user's words.
         costs: one for each arm, in the order of the settings.
         record: what `experiment.json` holds: settings, digests and versions, all that is needed to repeat it.
@@ -64,7 +146,6 @@ class ExperimentResult:
     arms: list[ArmScores]
     differences: list[Difference]
     planned_smallest: float
-    dropped: dict[str, int]
     warnings: list[str]
     costs: list[Cost]
     record: dict[str, Any]

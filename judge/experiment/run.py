@@ -16,22 +16,20 @@ import numpy as np
 
 from judge.errors import JudgeError, RunInterrupted, counted
 from judge.evaluation.judged_rows import JudgedRows
-from judge.experiment.arm_scores import ArmScores
 from judge.experiment.arms import Arm, check_templates, refuse_identical, resolve_arms, trained_rows_of_all
 from judge.experiment.cache import ReadingCache
-from judge.experiment.costs import cost_of
-from judge.experiment.plan_text import plan_lines, power_lines
+from judge.experiment.files import RECORD, is_complete, record_of, write_record
 from judge.experiment.power import SPREADS, smallest_difference
-from judge.experiment.racing import Readings, read_all, scores_of
 from judge.experiment.reading import ArmReading, Engine, Tally
-from judge.experiment.record import RECORD, is_complete, record_of, write_record
-from judge.experiment.result import ExperimentResult
+from judge.experiment.result import ArmScores, ExperimentResult, cost_of
 from judge.experiment.rows import ExperimentRows, draw_rows
 from judge.experiment.settings import ExperimentSettings
 from judge.experiment.statistics import Difference, differences
+from judge.experiment.text import plan_lines, power_lines
 from judge.experiment.train_arms import FOLDER as TRAINED
 from judge.experiment.train_arms import check_training, train_arms
 from judge.models.trained_rows import TrainedRows
+from judge.prompting.verdict import Float
 from judge.runs.folder import RunFolder
 from judge.runs.prepared import Prepared, prepare
 from judge.scoring.reading import Events, Silent
@@ -66,7 +64,7 @@ def run_experiment(
     if any(arm.train is not None for arm in settings.arms):
         check_training(settings)
     try:
-        # what can be known of the table and of arms that are not trained is known before hours of training
+        # check the table and the arms that are not trained before hours of training
         arms = resolve_arms(settings, folder / LOGS, {})
         refuse_identical(arms)
         rows = draw_rows(table, trained_rows_of_all(arms), settings.rows, settings.seed)
@@ -146,11 +144,10 @@ class _Experiment:
         try:
             prepared = self._prepare(prepared_folder)
             self._compare_prompts(prepared)
-            found = self._read(prepared, cache)
-            scores = [reading.scores(self.rows.order) for reading in found.readings]
+            scores = self._read(prepared, cache)
         finally:
             shutil.rmtree(prepared_folder, ignore_errors=True)
-        result = self._result(scores, found, record)
+        result = self._result(scores, record)
         write_record(self.folder, result.record)
         return result
 
@@ -195,8 +192,8 @@ class _Experiment:
     def _compare_prompts(self, prepared: Sequence[Prepared]) -> None:
         """Warn of budgets that make no difference: no prompt of either arm is cut."""
         seen: dict[tuple[Any, ...], str] = {}
-        for arm, one in zip(self.arms, prepared, strict=True):
-            if (one.rows["cut"] > 0).any() or (one.rows["cut_turns"] > 0).any():
+        for arm, prompts in zip(self.arms, prepared, strict=True):
+            if (prompts.rows["cut"] > 0).any() or (prompts.rows["cut_turns"] > 0).any():
                 continue
             effect = arm.effect()
             key = (effect[0], arm.scorer.template.digest, *effect[2:])
@@ -206,25 +203,39 @@ class _Experiment:
                     f"arms {other!r} and {arm.title!r} read the same prompts: no row is longer than their budgets"
                 )
 
-    def _read(self, prepared: Sequence[Prepared], cache: ReadingCache) -> Readings:
-        tally = Tally(self.events)
-        readings = [
-            ArmReading(arm, one, cache, Engine(arm, self.events), tally)
-            for arm, one in zip(self.arms, prepared, strict=True)
-        ]
-        return read_all(self.settings, self.rows, readings, self.events)
+    def _read(self, prepared: Sequence[Prepared], cache: ReadingCache) -> list[ArmScores]:
+        """Read every arm's prompts; arms with the same model share one start of the engine.
 
-    def _result(self, scores: list[ArmScores], found: Readings, record: dict[str, Any]) -> ExperimentResult:
-        settings, by_name = (
-            self.settings,
-            {arm.name: [s for s in scores if s.name == arm.name] for arm in self.settings.arms},
-        )
-        compared = self._differences(by_name, found)
-        costs = [cost_of(group) for group in by_name.values()]
-        lost = sum(cost.not_scored for cost in costs)
-        if lost:
+        Raises:
+            JudgeError: an engine does not work.
+        """
+        tally = Tally(self.events)
+        engines = {}
+        for key in dict.fromkeys(arm.engine for arm in self.arms):
+            members = [arm for arm in self.arms if arm.engine == key]
+            engines[key] = Engine(max(members, key=lambda arm: arm.scorer.budget.max_tokens), self.events)
+        readings = [
+            ArmReading(arm, prompts, cache, engines[arm.engine], tally)
+            for arm, prompts in zip(self.arms, prepared, strict=True)
+        ]
+        for engine in engines.values():
+            try:
+                for reading in readings:
+                    if reading.engine is engine:
+                        reading.read_rows(self.rows.order)
+            finally:
+                engine.close()
+        return [reading.scores(self.rows.order) for reading in readings]
+
+    def _result(self, scores: list[ArmScores], record: dict[str, Any]) -> ExperimentResult:
+        settings = self.settings
+        by_name = {arm.name: [one for one in scores if one.name == arm.name] for arm in settings.arms}
+        compared = self._differences(by_name)
+        costs = [cost_of(of_arm) for of_arm in by_name.values()]
+        not_scored = sum(cost.not_scored for cost in costs)
+        if not_scored:
             self.warn(
-                f"the engine gave no number for {counted(lost, 'row')}, which are left out where they are missing"
+                f"the engine gave no number for {counted(not_scored, 'row')}, which are left out where they are missing"
             )
         return ExperimentResult(
             settings=settings,
@@ -233,21 +244,20 @@ class _Experiment:
             arms=scores,
             differences=compared,
             planned_smallest=self.planned,
-            dropped=found.dropped,
             warnings=self.warnings,
             costs=costs,
-            record={**record, "state": "complete", "dropped": found.dropped, "warnings": self.warnings},
+            record={**record, "state": "complete", "warnings": self.warnings},
             folder=self.folder,
         )
 
-    def _differences(self, by_name: dict[str, list[ArmScores]], found: Readings) -> list[Difference]:
-        settings, labels = self.settings, self.rows.labels
-        values = {
-            name: np.stack([scores_of(one, labels, settings.metric) for one in group])
-            for name, group in by_name.items()
-        }
+    def _differences(self, by_name: dict[str, list[ArmScores]]) -> list[Difference]:
+        settings = self.settings
+        values: dict[str, Float] = {}  # (rows,), of an arm that is trained (seeds, rows)
+        for name, of_arm in by_name.items():
+            of_seeds = np.stack([one.row_scores(self.rows.labels, settings.metric) for one in of_arm])
+            values[name] = of_seeds if of_arm[0].seed is not None else of_seeds[0]
         return differences(
-            {name: v if by_name[name][0].seed is not None else v[0] for name, v in values.items()},
+            values,
             settings.baseline_name,
             self.rows.groups,
             settings.metric,
@@ -256,7 +266,6 @@ class _Experiment:
             power=settings.power,
             resamples=settings.resamples,
             seed=settings.seed,
-            stopped=found.stopped if settings.stop_early else None,
         )
 
 
@@ -272,7 +281,7 @@ def _judged(rows: ExperimentRows, baseline: ArmScores) -> JudgedRows:
         labels=rows.labels,
         groups=rows.groups,
         flags=baseline.flags,
-        mass=baseline.mass,
+        verdict_mass=baseline.verdict_mass,
         first=baseline.first,
         second=baseline.second,
         cut=baseline.cut,

@@ -105,9 +105,8 @@ class ExperimentSettings(EngineSettings):
         margin: differences smaller than this do not matter; see `smallest_that_matters`.
         level: confidence of the intervals.
         power: with which a difference is to be found; the rows that are needed follow from it.
-        seed: of the draw of rows, the order in which racing reads them, and the resamples.
+        seed: of the draw of rows and of the resamples.
         resamples: of the bootstrap over prompt groups.
-        stop_early: read in batches, and drop arms that are clearly worse than the baseline.
         train_seeds: with which each arm that names a training config is trained.
         arms: two or more.
     """
@@ -127,7 +126,6 @@ class ExperimentSettings(EngineSettings):
     power: float = Field(default=0.8, gt=0, lt=1)
     seed: int = Field(default=0, ge=0)
     resamples: int = Field(default=2000, ge=100, le=100_000)
-    stop_early: bool = False
     train_seeds: list[int] = Field(default=[0, 1])
     arms: list[ArmSettings] = Field(min_length=2, max_length=MOST_ARMS)
 
@@ -162,13 +160,6 @@ class ExperimentSettings(EngineSettings):
         for arm in self.arms:
             if self.model is None and arm.model is None and arm.train is None:
                 raise ValueError(f"arm {printable(arm.name)!r} has no model; give one to it or to all")
-            if self.stop_early and arm.train is not None:
-                raise ValueError(f"arm {printable(arm.name)!r}: stop_early would drop it only when it has been trained")
-            if self.stop_early and swap_share(arm.swap) not in (0.0, 1.0):
-                raise ValueError(
-                    f"arm {printable(arm.name)!r}: swap {arm.swap} picks rows of the whole table, and stop_early reads "
-                    "it in batches; use swap off or all"
-                )
         return self
 
 
@@ -272,6 +263,8 @@ def _problem(problem: Any) -> str:
     elif len(place) == 2 and place[0] == "arms":
         where, place = f"arm {int(place[1]) + 1}: ", []
     message = problem["msg"]
+    if place == ["stop_early"]:
+        return "unknown key 'stop_early': it is gone, every arm judges all rows; leave it out"
     if place == ["arms"] and problem["type"] in ("too_short", "too_long"):
         return f"an experiment has 2 to {MOST_ARMS} arms"
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):

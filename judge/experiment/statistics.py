@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from judge.errors import counted
 from judge.experiment.paired import Paired, estimates, paired, seed_errors
 from judge.experiment.power import LEAST_GROUPS, POWER, Demand, Spread, fewest_rows
-from judge.experiment.sequential import RACE_SHARE, Stopped
 from judge.experiment.settings import DEFAULT_MARGIN, Metric
-from judge.experiment.words import Call, Finding, amount, few_differ, few_groups, rows_to_decide, sentence
+from judge.experiment.text import Call, Claim, amount, few_differ, few_groups, rows_to_decide, sentence
 from judge.prompting.verdict import Float
 from judge.stats.metrics import brier_scores, hits, log_losses
 from judge.stats.permutation import PERMUTATIONS, holm
@@ -35,17 +34,17 @@ class Difference:
         p_value: two-sided, that there is no difference.
         p_holm: the same, corrected for the number of arms by Holm's method.
         p_equivalent: that the difference is at least the margin (two one-sided tests), corrected by Holm's method.
-        call: `equivalent` if that is shown, else `better` or `worse` if a difference is shown, else `undecided`.
+        call: `equivalent` if the test shows equivalence, else `better` or `worse` if it shows a difference, else
+            `undecided`.
         rows: labelled rows that arm and baseline both scored.
         groups: their prompt groups.
         smallest: the smallest true difference that these rows would have shown at the power wanted, with the spread
             that was seen; infinite for a single group or seed.
-        rows_needed: rows, of groups as here, with which the test decides at the power wanted, whatever the true
-            difference is; None where it is decided, or where not even 10 million rows would do.
+        rows_needed: rows, in groups like these, with which the test decides at the power wanted, whatever the true
+            difference is; None where it is decided, or where 10 million rows are not enough.
         sentence: all this in words.
         unscored: rows left out because the arm or the baseline has no score for them.
         seeds: training seeds of the arm; 0 for an arm that is not trained.
-        stopped: whether a race dropped the arm; estimate and p-value are then the race's.
     """
 
     arm: str
@@ -63,14 +62,13 @@ class Difference:
     sentence: str
     unscored: int = 0
     seeds: int = 0
-    stopped: bool = False
 
 
 def row_scores(p: NDArray[np.floating], labels: NDArray[np.integer], metric: Metric) -> Float:
-    """Return each row's score, shape (rows,); NaN where a row of `p` has NaN.
+    """Return each row's score in a metric, shape (rows,); NaN where a row of `p` has NaN.
 
-    Log loss in nats and Brier score: lower is better. Accuracy, 1 for a right verdict: higher is better.
-    Arguments and errors as `judge.stats.metrics.log_losses`'s.
+    Of the log loss (nats) and the Brier score, lower is better; of the accuracy (1 for a right verdict), higher.
+    Arguments and errors are those of `judge.stats.metrics.log_losses`.
     """
     return _MEASURES[metric](p, labels)
 
@@ -87,23 +85,21 @@ def differences(
     resamples: int = RESAMPLES,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
-    stopped: Mapping[str, Stopped] | None = None,
 ) -> list[Difference]:
     """Compare each arm with the baseline on the same rows, paired by row.
 
-    The interval resamples prompt groups; the p-value flips the signs of whole groups. A difference is shown if the
-    corrected p-value is small and the interval excludes 0: in simulations with 80 groups of skewed losses that happens
-    to 4.4 to 4.9% of tables of equal arms, one or five. Equivalence is shown by two one-sided t tests with the standard
-    error between groups (D. J. Schuirmann, A comparison of the two one-sided tests procedure and the power approach,
-    1987). Holm's method corrects both families of tests for the number of arms.
+    The interval resamples prompt groups; the p-value flips the signs of whole groups. A difference counts as shown if
+    the corrected p-value is small and the interval excludes 0. In simulations with 80 groups of skewed losses, that
+    happened to 4.4 to 4.9% of tables on which the arms were equal, with one arm beside the baseline and with five. Two
+    one-sided t tests with the standard error between groups show equivalence (D. J. Schuirmann, A comparison of the
+    two one-sided tests procedure and the power approach, 1987). Holm's method corrects both families of tests for the
+    number of arms.
 
-    Where arms are trained, the spread between their seeds is part of the interval and of both tests. It is pooled over
-    all arms that have more than one seed, as if it were the same for all; only so do two seeds say anything.
+    Where arms are trained, the spread between their seeds widens the interval and both tests (`seed_errors`).
 
     Args:
-        scores: of each arm by `row_scores`, shape (rows,), or (seeds, rows) if it is trained. NaN where there is none
-            (read and not scored, or not read before a race dropped the arm): a row is left out where the arm or the
-            baseline has no score, and counted.
+        scores: of each arm by `row_scores`, shape (rows,), or (seeds, rows) if it is trained; NaN where the engine
+            gave no number. A row where the arm or the baseline has no score is left out and counted.
         baseline: name of the arm that the others are compared with.
         groups: the key of each row's prompt group, shape (rows,).
         metric: of the scores; says which direction is better.
@@ -113,7 +109,6 @@ def differences(
         resamples: of groups.
         permutations: of signs.
         seed: the same seed and rows give the same result.
-        stopped: arms that a race dropped; given, even if empty, the tests here leave it its share of the error rate.
 
     Returns:
         One for each arm but the baseline, in the order of `scores`.
@@ -126,29 +121,24 @@ def differences(
     if not names:
         return []
     margin = DEFAULT_MARGIN[metric] if margin is None else margin
-    demand = Demand((1 - level) * (1 if stopped is None else 1 - RACE_SHARE), power, len(names))
-    between = seed_errors(arrays)
-    pairs = [paired(arrays[name], arrays[baseline], groups, (between[name], between[baseline])) for name in names]
-    found = estimates(pairs, Resampler(groups, resamples, seed, level))
+    demand = Demand(1 - level, power, len(names))
+    errors = seed_errors(arrays)
+    pairs = [paired(arrays[name], arrays[baseline], groups, (errors[name], errors[baseline])) for name in names]
+    mean_differences = estimates(pairs, Resampler(groups, resamples, seed, level))
     p_values = [pair.p_value(permutations, seed) for pair in pairs]
-    for i, name in enumerate(names):
-        if stopped and name in stopped:
-            found[i], p_values[i] = stopped[name].estimate, stopped[name].p_value
     p_holm = _holm(p_values)
     p_equivalent = _holm([pair.p_equivalent(margin, metric) for pair in pairs])
     return [
-        _difference(
-            _Case(name, baseline, metric, margin, level, demand, pair, bool(stopped and name in stopped)),
-            estimate,
-            *tests,
+        _difference(_Case(name, baseline, metric, margin, level, demand, pair), estimate, *tests)
+        for name, pair, estimate, *tests in zip(
+            names, pairs, mean_differences, p_values, p_holm, p_equivalent, strict=True
         )
-        for name, pair, estimate, *tests in zip(names, pairs, found, p_values, p_holm, p_equivalent, strict=True)
     ]
 
 
 @dataclass(frozen=True)
 class _Case:
-    """An arm and what is asked about it."""
+    """An arm beside the baseline, and what the user asks of the test."""
 
     arm: str
     baseline: str
@@ -157,7 +147,6 @@ class _Case:
     level: float
     demand: Demand
     pair: Paired
-    stopped: bool
 
 
 def _checked(
@@ -185,7 +174,7 @@ def _difference(case: _Case, estimate: Estimate, p_value: float, p_holm: float, 
     shown = decidable and p_holm <= demand.error and _excludes_0(estimate)
     call = _call(case, estimate.value, shown, decidable and p_equivalent <= demand.error)
     needed = _rows_needed(case) if call == "undecided" and pair.measured else None
-    found = Finding(
+    claim = Claim(
         case.arm,
         case.baseline,
         case.metric,
@@ -209,10 +198,9 @@ def _difference(case: _Case, estimate: Estimate, p_value: float, p_holm: float, 
         groups=pair.group_count,
         smallest=demand.smallest(pair.spread) if pair.measured else math.inf,
         rows_needed=needed,
-        sentence=sentence(found),
-        unscored=len(pair.there) - pair.rows,
+        sentence=sentence(claim),
+        unscored=len(pair.scored) - pair.rows,
         seeds=pair.seeds,
-        stopped=case.stopped,
     )
 
 
@@ -221,9 +209,9 @@ def _excludes_0(estimate: Estimate) -> bool:
 
 
 def _call(case: _Case, value: float, shown: bool, equal: bool) -> Call:
-    """Return the call: a difference that is shown, but is shown to be smaller than the margin too, is equivalence."""
-    if case.stopped:
-        return "worse"
+    """Return the call. Where the tests show both a difference and that it is smaller than the margin, the arms are
+    equivalent.
+    """
     if equal:
         return "equivalent"
     if not shown:
@@ -232,21 +220,21 @@ def _call(case: _Case, value: float, shown: bool, equal: bool) -> Call:
 
 
 def _rows_needed(case: _Case) -> int | None:
-    """Return how many rows decide it at the power wanted, more than there are, whatever the true difference is."""
+    """Return how many rows, more than there are, decide at the power wanted, whatever the true difference is."""
     pair, demand, margin = case.pair, case.demand, case.margin
 
     def enough(spread: Spread, surely: bool = False) -> bool:
         rare = pair.p_rare(margin, case.metric, spread.group_count / pair.group_count)
         return rare <= demand.error / demand.arms and demand.decides(spread, margin, surely)
 
-    # These rows were unlucky if they might have decided it already: then ask for as many as cannot fail.
+    # If these rows had that power and were unlucky, ask for so many that they cannot fail.
     surely = enough(pair.spread)
     return fewest_rows(lambda spread: enough(spread, surely), pair.spread, pair.rows, pair.rows + 1)
 
 
 def _rows_as_seen(case: _Case) -> int | None:
-    """Return how many rows decide it at the power wanted if the true difference is the one seen."""
-    pair, seen = case.pair, float(case.pair.values[case.pair.there].mean())
+    """Return how many rows decide at the power wanted if the true difference is the one seen."""
+    pair, seen = case.pair, float(case.pair.values[case.pair.scored].mean())
     return fewest_rows(
         lambda spread: case.demand.decides_at(spread, case.margin, seen), pair.spread, pair.rows, pair.rows + 1
     )
@@ -265,12 +253,10 @@ def _remarks(case: _Case, call: Call, shown: bool, needed: int | None) -> list[s
         if pair.measured and not few:
             as_seen = _rows_as_seen(case) if pair.differing >= LEAST_GROUPS else None
             remarks.append(rows_to_decide(needed, as_seen, pair.spread.seeds > 0))
-    if pair.spread.seeds and not case.stopped:
+    if pair.spread.seeds:
         remarks.append(_of_seeds(case))
-    if case.stopped:
-        remarks.append(f"the race stopped it after {counted(pair.rows, 'row')}")
-    elif pair.rows < len(pair.there):
-        remarks.append(f"{counted(len(pair.there) - pair.rows, 'row')} without a score left out")
+    if pair.rows < len(pair.scored):
+        remarks.append(f"{counted(len(pair.scored) - pair.rows, 'row')} without a score left out")
     return remarks
 
 

@@ -1,134 +1,103 @@
-"""An experiment as plain text for a terminal of 100 columns: what it can show, and what it showed."""
+"""An experiment in words: what it compares, what its rows can show, and the sentence about a difference."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from judge.errors import counted, printable
-from judge.experiment.arm_figures import MEASURES, ArmFigures, Measure, arm_figures
-from judge.experiment.plan_text import WIDTH, line, metric_text
-from judge.experiment.result import ExperimentResult
-from judge.experiment.words import amount
+from judge.experiment.power import LEAST_GROUPS
+from judge.experiment.settings import ExperimentSettings, Metric
 from judge.stats.resample import Estimate
+from judge.stats.words import interval, p_text
 
-_NAME = 20  # columns for an arm's name; a longer one has a line of its own
+Call = Literal["better", "worse", "equivalent", "undecided"]
+WIDTH = 100  # columns of a terminal
 
 
-def result_lines(result: ExperimentResult) -> Iterator[str]:
-    """Yield what the experiment found, as aligned lines."""
-    measure, settings, arms = MEASURES[result.settings.metric], result.settings, arm_figures(result)
-    groups = counted(len(set(result.rows.groups.tolist())), "prompt group")
-    yield line("table", f"{printable(result.table, 60)}, {counted(len(result.rows), 'row')} in {groups}")
+@dataclass(frozen=True)
+class Measure:
+    """How a metric is called and written.
+
+    Attributes:
+        name: of the metric.
+        unit: behind a number, with a space before it; empty where the form says it.
+        form: of a score.
+        better: where better scores lie.
+    """
+
+    name: str
+    unit: str
+    form: str
+    better: Literal["lower", "higher"]
+
+    @property
+    def signed_form(self) -> str:
+        """The form of a difference."""
+        return f"+{self.form}"
+
+    @property
+    def of_unit(self) -> str:
+        """The unit as it follows a title: `, nats`."""
+        return f",{self.unit}" if self.unit else ""
+
+
+MEASURES: dict[Metric, Measure] = {
+    "log_loss": Measure("log loss", " nats", ".4f", "lower"),
+    "accuracy": Measure("accuracy", "", ".1%", "higher"),
+    "brier": Measure("Brier score", "", ".4f", "lower"),
+}
+
+
+def amount(value: float, metric: Metric, sign: str = "") -> str:
+    """Return a difference with its unit: `0.0123 nats`, `1.2 points` or `0.0123`; `sign` may be `+`."""
+    return _number(value, metric, sign) + (" points" if metric == "accuracy" else MEASURES[metric].unit)
+
+
+def _number(value: float, metric: Metric, sign: str = "") -> str:
+    return f"{value * 100:{sign}z.1f}" if metric == "accuracy" else f"{value:{sign}z.4f}"
+
+
+def plan_lines(settings: ExperimentSettings) -> Iterator[str]:
+    """Yield what is known before the table is read: the arms and how they are compared."""
+    names = "; ".join(printable(arm.name) for arm in settings.arms)
+    yield line("arms", textwrap.shorten(f"{len(settings.arms)}: {names}", WIDTH - 16, placeholder=" …"))
+    yield line("baseline", printable(settings.baseline_name))
     yield line("metric", metric_text(settings))
-    yield line("intervals", f"{settings.level:.0%}, over prompt groups; p-values after Holm's correction")
-    yield ""
-    yield from _quality_lines(arms, measure)
-    yield ""
-    for arm in arms:
-        if arm.difference is not None:
-            yield from _sentence_lines(arm.difference.sentence)
-    yield from _dropped_lines(result)
-    yield ""
-    yield from _cost_lines(arms)
-    if result.warnings:
-        yield ""
-    for warning in result.warnings:
-        yield f"warning: {warning}"
 
 
-def _sentence_lines(sentence: str) -> Iterator[str]:
-    whole = sentence.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
-    for part in textwrap.wrap(whole, WIDTH, subsequent_indent="  ", break_on_hyphens=False):
-        yield part.replace("\N{NO-BREAK SPACE}", " ")
+def power_lines(settings: ExperimentSettings, rows: int, groups: int, smallest: float, spread: float) -> Iterator[str]:
+    """Yield what the rows can show, before a model reads anything.
+
+    Args:
+        settings: of the experiment.
+        rows: how many every arm judges.
+        groups: in how many prompt groups.
+        smallest: the difference that is found at the power wanted; infinite where the rows cannot show any.
+        spread: standard deviation of a row's paired difference that this assumes.
+    """
+    yield line("rows", f"{counted(rows, 'row')} in {counted(groups, 'prompt group')}, the same for every arm")
+    assumed = f"{settings.power:.0%} power (assumed spread of a row's difference: {amount(spread, settings.metric)})"
+    if math.isfinite(smallest):
+        content = f"differences under {amount(smallest, settings.metric)} cannot be shown with {assumed}"
+    else:
+        content = f"no difference can be shown with {assumed}: too few prompt groups"
+    margin = settings.smallest_that_matters
+    if margin < smallest < math.inf:
+        content += f"; that is more than the margin of {amount(margin, settings.metric)}, so give more rows if you can"
+    name = "can show"
+    for part in textwrap.wrap(content, WIDTH - 16):
+        yield line(name, part)
+        name = ""
 
 
-def _quality_lines(arms: Sequence[ArmFigures], measure: Measure) -> Iterator[str]:
-    short = "Brier" if measure.name == "Brier score" else measure.name
-    yield f"{'arm':{_NAME}}  {short:>8}  {'interval':16}  difference  {'interval':18}  {'p':>6}  verdict"
-    for arm in arms:
-        score = "-" if arm.score is None else f"{arm.score.value:{measure.form}}"
-        around = "" if arm.score is None else _interval(arm.score, measure.form)
-        cells = f"{score:>8}  {around:16}"
-        if arm.difference is None:
-            yield from _named(arm.name, f"{cells}  (baseline)")
-            continue
-        change = arm.difference.estimate
-        yield from _named(
-            arm.name,
-            f"{cells}  {format(change.value, measure.signed_form):>10}  {_interval(change, measure.signed_form):18}"
-            f"  {p_text(arm.difference.p_holm):>6}  {arm.difference.call}",
-        )
-
-
-def _cost_lines(arms: Sequence[ArmFigures]) -> Iterator[str]:
-    lost = any(arm.cost.not_scored for arm in arms)
-    titles = ["tokens/row", "rows/s", "cut", "verdict mass", "consistent", *(["not scored"] if lost else [])]
-    yield f"{'cost':{_NAME}}" + "".join(f"  {title:>{max(len(title), 8)}}" for title in titles)
-    for arm in arms:
-        cost = arm.cost
-        cells = [
-            f"{cost.tokens_per_row:,.0f}",
-            "cached" if cost.rows_per_second is None else rate(cost.rows_per_second),
-            f"{cost.cut_share:.1%}",
-            "-" if cost.median_mass is None else f"{cost.median_mass:.4f}",
-            "-" if cost.consistency is None else f"{cost.consistency:.1%}",
-            *([f"{cost.not_scored:,}"] if lost else []),
-        ]
-        yield from _named(
-            arm.name, "  ".join(f"{cell:>{max(len(title), 8)}}" for cell, title in zip(cells, titles, strict=True))
-        )
-
-
-def _named(name: str, figures: str) -> Iterator[str]:
-    """Yield figures behind the arm's name, which has a line of its own where it is long."""
-    shown = printable(name)
-    if len(shown) > _NAME:
-        yield shown
-        shown = ""
-    yield f"{shown:{_NAME}}  {figures}"
-
-
-def _dropped_lines(result: ExperimentResult) -> Iterator[str]:
-    for name, rows in result.dropped.items():
-        yield (
-            f"{printable(name)} was dropped after {rows:,} of {counted(len(result.rows), 'row')}: "
-            f"clearly worse than {printable(result.baseline)}"
-        )
-
-
-def verdict_line(result: ExperimentResult) -> str:
-    """Return in a sentence which arms are better, worse, equivalent or undecided."""
-    calls: dict[str, list[str]] = {"better": [], "worse": [], "equivalent": [], "undecided": []}
-    for one in result.differences:
-        calls[one.call].append(f"“{printable(one.arm)}”")
-    baseline = f"“{printable(result.baseline)}”"
-    margin = amount(result.settings.smallest_that_matters, result.settings.metric)
-    words = {
-        "better": f"better than {baseline}",
-        "worse": f"worse than {baseline}",
-        "equivalent": f"equivalent to {baseline} within {margin}",
-        "undecided": "undecided on these rows",
-    }
-    said = [f"{_joined(names)} {_be(names)} {words[call]}" for call, names in calls.items() if names]
-    none = "" if calls["better"] else f"No arm is shown to be better than {baseline}. "
-    return none + "; ".join(said) + "."
-
-
-def _joined(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _be(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def p_text(p_value: float) -> str:
-    """Return a p-value in at most six characters."""
-    if math.isnan(p_value):
-        return "-"
-    return f"{p_value:.4f}" if p_value >= 0.00005 else "<.0001"
+def metric_text(settings: ExperimentSettings) -> str:
+    """Return what is measured, which way is better, and the margin."""
+    measure, margin = MEASURES[settings.metric], amount(settings.smallest_that_matters, settings.metric)
+    return f"{measure.name}, {measure.better} is better; differences within {margin} do not matter"
 
 
 def rate(rows_per_second: float) -> str:
@@ -136,7 +105,93 @@ def rate(rows_per_second: float) -> str:
     return f"{rows_per_second:,.0f}" if rows_per_second >= 100 else f"{rows_per_second:.3g}"
 
 
-def _interval(estimate: Estimate, form: str) -> str:
-    if estimate.low is None or estimate.high is None:
-        return "none"
-    return f"{estimate.low:{form}} to {estimate.high:{form}}"
+def line(name: str, content: str) -> str:
+    """Return a line with a name in front, in columns."""
+    return f"{name:16}{content}".rstrip()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the sentence about a difference says.
+
+    Attributes:
+        arm: its name.
+        baseline: name of the arm that it is compared with.
+        metric: what is compared.
+        estimate: arm minus baseline.
+        call: which of the four it is.
+        p_value: that the call rests on, corrected for the number of arms.
+        arms: how many arms are compared with the baseline.
+        margin: within which arms are equivalent.
+        remarks: what else must be said, in the order of saying.
+    """
+
+    arm: str
+    baseline: str
+    metric: Metric
+    estimate: Estimate
+    call: Call
+    p_value: float
+    arms: int
+    margin: float
+    remarks: Sequence[str] = field(default=())
+
+
+def sentence(claim: Claim) -> str:
+    """Return one line: the call, the difference with its interval, the p-value, and the remarks."""
+    metric, estimate, name = claim.metric, claim.estimate, MEASURES[claim.metric].name
+    arm, baseline = printable(claim.arm), printable(claim.baseline)
+    if math.isnan(estimate.value):
+        return f"{name}: {arm} against {baseline} is undecided: no row has a score of both"
+    p = p_text(claim.p_value) + (f" after correction for {claim.arms} arms" if claim.arms > 1 else "")
+    if claim.call in ("better", "worse"):
+        size = estimate.negated() if estimate.value < 0 else estimate
+        text = f"{arm} is {claim.call} than {baseline} by {_with_interval(size, metric, '')}, {p}"
+    elif claim.call == "equivalent":
+        within = f"±{amount(claim.margin, metric)}"
+        text = f"{arm} is equivalent to {baseline} within {within}: {_with_interval(estimate, metric, '+')}, {p}"
+    else:
+        text = f"{arm} against {baseline} is undecided: {_with_interval(estimate, metric, '+')}, {p}"
+    return "; ".join([f"{name}: {text}", *claim.remarks])
+
+
+def _with_interval(estimate: Estimate, metric: Metric, sign: str) -> str:
+    """Return a difference with its unit, and its interval without one: `0.0123 nats (0.0012 to 0.0234)`."""
+    ends = interval(estimate, sign, none="", write=lambda value, form: _number(value, metric, form))
+    return amount(estimate.value, metric, sign) + (f" ({ends})" if ends else "")
+
+
+def few_groups(groups: int) -> str:
+    """Say that there are too few prompt groups."""
+    verb = "is" if groups == 1 else "are"
+    return f"{counted(groups, 'prompt group')} {verb} too few to decide, {LEAST_GROUPS} are needed"
+
+
+def few_differ(differing: int, groups: int) -> str:
+    """Say that nearly all differences are exactly 0."""
+    return f"only {differing:,} of {counted(groups, 'prompt group')} differ, too few to say by how much others would"
+
+
+def rows_to_decide(needed: int | None, as_seen: int | None, seeds: bool) -> str:
+    """Say how many rows would decide it.
+
+    Args:
+        needed: whatever the true difference is; None if `MOST_ROWS` are not enough.
+        as_seen: if the true difference is the one seen.
+        seeds: whether the arms are trained with seeds.
+    """
+    if needed is None and as_seen is None:
+        return "more rows alone would not decide it" + (", more training seeds might" if seeds else "")
+    if needed is None:
+        return f"about {_about(as_seen)} rows would decide it if the difference is the one seen"
+    if as_seen is None or as_seen > 0.8 * needed:
+        return f"about {_about(needed)} rows would decide it"
+    return f"about {_about(needed)} rows would decide it, {_about(as_seen)} if the difference is the one seen"
+
+
+def _about(rows: int | None) -> str:
+    """Return a number rounded up to two digits."""
+    if not rows:
+        return "0"
+    step: int = 10 ** max(len(str(rows)) - 2, 0)
+    return f"{-(-rows // step) * step:,}"

@@ -9,17 +9,9 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from judge.errors import counted, printable
-from judge.experiment.arm_figures import (
-    MEASURES,
-    ArmFigures,
-    DisputedRow,
-    Measure,
-    arm_figures,
-    sweep_of,
-)
+from judge.experiment.arm_figures import ArmFigures, DisputedRow, arm_figures, sweep_of
 from judge.experiment.result import ExperimentResult
-from judge.experiment.text import rate, verdict_line
-from judge.experiment.words import amount
+from judge.experiment.text import MEASURES, Measure, amount, rate
 from judge.report.experiment_plots import ArmPoint, axis_form, cost_plot, sweep_plot
 from judge.report.experiment_prompts import prompts_section, settings_section
 from judge.report.experiment_rows import disputed_section, slices_section
@@ -82,7 +74,7 @@ def _differences(result: ExperimentResult, arms: Sequence[ArmFigures], measure: 
         f"shaded range, {amount(margin, settings.metric)} to either side, do not matter: an arm is called equivalent "
         "where that is shown, and undecided where these rows show neither."
     )
-    warnings = [tag("li", f"{w[:1].upper()}{w[1:]}.") for w in [*result.warnings, *_dropped(result)]]
+    warnings = [tag("li", f"{w[:1].upper()}{w[1:]}.") for w in result.warnings]
     content = [
         tag("ul", *warnings, css="warnings") if warnings else None,
         paragraph(verdict_line(result), css="lead"),
@@ -113,11 +105,30 @@ def _shown(call: str, difference: Markup | None, below: Markup) -> Markup:
     return Markup("").join((above, tag("span", below, css="beneath")))
 
 
-def _dropped(result: ExperimentResult) -> list[str]:
-    return [
-        f"dropped after {rows:,} of {counted(len(result.rows), 'row')}, because clearly worse: {printable(name)}"
-        for name, rows in result.dropped.items()
-    ]
+def verdict_line(result: ExperimentResult) -> str:
+    """Return in a sentence which arms are better, worse, equivalent or undecided."""
+    calls: dict[str, list[str]] = {"better": [], "worse": [], "equivalent": [], "undecided": []}
+    for one in result.differences:
+        calls[one.call].append(f"“{printable(one.arm)}”")
+    baseline = f"“{printable(result.baseline)}”"
+    margin = amount(result.settings.smallest_that_matters, result.settings.metric)
+    words = {
+        "better": f"better than {baseline}",
+        "worse": f"worse than {baseline}",
+        "equivalent": f"equivalent to {baseline} within {margin}",
+        "undecided": "undecided on these rows",
+    }
+    said = [f"{_joined(names)} {_be(names)} {words[call]}" for call, names in calls.items() if names]
+    none = "" if calls["better"] else f"No arm is shown to be better than {baseline}. "
+    return none + "; ".join(said) + "."
+
+
+def _joined(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _be(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _sweep(result: ExperimentResult, arms: Sequence[ArmFigures], measure: Measure) -> Section | None:
@@ -193,7 +204,7 @@ def _cost_row(arm: ArmFigures, lost: bool) -> list[object]:
         f"{cost.tokens_per_row:,.0f}",
         tag("span", "cached", css="undefined") if cost.rows_per_second is None else rate(cost.rows_per_second),
         f"{cost.cut_share:.1%}",
-        none if cost.median_mass is None else f"{cost.median_mass:.4f}",
+        none if cost.median_verdict_mass is None else f"{cost.median_verdict_mass:.4f}",
         tag("span", "one order", css="undefined") if cost.consistency is None else f"{cost.consistency:.1%}{both}",
         *([f"{cost.not_scored:,}"] if lost else []),
     ]

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from judge.errors import printable
-from judge.experiment.arm_figures import Measure
+from judge.experiment.text import Measure
 from judge.report.figures import figure, legend
 from judge.report.html import signed
 from judge.report.svg import Chart, Form, Scale, span, text
 from judge.stats.resample import Estimate
+from judge.stats.words import interval
 
 # From this ratio of the largest to the smallest value on, a horizontal axis is logarithmic.
 WIDE = 4.0
@@ -124,10 +125,8 @@ def _share(value: float) -> str:
 
 
 def _score(score: Estimate, measure: Measure) -> str:
-    shown = f"{signed(score.value, measure.form)}{measure.unit}"
-    if score.low is None or score.high is None:
-        return shown
-    return f"{shown} ({signed(score.low, measure.form)} to {signed(score.high, measure.form)})"
+    ends = interval(score, measure.form, none="", write=signed)
+    return f"{signed(score.value, measure.form)}{measure.unit}" + (f" ({ends})" if ends else "")
 
 
 def _note(point: ArmPoint, measure: Measure, x_label: str) -> str:

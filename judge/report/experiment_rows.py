@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from judge.errors import counted, printable
-from judge.experiment.arm_figures import DisputedRow, Measure, SliceDifference, slice_differences
+from judge.experiment.arm_figures import DisputedRow, SliceDifference, slice_differences
 from judge.experiment.result import ExperimentResult
+from judge.experiment.text import Measure
 from judge.report.experiment_plots import axis_form
 from judge.report.forest import ForestRow, forest
 from judge.report.html import details, estimate, paragraph, table, tag
@@ -106,10 +107,8 @@ def _disputed_row(row: DisputedRow, names: Sequence[str], prompt: str) -> list[o
     return [name, f"{row.apart:.2f}", VERDICTS[row.label], *(_said(row.p[arm], row.label) for arm in names)]
 
 
-def _said(p: tuple[float, float, float] | None, label: int) -> Markup:
+def _said(p: tuple[float, float, float], label: int) -> Markup:
     """Return an arm's most probable verdict and its three probabilities."""
-    if p is None:
-        return tag("span", "dropped", css="undefined")
     verdict = p.index(max(p)) if p.count(max(p)) == 1 else None
     badge = tag(
         "span", "?" if verdict is None else VERDICTS[verdict], css=f"badge v{3 if verdict is None else verdict}"

@@ -39,6 +39,12 @@ class Estimate:
     low: float | None
     high: float | None
 
+    def negated(self) -> Estimate:
+        """Return the estimate of the figure with the other sign."""
+        if self.low is None or self.high is None:
+            return Estimate(-self.value, None, None)
+        return Estimate(-self.value, -self.high, -self.low)
+
 
 @dataclass(frozen=True)
 class Undefined:

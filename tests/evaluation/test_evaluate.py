@@ -266,7 +266,7 @@ def test_rows_are_joined_by_id_with_all_that_belongs_to_them() -> None:
     assert rows.flags.tolist() == [1, 2, 4, 8]
     assert rows.p.tolist() == stored.p.tolist()
     assert stored.verdict_mass is not None
-    assert rows.mass.tolist() == stored.verdict_mass.tolist()
+    assert rows.verdict_mass.tolist() == stored.verdict_mass.tolist()
     assert rows.groups.dtype == np.uint64
     assert len(set(rows.groups.tolist())) == 4
 

@@ -12,7 +12,6 @@ import pytest
 from judge.errors import JudgeError, RunInterrupted
 from judge.experiment.arms import refuse_identical, resolve_arms
 from judge.experiment.cache import ReadingCache, context_key, reading_key
-from judge.experiment.racing import batches
 from judge.experiment.result import ExperimentResult
 from judge.experiment.run import run_experiment
 from judge.experiment.settings import ExperimentSettings, parse_experiment
@@ -111,7 +110,7 @@ def test_an_arm_has_the_numbers_of_judge_score(
     assert list(result.rows.ids) == sorted(ids)
     np.testing.assert_allclose(arm.p, other.p[order], atol=1e-6)
     np.testing.assert_allclose(arm.second, probabilities(other.second)[order], atol=1e-6)
-    np.testing.assert_allclose(arm.mass, verdict_mass(other.first)[order], atol=1e-6)
+    np.testing.assert_allclose(arm.verdict_mass, verdict_mass(other.first)[order], atol=1e-6)
     assert arm.tokens.sum() == other.tokens
     assert (arm.cut == (other.prepared.rows["cut"].sum(axis=1) > 0)[order]).all()
     assert arm.cut.any() == (number >= 2)
@@ -163,7 +162,7 @@ def test_costs_say_what_an_arm_took(done: tuple[ExperimentResult, Watching, Path
     both = result.arms[1]
     assert rubric.consistency == np.mean(both.first.argmax(axis=1) == both.second.argmax(axis=1))
     assert auto.cut_share == result.arms[2].cut.mean()
-    assert minimal.median_mass == pytest.approx(np.median(result.arms[0].mass))
+    assert minimal.median_verdict_mass == pytest.approx(np.median(result.arms[0].verdict_mass))
 
 
 @pytest.mark.engine
@@ -281,47 +280,6 @@ def test_a_finished_experiment_keeps_its_record_until_the_next_is_finished(
     with pytest.raises(RunInterrupted):
         run_experiment(other, folder, Watching(stop_after=40))
     assert json.loads((folder / "experiment.json").read_text()) == json.loads(json.dumps(result.record))
-
-
-def test_batches_are_whole_prompt_groups_in_a_random_order() -> None:
-    groups = np.random.default_rng(0).integers(0, 400, 1000).astype(np.uint64)
-    found = batches(groups, 1)
-    assert np.array_equal(np.sort(np.concatenate(found)), np.arange(1000))
-    of_batch = [set(groups[batch].tolist()) for batch in found]
-    assert sum(map(len, of_batch)) == len(set(groups.tolist()))
-    assert min(map(len, of_batch)) >= 25
-    assert abs(np.mean([groups[batch].astype(float).mean() for batch in found[:4]]) - groups.astype(float).mean()) < 60
-    assert not np.array_equal(found[0], batches(groups, 2)[0])
-    assert len(batches(groups[:10], 1)) == 1
-
-
-@pytest.mark.engine
-def test_racing_drops_an_arm_that_is_clearly_worse_and_keeps_what_it_has(base: Path, tmp_path: Path) -> None:
-    # labels that are one arm's own verdicts make it the better one
-    rows = labelled_rows(300)
-    arms: list[dict[str, Any]] = [
-        {"name": "good", "template": "minimal", "max_tokens": 300},
-        {"name": "bad", "template": "interleaved"},
-    ]
-    table = write_table(tmp_path / "t.jsonl", rows)
-    plain = run_experiment(settings_of(base, table, arms), tmp_path / "out", Watching())
-    verdicts = dict(zip(plain.rows.ids, plain.arms[0].p.argmax(axis=1), strict=True))
-    for row in rows:
-        for i, name in enumerate(("winner_model_a", "winner_model_b", "winner_tie")):
-            row[name] = int(verdicts[str(row["id"])] == i)
-    write_table(table, rows)
-    settings, events = settings_of(base, table, arms, stop_early=True, metric="accuracy"), Watching()
-    result = run_experiment(settings, tmp_path / "out", events)
-    read = int(result.arms[1].read.sum())
-    assert result.dropped == {"bad": read}
-    assert 100 <= read < 300
-    assert any(f"arm bad is clearly worse than the baseline: dropped after {read} rows" in n for n in events.notes)
-    assert events.last[:2] == (300 + read, 300 + read)
-    assert np.isnan(result.arms[1].p[~result.arms[1].read]).all()
-    assert result.arms[0].read.all()
-    (difference,) = result.differences
-    assert (difference.call, difference.rows) == ("worse", read)
-    assert result.costs[1].tokens_per_row == result.arms[1].tokens[result.arms[1].read].mean()
 
 
 @pytest.mark.training

@@ -49,8 +49,7 @@ def values(**others: Any) -> dict[str, Any]:
         ({"train_seeds": [1, 1]}, "train_seeds=[1, 1]: expected 2 to 20 different numbers"),
         ({"arms": [{"model": "m", "train": "c.yaml"}, {}]}, "train trains a model of its own"),
         ({"arms": [{"train_rows": 5}, {}]}, "train_rows has no effect without train"),
-        ({"arms": [{"swap": "auto"}, {}], "stop_early": True}, "swap auto picks rows of the whole table"),
-        ({"arms": [{"train": "c.yaml"}, {}], "stop_early": True}, "stop_early would drop it only when it has been"),
+        ({"stop_early": True}, "unknown key 'stop_early': it is gone, every arm judges all rows; leave it out"),
     ],
 )
 def test_a_mistake_in_the_settings_is_one_clear_line(given: dict[str, Any], message: str) -> None:

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from judge.experiment.power import Spread, assumed, rows_to_show, smallest_difference
-from judge.experiment.sequential import Stopped
+from judge.experiment.power import Demand, Spread, assumed, fewest_rows, smallest_difference
 from judge.experiment.settings import Metric
 from judge.experiment.statistics import Difference, differences, row_scores
 from judge.prompting.verdict import Float
@@ -26,6 +25,12 @@ SURE = 0.2 + 0.4 * np.eye(3)
 def quick(scores: dict[str, Float], groups: NDArray[np.integer], margin: float = 0.01) -> list[Difference]:
     """Return the differences to arm 0 with as few resamples and permutations as will do."""
     return differences(scores, "0", groups, margin=margin, resamples=100, permutations=400)
+
+
+def rows_to_show(difference: float, groups: NDArray[np.integer], spread: float, arms: int) -> int | None:
+    """Return how many rows, in groups of these sizes, show a true difference with a probability of 80%."""
+    demand = Demand(0.05, 0.8, arms)
+    return fewest_rows(lambda grown: demand.smallest(grown) <= difference, assumed(groups, spread), len(groups), 1)
 
 
 def spread_rows(rng: np.random.Generator, count: int, mean: float = 0.0, sd: float = 0.1) -> Float:
@@ -332,20 +337,6 @@ def test_rows_without_a_score_are_left_out_of_that_arm_alone() -> None:
     (nothing,) = quick({"0": scores["0"], "1": np.full(len(groups), np.nan)}, groups)
     assert (nothing.call, nothing.rows, nothing.p_value) == ("undecided", 0, 1.0)
     assert nothing.sentence == "log loss: 1 against 0 is undecided: no row has a score of both"
-
-
-def test_an_arm_that_a_race_dropped_is_worse_by_the_races_own_figures() -> None:
-    rng = np.random.default_rng(11)
-    groups = made_groups(rng, 300)
-    losses = made_losses(rng, groups, 2)
-    losses[1] += 0.2
-    losses[1, 150:] = np.nan
-    race = Stopped(150, 75, Estimate(0.2, 0.1, 0.3), 0.001)
-    (found,) = differences(named(losses), "0", groups, resamples=100, stopped={"1": race})
-    assert (found.call, found.estimate, found.p_value, found.stopped) == ("worse", race.estimate, 0.001, True)
-    assert found.sentence == (
-        "log loss: 1 is worse than 0 by 0.2000 nats (0.1000 to 0.3000), p = 0.0010; the race stopped it after 150 rows"
-    )
 
 
 def test_accuracy_is_told_in_points_and_names_are_printed_safely() -> None:

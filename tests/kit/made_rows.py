@@ -88,7 +88,7 @@ def rows_of(p: NDArray[np.floating], labels: NDArray[np.integer], **more: Any) -
         "labels": np.asarray(labels, dtype=np.int64),
         "groups": np.arange(n, dtype=np.uint64),
         "flags": np.zeros(n, dtype=np.uint32),
-        "mass": np.full(n, np.nan),
+        "verdict_mass": np.full(n, np.nan),
         "first": np.full((n, 3), np.nan),
         "second": np.full((n, 3), np.nan),
         "cut": np.zeros(n, dtype=np.bool_),

@@ -19,7 +19,7 @@ HEAVY = ("torch", "vllm", "transformers", "pandas", "pyarrow", "numpy", "pydanti
 ROOMS = {
     "errors": "", "version": "", "files": "", "deadline": "",
     "tables": "comparison table table_files table_writing parquet_folder language labels split overlap",
-    "stats": "metrics resample permutation softmax_fit",
+    "stats": "metrics resample words permutation softmax_fit",
     "prompting": "template template_check template_folders budget encoding builder verdict awkward_rows check diff",
     "models": "bundle prompting judge_file adapter tensor_files packed trained_rows architecture arithmetic "
     "calibration",
@@ -32,7 +32,7 @@ ROOMS = {
     "evaluation": "evaluate compare ensemble agreement bias bias_effects judged_rows members quality reliability "
     "row_facts self_preference settings slices",
     "calibration": "calibrate fit",
-    "experiment": "settings run result record results_file arm_figures text words",
+    "experiment": "settings run result files arm_figures text",
     "planning": "plan layout lengths outcome probe rehearsal rehearsal_rows rehearsal_text rehearse time_model",
     "report": "page sections run_sections row_data experiment_page",
     "data": "tables mix describe mock_table",

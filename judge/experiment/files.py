@@ -1,4 +1,4 @@
-"""`experiment.json`: everything that is needed to repeat an experiment."""
+"""The files that an experiment leaves: `experiment.json`, with all that repeats it, and `results.parquet`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ import platform
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from judge.experiment.arms import Arm
+from judge.experiment.result import ArmScores, ExperimentResult
 from judge.experiment.rows import ExperimentRows
 from judge.experiment.settings import ExperimentSettings
 from judge.files import whole_file
 from judge.prompting.template import template_data
+from judge.prompting.verdict import NAMES
+from judge.tables.comparison import VERDICTS
 from judge.tables.table import Table
 from judge.version import __version__
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 RECORD = "experiment.json"
+RESULTS = "results.parquet"
 # What reads the prompts, or makes token ids of them.
 _PACKAGES = ("numpy", "torch", "transformers", "tokenizers", "vllm")
 
@@ -68,10 +77,51 @@ def is_complete(folder: Path) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
+
+
+def results_table(result: ExperimentResult) -> pa.Table:
+    """Return what each arm (and each of its training seeds) says of each row of the table.
+
+    Columns: `id` (text), `arm`, `seed` (null where nothing was trained), `p_a`, `p_b`, `p_tie`, `tokens` (of all orders
+    that were read), `cut`, the metric of the row under its own name (`log_loss` in nats, `accuracy` as 0 or 1, or its
+    share where verdicts are equally probable, `brier`), `label` (A, B or tie), and `prompt_group`. Where the engine
+    gave no number, the probabilities are 1/3 and the metric is null.
+    """
+    import pyarrow as pa
+
+    return pa.concat_tables([_arm_table(result, arm) for arm in result.arms])
+
+
+def _arm_table(result: ExperimentResult, arm: ArmScores) -> pa.Table:
+    import pyarrow as pa
+
+    rows, n = result.rows, len(result.rows)
+    scores = arm.row_scores(rows.labels, result.settings.metric)
+    columns = {
+        "id": pa.array(rows.ids.tolist(), pa.string()),
+        "arm": pa.array([arm.name] * n, pa.string()),
+        "seed": pa.array([arm.seed] * n, pa.int64()),
+    }
+    for k, name in enumerate(NAMES):
+        columns[f"p_{name}"] = pa.array(arm.p[:, k])
+    columns["tokens"] = pa.array(arm.tokens.astype(np.int64))
+    columns["cut"] = pa.array(arm.cut)
+    columns[result.settings.metric] = pa.array(scores, mask=np.isnan(scores))
+    columns["label"] = pa.array([VERDICTS[label] for label in rows.labels.tolist()], pa.string())
+    columns["prompt_group"] = pa.array(rows.groups.astype(np.uint64), pa.uint64())
+    return pa.table(columns)
+
+
+def write_results(folder: Path, result: ExperimentResult) -> None:
+    """Write the table of results into the experiment's folder as a Parquet file, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    with whole_file(folder / RESULTS) as temporary:
+        pq.write_table(results_table(result), temporary)
