@@ -8,7 +8,8 @@ from judge.cli.words import aligned
 from judge.errors import counted, printable
 from judge.evaluation.bias import Bias, LengthBin, PositionFigures, TieFigures
 from judge.evaluation.self_preference import ModelScore
-from judge.stats.resample import LEVEL, Estimate
+from judge.stats.resample import CONFIDENCE, Estimate
+from judge.stats.words import with_interval
 
 
 def bias_lines(bias: Bias) -> Iterator[str]:
@@ -31,7 +32,7 @@ def bias_lines(bias: Bias) -> Iterator[str]:
 def _position_lines(figures: PositionFigures | None) -> Iterator[str]:
     if figures is None:
         return
-    yield f"both orders, {counted(figures.rows, 'row')} (most probable verdicts, {LEVEL:.0%} intervals)"
+    yield f"both orders, {counted(figures.rows, 'row')} (most probable verdicts, {CONFIDENCE:.0%} intervals)"
     yield f"  {'consistency':24}{percent(figures.consistency)}"
     yield f"  {'flip rate':24}{percent(figures.flip_rate)}"
     yield f"  {'  to the first shown':24}{percent(figures.to_first)}"
@@ -77,9 +78,4 @@ def _model_lines(models: list[ModelScore], left_out: int) -> Iterator[str]:
 
 def percent(estimate: Estimate | None, form: str = ".1%") -> str:
     """Return `54.3% (51.0% to 57.6%)`; without an estimate `no rows`."""
-    if estimate is None:
-        return "no rows"
-    value = f"{estimate.value:{form}}"
-    if estimate.low is None or estimate.high is None:
-        return f"{value} (no interval)"
-    return f"{value} ({estimate.low:{form}} to {estimate.high:{form}})"
+    return "no rows" if estimate is None else with_interval(estimate, form, none="no interval")

@@ -21,7 +21,8 @@ from judge.models.judge_file import FILE, JudgeFile, read_judge_file, with_calib
 from judge.predictions.file import StoredPredictions, read_predictions
 from judge.prompting.verdict import NAMES, probabilities
 from judge.runs.folder import read_run_record
-from judge.stats.resample import LEVEL, Estimate
+from judge.stats.resample import CONFIDENCE, Estimate
+from judge.stats.words import interval
 from judge.tables.table import Table
 
 # What stands for content where there is none, as in the paper (T. Z. Zhao et al., Calibrate Before Use, 2021).
@@ -199,7 +200,7 @@ def read_without_content(folder: Path, base: Path | None, settings: dict[str, An
 def json_text(result: CalibrateResult, calibration: Calibration) -> str:
     """Return the result as a JSON object of several lines; `calibration` is what a bundle would keep, or null."""
     content: dict[str, Any] = asdict(result)
-    content["settings"] = {**result.settings.model_dump(), "level": LEVEL}
+    content["settings"] = {**result.settings.model_dump(), "level": CONFIDENCE}
     for method, found in result.methods.items():
         own = found.calibration
         content["methods"][method]["calibration"] = {
@@ -231,7 +232,7 @@ def text_lines(result: CalibrateResult) -> Iterator[str]:
     )
     yield ""
     yield f"out of fold ({result.settings.folds} folds of prompts)"
-    yield _line("", f" log loss  lower by  {f'{LEVEL:.0%} interval':<20}  ECE")
+    yield _line("", f" log loss  lower by  {f'{CONFIDENCE:.0%} interval':<20}  ECE")
     yield _line("as read", f"{result.log_loss.value:9.4f}  {'':8}  {'':20}{result.ece:7.4f}")
     yield _line("class rates", f"{result.class_rates_log_loss:9.4f}")
     for method, found in result.methods.items():
@@ -274,8 +275,7 @@ def _the_gain(result: CalibrateResult) -> str:
 
 
 def _figures(loss: Estimate, gain: Estimate, ece: float) -> str:
-    interval = "none" if gain.low is None or gain.high is None else f"{gain.low:+.4f} to {gain.high:+.4f}"
-    return f"{loss.value:9.4f}  {gain.value:+8.4f}  {interval:<20}{ece:7.4f}"
+    return f"{loss.value:9.4f}  {gain.value:+8.4f}  {interval(gain, '+.4f'):<20}{ece:7.4f}"
 
 
 def _line(name: str, text: str) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from judge.cli.words import aligned
 from judge.errors import counted, printable
-from judge.evaluation.compare import ChangedRow, CompareResult, Difference, compare, p_text
+from judge.evaluation.compare import ChangedRow, CompareResult, Difference, compare
 from judge.evaluation.members import read_members
 from judge.evaluation.settings import CompareSettings
-from judge.stats.resample import LEVEL, Estimate
+from judge.stats.resample import CONFIDENCE
+from judge.stats.words import interval, p_text
 from judge.tables.table import Table
 
 _PROMPT_CHARACTERS = 60
@@ -36,7 +37,7 @@ def run_compare(
 def json_text(result: CompareResult) -> str:
     """Return a comparison as a JSON object of several lines; an interval that there is none of is null."""
     content = asdict(result)
-    content["settings"] = {**result.settings.model_dump(), "level": LEVEL}
+    content["settings"] = {**result.settings.model_dump(), "level": CONFIDENCE}
     return json.dumps(content, indent=1, allow_nan=False)
 
 
@@ -52,7 +53,7 @@ def text_lines(result: CompareResult) -> Iterator[str]:
         + (f"; left out: {', '.join(left_out)}" if left_out else "")
     )
     yield ""
-    yield f"{'':12}  {'A':>8}  {'B':>8}  {'B minus A':>9}  {LEVEL:.0%} interval"
+    yield f"{'':12}  {'A':>8}  {'B':>8}  {'B minus A':>9}  {CONFIDENCE:.0%} interval"
     for name, difference in result.differences.items():
         yield _line(*_TITLES[name], difference)
     yield ""
@@ -77,13 +78,8 @@ def text_lines(result: CompareResult) -> Iterator[str]:
 def _line(title: str, form: str, difference: Difference) -> str:
     values = f"{difference.a.value:8{form}}  {difference.b.value:8{form}}"
     change = f"{difference.difference.value:+z9{form}}"
-    return f"{title:12}  {values}  {change}  {_interval(difference.difference, form)}, {p_text(difference.p_value)}"
-
-
-def _interval(estimate: Estimate, form: str) -> str:
-    if estimate.low is None or estimate.high is None:
-        return "none (one prompt group)"
-    return f"{estimate.low:+z{form}} to {estimate.high:+z{form}}"
+    ends = interval(difference.difference, f"+z{form}", none="none (one prompt group)")
+    return f"{title:12}  {values}  {change}  {ends}, {p_text(difference.p_value)}"
 
 
 def _cells(row: ChangedRow) -> tuple[str, ...]:

@@ -14,14 +14,15 @@ import numpy as np
 
 from judge.cli.score import SubmissionOptions, check_submission_options
 from judge.errors import JudgeError, counted
-from judge.evaluation.ensemble import Ensemble, Measured, Score, ensemble
+from judge.evaluation.ensemble import Ensemble, EnsembleFigures, Score, ensemble
 from judge.evaluation.members import read_members
 from judge.evaluation.settings import EnsembleSettings
 from judge.files import whole_file
 from judge.predictions.predictions import check_output, write_predictions
 from judge.predictions.submission import check_form, write_submission
 from judge.prompting.verdict import NAMES
-from judge.stats.resample import LEVEL, Estimate
+from judge.stats.resample import CONFIDENCE
+from judge.stats.words import interval
 from judge.tables.comparison import Flag
 from judge.tables.table import Table
 from judge.version import __version__
@@ -154,7 +155,7 @@ def _content(found: Ensemble, settings: EnsembleSettings) -> dict[str, Any]:
         "weights": found.weights,
         "fitted": found.fitted,
         "rows": len(found.p),
-        "settings": {**settings.model_dump(), "level": LEVEL},
+        "settings": {**settings.model_dump(), "level": CONFIDENCE},
         "measured": None if found.measured is None else asdict(found.measured),
     }
 
@@ -170,7 +171,7 @@ def text_lines(found: Ensemble) -> Iterator[str]:
     yield from _measured_lines(found, found.measured)
 
 
-def _measured_lines(found: Ensemble, measured: Measured) -> Iterator[str]:
+def _measured_lines(found: Ensemble, measured: EnsembleFigures) -> Iterator[str]:
     left_out = [f"{measured.unlabelled:,} without a label"] if measured.unlabelled else []
     left_out += [f"{measured.unpredicted:,} without a prediction"] if measured.unpredicted else []
     left_out += [f"{measured.dropped:,} that trained a member"] if measured.dropped else []
@@ -186,8 +187,8 @@ def _measured_lines(found: Ensemble, measured: Measured) -> Iterator[str]:
         (blend, "", measured.blend),
     ]
     width = max(len(name) for name, _, _ in rows)
-    interval = f"{LEVEL:.0%} interval"
-    yield f"{'':{width}}  weight  log loss  {interval:16}  accuracy  {interval}"
+    title = f"{CONFIDENCE:.0%} interval"
+    yield f"{'':{width}}  weight  log loss  {title:16}  accuracy  {title}"
     for name, weight, score in rows:
         yield f"{name:{width}}  {weight:6}{_score(score)}"
     yield ""
@@ -203,10 +204,4 @@ def _measured_lines(found: Ensemble, measured: Measured) -> Iterator[str]:
 
 def _score(score: Score) -> str:
     loss, right = score.log_loss, score.accuracy
-    return f"  {loss.value:8.4f}  {_interval(loss, '.4f'):16}  {right.value:8.1%}  {_interval(right, '.1%')}"
-
-
-def _interval(estimate: Estimate, form: str) -> str:
-    if estimate.low is None or estimate.high is None:
-        return "none"
-    return f"{estimate.low:{form}} to {estimate.high:{form}}"
+    return f"  {loss.value:8.4f}  {interval(loss, '.4f'):16}  {right.value:8.1%}  {interval(right, '.1%')}"

@@ -13,7 +13,7 @@ from judge.evaluation.evaluate import Evaluation, evaluate
 from judge.evaluation.settings import EvaluateSettings
 from judge.predictions.file import read_predictions
 from judge.runs.terminal import ReadingTerminal
-from judge.stats.resample import LEVEL
+from judge.stats.resample import CONFIDENCE
 from judge.tables.table import Table
 
 
@@ -37,5 +37,5 @@ def json_text(evaluation: Evaluation) -> str:
     A figure that there is none of is null, or an object with its `reason`.
     """
     content: dict[str, Any] = asdict(evaluation)
-    content["settings"] = {**evaluation.settings.model_dump(), "level": LEVEL}
+    content["settings"] = {**evaluation.settings.model_dump(), "level": CONFIDENCE}
     return json.dumps(content, indent=1, allow_nan=False)

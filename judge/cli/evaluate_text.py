@@ -12,7 +12,8 @@ from judge.evaluation.evaluate import Evaluation, Part
 from judge.evaluation.quality import Figure, Figures
 from judge.evaluation.slices import Slice
 from judge.stats.metrics import BINS
-from judge.stats.resample import LEVEL, Estimate, Undefined
+from judge.stats.resample import CONFIDENCE, Undefined
+from judge.stats.words import interval, with_interval
 from judge.tables.comparison import VERDICTS
 
 _KINDS = {"predictions": "predictions", "submission": "a submission (winner_model_a, ...)"}
@@ -72,7 +73,7 @@ def _title(text: str) -> Iterator[str]:
 def _headline(figures: Figures) -> Iterator[str]:
     yield _line("rows", f"{figures.rows:,} in {counted(figures.groups, 'prompt group')}")
     yield ""
-    yield _line("", f"{'':9}  {LEVEL:.0%} interval")
+    yield _line("", f"{'':9}  {CONFIDENCE:.0%} interval")
     yield _line("log loss", _figure(figures.log_loss, ".4f"))
     yield _line("  class rates", f"{figures.class_rates_log_loss:9.4f}")
     yield _line("  difference", _figure(figures.over_class_rates, "+z.4f"))
@@ -169,18 +170,11 @@ def _figure(figure: Figure, form: str) -> str:
     if isinstance(figure, Undefined):
         return f"{'-':>9}  {figure.reason}"
     value = f"{figure.value:{form}}".rjust(9)
-    return f"{value}  {_interval(figure, form) or 'none (one prompt group)'}"
+    return f"{value}  {interval(figure, form, none='none (one prompt group)')}"
 
 
 def _short(figure: Figure, form: str) -> str:
     """Return a figure and its interval in brackets, or a dash."""
     if isinstance(figure, Undefined):
         return f"- ({figure.reason})"
-    interval = _interval(figure, form)
-    return f"{figure.value:{form}}" + (f" ({interval})" if interval else "")
-
-
-def _interval(figure: Estimate, form: str) -> str:
-    if figure.low is None or figure.high is None:
-        return ""
-    return f"{figure.low:{form}} to {figure.high:{form}}"
+    return with_interval(figure, form)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from judge.evaluation.bias_effects import MARGIN, Effect, Mask, Measured, Wording, not_measured, points, score_of_a
+from judge.evaluation.bias_effects import MARGIN, Effect, Mask, ScoredRows, Wording, not_measured, points, score_of_a
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.self_preference import ModelScore, model_scores, own_family
 from judge.prompting.verdict import Float
@@ -171,7 +171,7 @@ def bias_report(
     """
     if resampler is None:  # without rows there is nothing to resample, and nothing is
         resampler = Resampler(rows.groups if len(rows) else np.zeros(1, dtype=np.uint64), resamples, seed)
-    measured = Measured(rows, resampler)
+    measured = ScoredRows(rows, resampler)
     facts, scored, p = rows.facts, measured.scored, measured.p
     a_surplus = measured.mean(measured.judge - measured.people, scored)
     tie_surplus: Float = p[:, 2] - (rows.labels == 2)
@@ -201,7 +201,7 @@ def bias_report(
     )
 
 
-def _position_effect(measured: Measured, a_surplus: Estimate | None) -> Effect:
+def _position_effect(measured: ScoredRows, a_surplus: Estimate | None) -> Effect:
     shift = _score(measured.rows.first) - _score(measured.rows.second)
     if measured.both.any():
         return measured.effect(_POSITION, shift, measured.both, "")
@@ -220,7 +220,7 @@ def _score(p: Float) -> Float:
     return score_of_a(p / p.sum(axis=1, keepdims=True))
 
 
-def _position_figures(measured: Measured) -> PositionFigures | None:
+def _position_figures(measured: ScoredRows) -> PositionFigures | None:
     both = measured.both
     if not both.any():
         return None
@@ -239,7 +239,7 @@ def _longer(rows: JudgedRows) -> Mask:
     return np.column_stack([a > b, b > a])
 
 
-def _length_bins(measured: Measured, longer: Mask) -> list[LengthBin]:
+def _length_bins(measured: ScoredRows, longer: Mask) -> list[LengthBin]:
     lengths = measured.rows.facts.characters[:, 1:].astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # beside an empty response: infinite, in the last bin
         ratio = lengths.max(axis=1) / lengths.min(axis=1)
@@ -255,7 +255,7 @@ def _length_bins(measured: Measured, longer: Mask) -> list[LengthBin]:
     return bins
 
 
-def _tie_figures(measured: Measured) -> TieFigures | None:
+def _tie_figures(measured: ScoredRows) -> TieFigures | None:
     scored, p = measured.scored, measured.p
     if not scored.any():
         return None

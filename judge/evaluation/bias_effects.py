@@ -17,6 +17,7 @@ from judge.errors import counted
 from judge.evaluation.judged_rows import JudgedRows
 from judge.prompting.verdict import Float
 from judge.stats.resample import Estimate, Resampler
+from judge.stats.words import with_interval
 from judge.tables.comparison import UNREAD
 
 Call = Literal["present", "absent", "undecided", "not measured"]
@@ -63,7 +64,7 @@ class Wording:
     less: str
 
 
-class Measured:
+class ScoredRows:
     """Labelled rows that were scored, and means over parts of them with intervals on the same resamples.
 
     Attributes:
@@ -174,23 +175,11 @@ def sentence(wording: Wording, estimate: Estimate, call: Call, rows: int, groups
 
 def points(estimate: Estimate) -> str:
     """Return `+6.1 (+4.9 to +7.3)`, in points of 1/100."""
-    return _shown(estimate, "+.1f", 100)
+    return with_interval(estimate.times(100), "+z.1f")
 
 
 def _directed(wording: Wording, estimate: Estimate) -> str:
     """Return the words for the effect's direction with its size and interval, without signs where they all agree."""
     more = estimate.value >= 0
-    return (wording.more if more else wording.less).format(_shown(estimate, ".1f", 100 if more else -100))
-
-
-def _shown(estimate: Estimate, form: str, scale: int) -> str:
-    value = f"{_rounded(scale * estimate.value):{form}}"
-    if estimate.low is None or estimate.high is None:
-        return value
-    low, high = sorted((scale * estimate.low, scale * estimate.high))
-    return f"{value} ({_rounded(low):{form}} to {_rounded(high):{form}})"
-
-
-def _rounded(value: float) -> float:
-    """Return a number of one decimal that is not -0.0."""
-    return round(value, 1) + 0.0
+    size = with_interval(estimate.times(100 if more else -100), "z.1f")
+    return (wording.more if more else wording.less).format(size)

@@ -15,6 +15,7 @@ from judge.prompting.verdict import Float
 from judge.stats.metrics import brier_scores, hits, log_losses
 from judge.stats.permutation import sign_flip_test
 from judge.stats.resample import Estimate, Resampler, check_resampling
+from judge.stats.words import interval, p_text
 from judge.tables.comparison import VERDICTS, Comparison
 from judge.tables.table import Table
 
@@ -40,7 +41,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class VerdictChanges:
     """How many rows changed the most probable verdict, by what it did to being right."""
 
     changed: int
@@ -73,7 +74,7 @@ class CompareResult:
     unpredicted: int
     dropped: int
     differences: dict[str, Difference]
-    verdicts: Verdicts
+    verdicts: VerdictChanges
     most_changed: list[ChangedRow]
     warnings: list[str]
 
@@ -133,38 +134,30 @@ def _differences(labelled: MemberRows, names: tuple[str, str], settings: Compare
     return result
 
 
-def p_text(p_value: float) -> str:
-    """Return a p-value as `p = 0.0123`."""
-    return f"p = {p_value:.4f}" if p_value >= 0.00005 else f"p = {p_value:.1e}"
-
-
 def _conclusion(measure: str, names: tuple[str, str], difference: Estimate, p_value: float) -> str:
     """Return a sentence. A difference counts as shown if the interval excludes 0 and the p-value is below 0.05."""
     accuracy = measure == "accuracy"
     unit = " points" if accuracy else " nats" if measure == "log_loss" else ""
-    scale, form = (100.0, ".1f") if accuracy else (1.0, ".4f")
-    what = _WORDS[measure]
-    value = difference.value * scale
-    if difference.low is None or difference.high is None:
-        return f"{what}: a difference of {value:+z{form}}{unit}; one prompt group leaves no interval"
-    low, high = difference.low * scale, difference.high * scale
-    if low <= 0 <= high or p_value >= SIGNIFICANT:
-        return (
-            f"{what}: no difference shown; {value:+z{form}}{unit}, the interval reaches from {low:+z{form}} to "
-            f"{high:+z{form}}, {p_text(p_value)}"
-        )
-    better = names[1] if (value > 0) == accuracy else names[0]
-    if value < 0:
-        value, low, high = -value, -high, -low
-    return f"{what}: {better} is better by {value:{form}}{unit} ({low:{form}} to {high:{form}}), {p_text(p_value)}"
+    form, what = (".1f" if accuracy else ".4f"), _WORDS[measure]
+    size = difference.times(100) if accuracy else difference
+    change = f"{size.value:+z{form}}{unit}"
+    if size.low is None or size.high is None:
+        return f"{what}: a difference of {change}; one prompt group leaves no interval"
+    if size.low <= 0 <= size.high or p_value >= SIGNIFICANT:
+        ends = interval(size, f"+z{form}")
+        return f"{what}: no difference shown; {change}, the interval reaches from {ends}, {p_text(p_value)}"
+    better = names[1] if (size.value > 0) == accuracy else names[0]
+    if size.value < 0:
+        size = size.times(-1)
+    return f"{what}: {better} is better by {size.value:{form}}{unit} ({interval(size, form)}), {p_text(p_value)}"
 
 
-def _verdicts(labelled: MemberRows) -> Verdicts:
+def _verdicts(labelled: MemberRows) -> VerdictChanges:
     a, b = labelled.p
     most = [p == p.max(axis=1, keepdims=True) for p in (a, b)]  # equally probable verdicts are one verdict
     gained = hits(b, labelled.rows.labels) - hits(a, labelled.rows.labels)
     changed = (most[0] != most[1]).any(axis=1)
-    return Verdicts(int(changed.sum()), int((gained > 0).sum()), int((gained < 0).sum()))
+    return VerdictChanges(int(changed.sum()), int((gained > 0).sum()), int((gained < 0).sum()))
 
 
 def _most_changed(labelled: MemberRows, table: Table, count: int) -> list[ChangedRow]:

@@ -17,6 +17,7 @@ from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float
 from judge.stats.metrics import hits, log_losses
 from judge.stats.resample import Estimate, Resampler, check_resampling
+from judge.stats.words import interval
 from judge.tables.split import folds
 from judge.tables.table import Table
 
@@ -33,7 +34,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Measured:
+class EnsembleFigures:
     """What labelled rows say of a blend.
 
     Attributes:
@@ -86,7 +87,7 @@ class Ensemble:
     fitted: bool
     p: Float
     flags: NDArray[np.uint32]
-    measured: Measured | None
+    measured: EnsembleFigures | None
 
 
 def parse_weights(text: str) -> tuple[float, ...]:
@@ -195,7 +196,7 @@ def _measured(
     fold_weights: list[Float],
     table: Table,
     settings: EnsembleSettings,
-) -> Measured:
+) -> EnsembleFigures:
     rows, count = labelled.rows, len(members)
     equal = blend(labelled.p, np.full(count, 1 / count), labelled.scored)
     losses = np.column_stack([log_losses(p, rows.labels) for p in (*labelled.p, equal, blended)])
@@ -206,7 +207,7 @@ def _measured(
     estimates = Resampler(rows.groups, settings.resamples, settings.seed).estimate(values, shares=shares)
     scores = [Score(*pair) for pair in zip(estimates[: count + 2], estimates[count + 2 : -1], strict=True)]
     groups = len(np.unique(rows.groups))
-    return Measured(
+    return EnsembleFigures(
         table=table.name,
         rows=len(rows),
         groups=groups,
@@ -232,10 +233,11 @@ def _conclusion(best: str, weight: float, gain: Estimate) -> str:
     if gain.low is None or gain.high is None:
         return f"with one prompt group it cannot be said whether the blend is better than {best} alone"
     if gain.low > _NOTHING:
-        return f"the blend is better than {best} alone by {gain.value:.4f} nats ({gain.low:.4f} to {gain.high:.4f})"
+        return f"the blend is better than {best} alone by {gain.value:.4f} nats ({interval(gain, '.4f')})"
     if gain.high < -_NOTHING:
-        return f"the blend is worse than {best} alone by {-gain.value:.4f} nats ({-gain.high:.4f} to {-gain.low:.4f})"
+        loss = gain.times(-1)
+        return f"the blend is worse than {best} alone by {loss.value:.4f} nats ({interval(loss, '.4f')})"
     return (
         f"the blend is not shown to be better than {best} alone: a gain of {gain.value:+z.4f} nats, and the interval "
-        f"reaches from {gain.low:+z.4f} to {gain.high:+z.4f}"
+        f"reaches from {interval(gain, '+z.4f')}"
     )

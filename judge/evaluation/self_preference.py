@@ -16,7 +16,7 @@ from judge.evaluation.bias_effects import (
     Call,
     Effect,
     Mask,
-    Measured,
+    ScoredRows,
     Wording,
     called,
     not_measured,
@@ -62,7 +62,7 @@ class ModelScore:
     call: Call
 
 
-def own_family(measured: Measured, self_names: Sequence[str]) -> tuple[Effect, list[str]]:
+def own_family(measured: ScoredRows, self_names: Sequence[str]) -> tuple[Effect, list[str]]:
     """Return by how much more than people the judge favours its own family, and which models that is.
 
     Args:
@@ -90,7 +90,7 @@ def own_family(measured: Measured, self_names: Sequence[str]) -> tuple[Effect, l
     return measured.preference(_WORDING, marked, reason), matching
 
 
-def model_scores(measured: Measured) -> tuple[list[ModelScore], int]:
+def model_scores(measured: ScoredRows) -> tuple[list[ModelScore], int]:
     """Return the models of at least `LEAST_GROUPS` prompt groups, the most favoured first, and how many have fewer.
 
     A judge that knows little scores every model near 50, so it favours weak models and slights strong ones without
@@ -114,7 +114,7 @@ def model_scores(measured: Measured) -> tuple[list[ModelScore], int]:
     return sorted(scores, key=lambda one: (-one.difference.value, one.name)), len(names) - len(found)
 
 
-def _scores(measured: Measured, sign: Float, chosen: Mask) -> tuple[Estimate, Estimate, Estimate]:
+def _scores(measured: ScoredRows, sign: Float, chosen: Mask) -> tuple[Estimate, Estimate, Estimate]:
     """Return a model's score with the judge, with people and the difference; `sign` is 1 where it wrote A, -1 for B."""
     judge = 0.5 + sign * (measured.judge - 0.5)
     people = 0.5 + sign * (measured.people - 0.5)
@@ -139,7 +139,7 @@ def _called(difference: Estimate, p: float | None) -> Call:
     return "present" if p is not None and p < ERROR_RATE and abs(difference.value) >= MARGIN else "undecided"
 
 
-def _known_names(measured: Measured) -> list[str]:
+def _known_names(measured: ScoredRows) -> list[str]:
     return sorted({str(name) for name in measured.rows.facts.models.ravel()} - {""})
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.experiment.settings import Metric
-from judge.stats.resample import LEVEL
+from judge.stats.resample import CONFIDENCE
 
 POWER = 0.8
 # With fewer prompt groups, the spread between groups is itself too uncertain to decide anything.
@@ -144,7 +144,7 @@ def assumed(groups: NDArray[np.integer], spread: float) -> Spread:
 
 
 def smallest_difference(
-    groups: NDArray[np.integer], spread: float, arms: int, level: float = LEVEL, power: float = POWER
+    groups: NDArray[np.integer], spread: float, arms: int, level: float = CONFIDENCE, power: float = POWER
 ) -> float:
     """Return the smallest true difference that these rows would show with probability `power`, known before the run.
 

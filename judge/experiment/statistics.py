@@ -17,7 +17,7 @@ from judge.experiment.text import Call, Claim, amount, few_differ, few_groups, r
 from judge.prompting.verdict import Float
 from judge.stats.metrics import brier_scores, hits, log_losses
 from judge.stats.permutation import PERMUTATIONS, holm
-from judge.stats.resample import LEVEL, RESAMPLES, Estimate, Resampler
+from judge.stats.resample import CONFIDENCE, RESAMPLES, Estimate, Resampler
 
 _MEASURES = {"log_loss": log_losses, "accuracy": hits, "brier": brier_scores}
 
@@ -80,7 +80,7 @@ def differences(
     metric: Metric = "log_loss",
     *,
     margin: float | None = None,
-    level: float = LEVEL,
+    level: float = CONFIDENCE,
     power: float = POWER,
     resamples: int = RESAMPLES,
     permutations: int = PERMUTATIONS,

@@ -145,7 +145,7 @@ def sentence(claim: Claim) -> str:
         return f"{name}: {arm} against {baseline} is undecided: no row has a score of both"
     p = p_text(claim.p_value) + (f" after correction for {claim.arms} arms" if claim.arms > 1 else "")
     if claim.call in ("better", "worse"):
-        size = estimate.negated() if estimate.value < 0 else estimate
+        size = estimate.times(-1) if estimate.value < 0 else estimate
         text = f"{arm} is {claim.call} than {baseline} by {_with_interval(size, metric, '')}, {p}"
     elif claim.call == "equivalent":
         within = f"±{amount(claim.margin, metric)}"

@@ -17,7 +17,7 @@ from judge.report.forest import ForestRow, forest
 from judge.report.html import details, estimate, paragraph, signed, table, tag
 from judge.report.page import Section
 from judge.report.svg import span
-from judge.stats.resample import LEVEL, Estimate
+from judge.stats.resample import CONFIDENCE, Estimate
 
 _MOST_MODELS = 30  # in the forest plot; the rest would be a wall
 
@@ -60,7 +60,7 @@ def _effects(effects: Sequence[Effect], margin: float) -> Markup:
     sure = [row for row, effect in zip(rows, effects, strict=True) if effect.groups >= LEAST_GROUPS]
     ends = [v for row in sure for v in (row.value, row.low, row.high)]
     within = span(ends, (-300 * margin, 300 * margin))
-    head = ("Effect", f"points of score, {LEVEL:.0%} interval", "Is it there?")
+    head = ("Effect", f"points of score, {CONFIDENCE:.0%} interval", "Is it there?")
     return forest(rows, head, reference=0.0, band=(-100 * margin, 100 * margin), within=within, css="forest long")
 
 
@@ -142,7 +142,7 @@ def _models(bias: Bias) -> Markup:
     note = "Responses of each model: score with the judge minus score with people."
     if left_out:
         note += f" Left out: {counted(left_out, 'model')} with fewer rows."
-    plot = forest(rows, ("Model", "points of score", f"{LEVEL:.0%} interval"), reference=0.0)
+    plot = forest(rows, ("Model", "points of score", f"{CONFIDENCE:.0%} interval"), reference=0.0)
     return details(f"Models the judge likes more or less than people do ({len(shown)})", paragraph(note), plot)
 
 

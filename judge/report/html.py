@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup, escape
 
+from judge.stats import words
 from judge.stats.resample import Estimate, Undefined
 
 _NEVER = ("style", "href", "src", "srcdoc")
@@ -79,9 +80,7 @@ def estimate(figure: Estimate | Undefined | None, form: str = ".4f") -> Markup:
 
 def interval(figure: Estimate, form: str = ".4f") -> Markup:
     """Return the interval of a figure alone."""
-    if figure.low is None or figure.high is None:
-        return tag("small", "no interval")
-    return tag("small", f"{signed(figure.low, form)} to {signed(figure.high, form)}")
+    return tag("small", words.interval(figure, form, none="no interval", write=signed))
 
 
 def signed(value: float, form: str) -> str:

@@ -17,7 +17,7 @@ from judge.report.figures import loss_curve
 from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, paragraph, table, tag
 from judge.report.page import Section
-from judge.stats.resample import LEVEL, Estimate
+from judge.stats.resample import CONFIDENCE, Estimate
 
 DRIFT, METRICS = "drift.json", "metrics.jsonl"
 _NAMES = {"class prior": "class rates", "before": "before training", "after": "after training"}
@@ -105,7 +105,7 @@ def drift_section(model: Path) -> Section | None:
                css=f"call {'absent' if drift.passed else 'present'}")  # fmt: skip
     plot = forest(
         rows,
-        ("Stage", "change of log loss, nats", f"change, {LEVEL:.0%} interval"),
+        ("Stage", "change of log loss, nats", f"change, {CONFIDENCE:.0%} interval"),
         reference=0.0,
         limit=limit,
         within=(min(ends) - room, max(ends) + room),

@@ -21,7 +21,7 @@ from judge.report.html import estimate, facts, paragraph, signed, table, tag
 from judge.report.page import Section
 from judge.report.summary_section import new_figures, summary_section
 from judge.stats.metrics import BINS
-from judge.stats.resample import LEVEL, Estimate, Undefined
+from judge.stats.resample import CONFIDENCE, Estimate, Undefined
 
 _DIMENSIONS = {
     "length": "Characters of prompt and responses",
@@ -178,7 +178,7 @@ def _slices(slices: Sequence[Slice], figures: Figures) -> Section:
         )
         for one in slices
     ]
-    plot = forest(rows, ("Rows", "log loss, nats", f"{LEVEL:.0%} interval"), reference=figures.log_loss.value)
+    plot = forest(rows, ("Rows", "log loss, nats", f"{CONFIDENCE:.0%} interval"), reference=figures.log_loss.value)
     words = (
         f"Log loss on parts of the rows. The dashed line is that of all rows, {figures.log_loss.value:.4f}. "
         "Grey ones have too few prompt groups to say much."
@@ -211,7 +211,7 @@ def _agreement(figures: Sequence[AgreementFigure]) -> Section:
     ]
     if rows:
         content.append(
-            forest(rows, ("As counted by", "0 to 1", f"{LEVEL:.0%} interval"), within=(0, 1), css="forest long")
+            forest(rows, ("As counted by", "0 to 1", f"{CONFIDENCE:.0%} interval"), within=(0, 1), css="forest long")
         )
     content += [
         paragraph(tag("b", "Not measured: "), f"{'; '.join(names)}. Reason: {reason}.", css="note")

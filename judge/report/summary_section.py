@@ -14,7 +14,7 @@ from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, interval, paragraph, signed, table, tag
 from judge.report.page import Section
 from judge.stats.metrics import BINS, MARGIN
-from judge.stats.resample import LEVEL, Estimate, Undefined
+from judge.stats.resample import CONFIDENCE, Estimate, Undefined
 
 _TITLES: dict[Part, str] = {
     "all": "all rows",
@@ -66,7 +66,8 @@ def summary_section(evaluation: Evaluation, figures: Figures, more_warnings: Seq
         _baselines(figures),
         _parts(evaluation),
         paragraph(
-            f"On {on}. Intervals are {LEVEL:.0%}, from {evaluation.settings.resamples:,} resamples of prompt groups.",
+            f"On {on}. Intervals are {CONFIDENCE:.0%}, from {evaluation.settings.resamples:,} resamples of prompt "
+            "groups.",
             css="note",
         ),
     ]
@@ -124,7 +125,7 @@ def _baselines(figures: Figures) -> Markup:
         _baseline("Class rates", figures.class_rates_log_loss, figures.over_class_rates, "how often each verdict is"),
         _baseline("Uniform", figures.uniform_log_loss, _shifted(loss, -figures.uniform_log_loss), "one third each"),
     ]
-    plot = forest(rows, ("Log loss of", "nats", f"{LEVEL:.0%} interval"), reference=figures.class_rates_log_loss)
+    plot = forest(rows, ("Log loss of", "nats", f"{CONFIDENCE:.0%} interval"), reference=figures.class_rates_log_loss)
     return figure("Beside what knows less", plot, css="wide")
 
 

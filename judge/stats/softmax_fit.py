@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from judge.stats.resample import Float
+
 Bounds = Sequence[tuple[float | None, float | None]]
 
 # Where the data have no single best parameters, this times half their squared length is added to the mean loss (in

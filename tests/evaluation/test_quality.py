@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as sklearn_metrics
 from sklearn.linear_model import LogisticRegression
 
-from judge.evaluation.length_baseline import length_baseline
-from judge.evaluation.quality import Figure, area_under_curve, figures_of, mean_where
+from judge.evaluation.quality import Figure, area_under_curve, figures_of, length_baseline, mean_where
 from judge.evaluation.reliability import calibration_error, class_wise_error, reliabilities
 from judge.stats.metrics import (
     BINS,

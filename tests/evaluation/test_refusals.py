@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from judge.evaluation.refusals import declines
+from judge.evaluation.row_facts import declines
 
 REFUSALS = [
     "I'm sorry, but I can't help with that.",
