@@ -1,9 +1,9 @@
 """Choosing and fitting a calibration, and whether it helps on rows that it has not seen.
 
-Every method is cross-validated over prompt groups. The best one is taken, so its own cross-validated gain flatters it:
-what decides is the gain of the whole procedure, nested (S. Varma and R. Simon, Bias in error estimation when using
-cross-validation for model selection, 2006): for each fold, the method is chosen by cross-validation inside the others.
-A calibration is accepted if the 95% interval of that gain lies above zero.
+Every method is cross-validated over prompt groups. We take the best one, so its own cross-validated gain is too good.
+What decides is the gain of the whole procedure, by nested cross-validation (S. Varma and R. Simon, Bias in error
+estimation when using cross-validation for model selection, 2006): for each fold, the method is chosen by
+cross-validation on the other folds. A calibration is accepted if the 95% interval of that gain lies above zero.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from judge.tables.table import Table
 
 Choice = Method | Literal["auto"]
 
-# Choosing inside a fold takes two more; every pair of folds is left out once.
+# Nested cross-validation leaves out every pair of folds once, so it needs three folds or more.
 _FEWEST_FOLDS, _MOST_FOLDS = 3, 20
-# With fewer, chance alone passes for a gain too often: in simulations of judges that need no calibration, with one row
-# a prompt, 8 of 37 were given one at 5 prompts, and 12 of 439 at 10 to 15.
+# With fewer prompts, chance alone looks like a gain too often. We simulated judges that need no calibration, with one
+# row a prompt: 8 of 37 got a calibration with 5 prompts, and 12 of 439 with 10 to 15 prompts.
 _FEWEST_GROUPS = 10
 NO_MODEL = "it needs the model: give --bundle"
 
@@ -47,8 +47,8 @@ class CalibrateSettings(LabelledSettings):
 
 
 @dataclass(frozen=True)
-class RowCounts:
-    """Rows of the table, by what became of them."""
+class CalibrationRows:
+    """How many rows of the table are of each kind; `used` are those that the calibration was fitted to."""
 
     table: int
     unlabelled: int
@@ -59,12 +59,12 @@ class RowCounts:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What is measured out of fold.
+class OutOfFold:
+    """Figures of rows that the calibration was not fitted to.
 
     Attributes:
         log_loss: nats.
-        gain: how much lower than before calibration.
+        gain: how much lower the log loss is than before the calibration.
         ece: top-label expected calibration error, 15 bins of equal width.
     """
 
@@ -75,25 +75,25 @@ class Figures:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """A method: fitted to all rows, and its figures on rows that it was not fitted to."""
+    """A method fitted to all rows, and its figures out of fold."""
 
     calibration: Calibration
-    figures: Figures
+    figures: OutOfFold
 
 
 @dataclass(frozen=True)
 class CalibrateResult:
-    """What came of calibrating.
+    """The outcome of calibrating.
 
     Attributes:
         groups: prompt groups of the rows that were used.
         orders: in which orders they were read.
-        log_loss, ece: before.
-        class_rates_log_loss: of always giving the rates of these labels.
-        methods: all that were tried.
-        left_out: those that were not, and why.
-        chosen: the one with the lowest log loss.
-        after: figures of the whole procedure, the choice of the method included.
+        log_loss, ece: before the calibration.
+        class_rates_log_loss: log loss of always giving the rates of these labels, nats.
+        methods: the methods that were tried.
+        left_out: the methods that were not tried, and why.
+        chosen: the method with the lowest log loss.
+        after: figures of the whole procedure, which includes the choice of the method.
         accepted: whether the interval of its gain lies above zero.
         warnings: whole lines for the user.
     """
@@ -101,7 +101,7 @@ class CalibrateResult:
     predictions: str
     table: str
     settings: CalibrateSettings
-    rows: RowCounts
+    rows: CalibrationRows
     groups: int
     orders: Orders
     log_loss: Estimate
@@ -110,7 +110,7 @@ class CalibrateResult:
     methods: dict[Method, MethodResult]
     left_out: dict[Method, str]
     chosen: Method
-    after: Figures
+    after: OutOfFold
     accepted: bool
     warnings: list[str]
 
@@ -143,15 +143,15 @@ def calibrate(
 ) -> CalibrateResult:
     """Fit calibrations to predictions and the labels of their table.
 
-    Log-probabilities are taken where the file has them, so that predictions that were calibrated already are
-    calibrated anew; of a submission, the probabilities.
+    Predictions that were calibrated already are calibrated anew from their log-probabilities. A submission has none, so
+    its probabilities are calibrated.
 
     Args:
         stored: `judge.predictions.file.read_predictions` of a file.
         table: read once, in a stream. Open it with `on_bad_row="placeholder"`.
         settings: the defaults if None.
         content_free: for `contextual`: returns probabilities of the first, the second and tie for prompts without
-            content, or why there are none. Called once all else has been checked, where the method is wanted.
+            content, or says why it cannot. It is called only if the method is wanted, and after all other checks.
 
     Raises:
         JudgeError: the ids of the two are not the same, no row has a label, a labelled row trained the judge (unless
@@ -173,7 +173,7 @@ def calibrate(
         predictions=stored.name,
         table=table.name,
         settings=settings,
-        rows=RowCounts(
+        rows=CalibrationRows(
             table=table.counts["rows"],
             unlabelled=table.counts["rows"] - table.counts["labelled"],
             unpredicted=table.counts["labelled"] - len(joined),
@@ -202,7 +202,7 @@ def _check(settings: CalibrateSettings) -> None:
 
 
 def _scored(rows: JudgedRows, stored: StoredPredictions) -> JudgedRows:
-    """Return the rows that the judge could read, with the probabilities as it read them."""
+    """Return the rows that the judge could score, with the probabilities as read, without any calibration."""
     if stored.first is None:
         rows = replace(rows, first=rows.p, second=np.full_like(rows.p, np.nan))
     p = mean_of_read(rows.first, rows.second)
@@ -240,10 +240,10 @@ def _folds(rows: JudgedRows, table: str, settings: CalibrateSettings) -> NDArray
 def _tasks(
     rows: JudgedRows, settings: CalibrateSettings, content_free: Callable[[], Three | str]
 ) -> tuple[list[Task], dict[Method, str]]:
-    """Return the methods to try, and why not the others.
+    """Return the methods to try, and why the others are left out.
 
     Raises:
-        JudgeError: the one that is wanted cannot be had.
+        JudgeError: the method that the user asks for cannot be fitted.
     """
     left_out: dict[Method, str] = {}
     missing = [VERDICTS[k] for k in range(3) if not (rows.labels == k).any()]
@@ -263,36 +263,36 @@ def _tasks(
     return tasks, {method: reason for method, reason in left_out.items() if method in wanted}
 
 
-def _figures(rows: JudgedRows, after: Sequence[Float], settings: CalibrateSettings) -> tuple[Estimate, list[Figures]]:
-    """Return the log loss before, and the figures of each of several probabilities, on the same resamples."""
+def _figures(rows: JudgedRows, after: Sequence[Float], settings: CalibrateSettings) -> tuple[Estimate, list[OutOfFold]]:
+    """Return the log loss before the calibration, and the figures of each array in `after`, on the same resamples."""
     old = log_losses(rows.p, rows.labels)
     new = [log_losses(p, rows.labels) for p in after]
     resampler = Resampler(rows.groups, settings.resamples, settings.seed)
     estimates = resampler.estimate(np.column_stack([old, *new, *(old - losses for losses in new)]))
     errors = [expected_calibration_error(p, rows.labels) for p in after]
     losses, gains = estimates[1 : 1 + len(new)], estimates[1 + len(new) :]
-    return estimates[0], [Figures(*parts) for parts in zip(losses, gains, errors, strict=True)]
+    return estimates[0], [OutOfFold(*parts) for parts in zip(losses, gains, errors, strict=True)]
 
 
 def _warnings(stored: StoredPredictions, rows: JudgedRows) -> list[str]:
-    """Return what the user must know, the gravest first."""
-    found: list[str] = []
+    """Return what the user must know, the most serious first."""
+    warnings: list[str] = []
     if stored.flags is None:
-        found.append("the predictions have no column flags, so it is not known whether rows trained this judge")
+        warnings.append("the predictions have no column flags, so it is not known whether rows trained this judge")
     same_prompt = int(rows.has(Flag.TRAINED_PROMPT).sum())
     if same_prompt:
-        found.append(
+        warnings.append(
             f"{counted(same_prompt, 'row')} with the prompt of another row that trained this judge, where it may be "
             "surer than on new ones"
         )
     groups = len(np.unique(rows.groups))
     if groups < FEW_GROUPS:
-        found.append(f"only {counted(groups, 'prompt group')}: the intervals are too narrow")
+        warnings.append(f"only {counted(groups, 'prompt group')}: the intervals are too narrow")
     if stored.first is None:
-        found.append(
+        warnings.append(
             "the predictions have no log-probabilities: what is calibrated are their probabilities, changed already or "
             "not"
         )
     elif orders_read(rows.first, rows.second) == "some":
-        found.append(f"the judge read {ORDERS['some']}; score with the same --swap")
-    return found
+        warnings.append(f"the judge read {ORDERS['some']}; score with the same --swap")
+    return warnings

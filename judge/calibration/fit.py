@@ -1,4 +1,4 @@
-"""Fitting the calibration methods to labelled rows, each as a conditional logit, and cross-validating them."""
+"""Fits the calibration methods to labelled rows, each as a conditional logit, and cross-validates them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from judge.stats.metrics import log_losses
 from judge.stats.softmax_fit import Bounds, fit_softmax
 
 Three = tuple[float, float, float]
-# Two numbers give three biases that sum to 0: the same added to all three would change nothing.
+# Two parameters give three biases that sum to 0: a number added to all three would change nothing.
 _BIASES = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
 
 
 @dataclass(frozen=True)
 class Task:
-    """A method on labelled rows, ready to be fitted to any part of them.
+    """A calibration method on labelled rows, ready to be fitted to any part of them.
+
+    A reading is one row in one order for `position`, and one row for the other methods.
 
     Attributes:
-        method: which.
-        design: `judge.stats.softmax_fit.fit_softmax`'s, shape (readings, 3, parameters). For `position` a
-            reading is a row in one order, for the others a row.
-        labels: of the readings, shape (readings,), in the design's frame.
-        row: which row each reading is of, shape (readings,).
-        weights: of the readings: those of a row count as much as a row that was read once.
+        method: the calibration method.
+        design: for `judge.stats.softmax_fit.fit_softmax`, shape (readings, 3, parameters).
+        labels: of the readings, shape (readings,); for `position` as the prompt shows the responses.
+        row: number of the row of each reading, shape (readings,).
+        weights: of the readings, shape (readings,); the readings of a row weigh 1 together.
         without_content: biases of `contextual`, which has no parameters.
     """
 
@@ -41,7 +42,7 @@ class Task:
 
     @property
     def bounds(self) -> Bounds:
-        """No scale is negative: the calibrated judge would say the opposite of what it read."""
+        """Bounds of the parameters. With a scale below 0 the calibrated judge would say the opposite of what it read."""
         scales = {"vector": 3, "contextual": 0}.get(self.method, 1)
         return [(0.0, None)] * scales + [(None, None)] * (self.design.shape[2] - scales)
 
@@ -99,22 +100,24 @@ def make_task(
 
 
 def _with_biases(scales: Float) -> Float:
+    """Return a design of scales, shape (readings, 3, scales), with the two columns of the biases behind them."""
     biases = np.broadcast_to(_BIASES, (len(scales), 3, 2))
     return np.concatenate([scales, biases], axis=2)
 
 
 def _position(first: Float, second: Float, labels: NDArray[np.integer]) -> Task:
-    """Each reading counts by itself, as the prompt shows it; their mean, which scoring takes, is likelier still.
+    """Set up `position`: each order of a row is a reading of its own, as the prompt shows the responses.
 
-    (By Jensen's inequality: the logarithm of a mean is no less than the mean of the logarithms.)
+    Scoring takes the mean of both orders. Its log loss is no larger than the mean of the losses that are fitted here:
+    the logarithm of a mean is no less than the mean of the logarithms (Jensen's inequality).
     """
     read = [np.flatnonzero(~np.isnan(p).any(axis=1)) for p in (first, second)]
     shown = np.concatenate([first[read[0]], second[read[1]][:, SWAPPED]])
     row = np.concatenate(read)
     exchanged = np.array(SWAPPED)[labels]
-    own = np.concatenate([labels[read[0]], exchanged[read[1]]])
+    shown_labels = np.concatenate([labels[read[0]], exchanged[read[1]]])
     weights = 1 / np.bincount(row, minlength=len(labels))[row]
-    return Task("position", _with_biases(log_of(shown)[:, :, np.newaxis]), own, row, weights)
+    return Task("position", _with_biases(log_of(shown)[:, :, np.newaxis]), shown_labels, row, weights)
 
 
 def cross_validate(
@@ -126,15 +129,16 @@ def cross_validate(
         tasks: at least one, the simplest first.
         first, second: probabilities as `Calibration.apply` takes them.
         labels: 0, 1 or 2, shape (rows,).
-        fold: of each row, 0 and up, none empty, shape (rows,); at least three where there is a choice.
+        fold: the fold of each row, from 0 on, no fold empty, shape (rows,); at least three folds if there are
+            several tasks.
 
     Returns:
-        The calibrations of all rows; each method's probabilities out of fold, shape (rows, 3); and those of the
-        method that is the best inside the other folds.
+        The calibrations fitted to all rows; each method's probabilities out of fold, shape (rows, 3); and the nested
+        ones, shape (rows, 3): each row's probabilities out of fold by the method that is the best on the other folds.
     """
     rows, count = len(labels), int(fold.max()) + 1
     parts = [fold == k for k in range(count)]
-    inner = np.zeros((len(tasks), count, count))  # sum of losses on fold j, without folds i and j
+    inner = np.zeros((len(tasks), count, count))  # [task, i, j]: summed losses on fold j of a fit without folds i and j
     fitted, after = [], []
     for number, task in enumerate(tasks):
         whole = task.fit(np.ones(rows, dtype=np.bool_))
@@ -149,6 +153,6 @@ def cross_validate(
                     p = calibration.apply(first[chosen], second[chosen])
                     inner[number, outer, held] = log_losses(p, labels[chosen]).sum()
         after.append(out)
-    best = inner.sum(axis=2).argmin(axis=0)  # of equal ones the simplest
+    best = inner.sum(axis=2).argmin(axis=0)  # (folds,); of equally good methods the simplest
     nested = np.stack(after)[best[fold], np.arange(rows)]
     return fitted, after, nested

@@ -83,7 +83,7 @@ def run_check(
     """
     from judge.prompting.awkward_rows import MADE_UP, awkward_rows
     from judge.prompting.check import Checked, check_template
-    from judge.prompting.template_check import Finding
+    from judge.prompting.template_check import TemplateMistake
     from judge.tables.table import Table
 
     if model is None and (table is not None or max_tokens is not None or truncation is not None):
@@ -91,7 +91,7 @@ def run_check(
     try:
         template = load_template(name)
     except TemplateError as error:
-        checked = Checked(tuple(Finding("error", printable(problem, 500)) for problem in error.problems))
+        checked = Checked(tuple(TemplateMistake("error", printable(problem, 500)) for problem in error.problems))
         return [printable(name, 200), "", *_finding_lines(checked)], True
     encoder, budget = _tokenizer_of(model, max_tokens, truncation) if model else (None, None)
     chunks = Table.open(table, on_bad_row="placeholder").chunks() if table else [list(MADE_UP)]

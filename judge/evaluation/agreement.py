@@ -1,7 +1,7 @@
-"""Agreement and consistency as published benchmarks count them, so that their numbers can be laid beside a judge's.
+"""Agreement and consistency as published benchmarks count them, to compare a judge with their published numbers.
 
-The benchmarks differ in which orders they read, what they do with a verdict that changes with the order, and whether a
-tie is an answer. Each figure here follows the benchmark's own scoring code where it is public:
+The benchmarks differ in the orders that they read, in what they do with a verdict that changes with the order, and in
+whether a tie is an answer. Each figure here follows the benchmark's own scoring code where that is public:
 
 - Auto-J: github.com/GAIR-NLP/auto-j, codes/leaderboard/pairwise_eval.py
 - PandaLM: github.com/WeOpenML/PandaLM, data/compute_metrics.py
@@ -11,10 +11,10 @@ tie is an answer. Each figure here follows the benchmark's own scoring code wher
 - LLMBar: github.com/princeton-nlp/LLMBar, LLMEvaluator/evaluate.py
 - RewardBench: github.com/allenai/reward-bench, scripts/run_generative.py
 
-A verdict is the most probable of A, B and tie, and a tie where several are equally probable. LLMBar and RewardBench
-offer no tie: there it is the more probable of A and B. A row that could not be scored has no verdict: it is never right
-and never consistent. Where only some rows were read in both orders, nobody knows which of the rows that could not be
-scored would have been, and the figures of both orders are without them.
+A verdict is the most probable of A, B and tie; it is a tie where several are equally probable. LLMBar and RewardBench
+offer no tie: there the verdict is the more probable of A and B. A row that the judge could not score has no verdict: it
+counts as wrong and as inconsistent. If only some rows were read in both orders, nobody knows which of the rows without
+a score were meant to be among them, so the figures of both orders leave these rows out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from judge.stats.metrics import verdicts
 from judge.stats.resample import Estimate, Resampler, Statistic
 from judge.tables.comparison import Flag
 
-Needs = Literal["reported", "one order", "both orders"]
+Readings = Literal["reported", "one order", "both orders"]
 Mask = NDArray[np.bool_]
 Verdicts = NDArray[np.int64]  # 0 (A), 1 (B), 2 (tie) or -1, shape (rows,)
 
@@ -50,11 +50,11 @@ class AgreementFigure:
     Attributes:
         key: a short name for programs.
         name: the benchmark and what it calls the figure.
-        counts: what is counted, in one line.
-        source: where that is defined.
-        rows: how many rows it is over.
-        estimate: None where it cannot be measured.
-        remark: why it cannot be measured, or what to mind; often empty.
+        counts: what it counts, in one line.
+        source: where the benchmark defines it.
+        rows: how many rows count.
+        estimate: None where these rows cannot show it.
+        remark: why they cannot, or what the reader must know; often empty.
     """
 
     key: str
@@ -68,20 +68,25 @@ class AgreementFigure:
 
 @dataclass(frozen=True)
 class _Verdicts:
-    """The verdicts of some rows; `one` is of the order that shows A first, `two` of the other, mapped back.
+    """The verdicts of some rows; every array has shape (rows,).
 
-    `forced` are without ties: the more probable of A and B, -1 where they are equal. `winner` is where the label is no
-    tie, `has` which rows have the verdicts that a figure can need.
+    Attributes:
+        labels: 0 (A), 1 (B) or 2 (tie).
+        reported: verdicts of the probabilities that the file reports.
+        first, second: verdicts of the order that shows A first and of the other one, in the table's A and B.
+        forced_first, forced_second: the same without ties: the more probable of A and B, -1 where both are equal.
+        winner: whether the label is A or B.
+        has: the rows that have the readings which a figure needs.
     """
 
     labels: Verdicts
     reported: Verdicts
-    one: Verdicts
-    two: Verdicts
-    forced_one: Verdicts
-    forced_two: Verdicts
+    first: Verdicts
+    second: Verdicts
+    forced_first: Verdicts
+    forced_second: Verdicts
     winner: Mask
-    has: dict[Needs, Mask]
+    has: dict[Readings, Mask]
 
 
 def _means(totals: Float, _: Float) -> Float:
@@ -91,16 +96,22 @@ def _means(totals: Float, _: Float) -> Float:
 
 @dataclass(frozen=True)
 class _Definition:
-    """A figure: its words (see `AgreementFigure`), what is added up of a row, over which rows, and what follows.
+    """How a figure is counted.
 
-    `values` has shape (rows,) or (rows, columns); the statistic gets their totals and, last, the number of rows.
+    Attributes:
+        key, name, counts, source: see `AgreementFigure`.
+        needs: the readings that a row must have to count.
+        values: the numbers that are added up over rows, shape (rows,) or (rows, columns).
+        only: a further condition on the rows.
+        statistic: turns the totals of the values and, last, the number of rows into the figure.
+        otherwise: why there is no figure if no row is left.
     """
 
     key: str
     name: str
     counts: str
     source: str
-    needs: Needs
+    needs: Readings
     values: Callable[[_Verdicts], Float]
     only: Callable[[_Verdicts], Mask] = lambda seen: np.ones(len(seen.labels), dtype=bool)
     statistic: Statistic = _means
@@ -108,7 +119,7 @@ class _Definition:
 
 
 def agreement_figures(rows: JudgedRows, resampler: Resampler) -> list[AgreementFigure]:
-    """Return a judge's agreement with the labels and with itself as published benchmarks count them.
+    """Return a judge's agreement with the labels, and with itself, as published benchmarks count them.
 
     Args:
         rows: at least one.
@@ -134,7 +145,7 @@ def _figure(definition: _Definition, seen: _Verdicts, resampler: Resampler, rows
     read = int(needed.sum())
     remarks = [] if read == len(rows) else [f"over the {read:,} of {len(rows):,} rows read in {definition.needs}"]
     if not share and estimate.low is not None and estimate.low == estimate.high:
-        # all rows are right, all are wrong, or one side says the same throughout: no resample can show anything else
+        # all rows are right, all are wrong, or one side gives one verdict only: no resample can show anything else
         estimate = Estimate(estimate.value, None, None)
         remarks.append("no interval: it is the same in all resamples")
     return AgreementFigure(*words, number, estimate, "; ".join(remarks))
@@ -147,58 +158,62 @@ def _why_not(seen: _Verdicts) -> str:
 def _verdicts(rows: JudgedRows) -> _Verdicts:
     unscored = rows.has(Flag.NOT_SCORED)
     first, second = (np.asarray(np.isfinite(p).all(axis=1)) for p in (rows.first, rows.second))
-    one, forced_one = _read(rows.first, first & ~unscored)
-    two, forced_two = _read(rows.second, second & ~unscored)
-    has_one, has_two = (_counted(read, unscored) for read in (first, second))
+    of_first, forced_first = _verdicts_of(rows.first, first & ~unscored)
+    of_second, forced_second = _verdicts_of(rows.second, second & ~unscored)
+    has_first, has_second = (_counted(read, unscored) for read in (first, second))
     return _Verdicts(
         labels=rows.labels,
-        reported=_read(rows.p, ~unscored)[0],
-        one=one,
-        two=two,
-        forced_one=forced_one,
-        forced_two=forced_two,
+        reported=_verdicts_of(rows.p, ~unscored)[0],
+        first=of_first,
+        second=of_second,
+        forced_first=forced_first,
+        forced_second=forced_second,
         winner=rows.labels != _TIE,
-        has={"reported": np.ones(len(rows), dtype=bool), "one order": has_one, "both orders": has_one & has_two},
+        has={"reported": np.ones(len(rows), dtype=bool), "one order": has_first, "both orders": has_first & has_second},
     )
 
 
 def _counted(read: Mask, unscored: Mask) -> Mask:
-    """Return the rows that count in an order: those read, and the unscored if all others were read in that order."""
-    whole = bool(read.any() and read[~unscored].all())
-    return np.asarray(read | unscored if whole else read)
+    """Return the rows that count in an order: those read in it, and the unscored rows if all others were read in it."""
+    all_read = bool(read.any() and read[~unscored].all())
+    return np.asarray(read | unscored if all_read else read)
 
 
-def _read(p: Float, there: Mask) -> tuple[Verdicts, Verdicts]:
-    """Return the most probable of the three verdicts, and the more probable of A and B (-1 where they are equal)."""
-    filled = np.where(there[:, np.newaxis], p, 0.0)
+def _verdicts_of(p: Float, scored: Mask) -> tuple[Verdicts, Verdicts]:
+    """Return the most probable of the three verdicts, and the more probable of A and B (-1 where both are equal)."""
+    filled = np.where(scored[:, np.newaxis], p, 0.0)
     forced = np.where(filled[:, 0] == filled[:, 1], NO_VERDICT, filled[:, :2].argmax(axis=1))
-    return np.where(there, verdicts(filled), NO_VERDICT), forced
+    return np.where(scored, verdicts(filled), NO_VERDICT), forced
 
 
 def _same(a: Verdicts, b: Verdicts) -> Float:
+    """Return 1 where two verdicts are the same, 0 elsewhere, also where there is no verdict."""
     return np.asarray((a == b) & (a != NO_VERDICT), dtype=np.float64)
 
 
 def _combined(seen: _Verdicts) -> Verdicts:
-    """Return MT-Bench's verdict over both orders: the one that they agree on, otherwise a tie."""
-    return np.where(seen.one == seen.two, seen.one, _TIE)
+    """Return MT-Bench's verdict: the verdict of both orders where they agree, otherwise a tie."""
+    return np.where(seen.first == seen.second, seen.first, _TIE)
 
 
 def _judgebench(seen: _Verdicts) -> Float:
-    """Return where more of the two orders' verdicts name the better response than the worse one: a tie is neither."""
+    """Return 1 where the two orders name the better response more often than the worse one; a tie names neither."""
     worse = 1 - seen.labels
-    named = sum(_same(verdicts, seen.labels) - _same(verdicts, worse) for verdicts in (seen.one, seen.two))
+    named = sum(_same(verdicts, seen.labels) - _same(verdicts, worse) for verdicts in (seen.first, seen.second))
     return np.asarray(named > 0, dtype=np.float64)
 
 
 def _rewardbench(seen: _Verdicts) -> Float:
     """Return the mean over the orders read of 1 for the better response, 0 for the worse one, 0.5 for neither."""
-    one, two = (np.where(v == NO_VERDICT, 0.5, v == seen.labels) for v in (seen.forced_one, seen.forced_two))
-    return np.where(seen.has["both orders"], (one + two) / 2, one)
+    first, second = (np.where(v == NO_VERDICT, 0.5, v == seen.labels) for v in (seen.forced_first, seen.forced_second))
+    return np.where(seen.has["both orders"], (first + second) / 2, first)
 
 
 def _table(labels: Verdicts, verdicts: Verdicts) -> Float:
-    """Return a 1 in the row's cell of the table of labels and verdicts, shape (rows, 12); the last is no verdict."""
+    """Return the table of labels and verdicts, one row at a time: a 1 in the row's cell, shape (rows, 12).
+
+    The cell of label i and verdict j is 4 i + j; j = 3 stands for no verdict.
+    """
     cell = 4 * labels + np.where(verdicts == NO_VERDICT, 3, verdicts)
     return np.asarray(np.arange(12) == cell[:, np.newaxis], dtype=np.float64)
 
@@ -206,13 +221,13 @@ def _table(labels: Verdicts, verdicts: Verdicts) -> Float:
 def _macro_f1(totals: Float, _: Float) -> Float:
     """Return the mean F1 of the three verdicts from the totals of `_table`."""
     table = totals[:-1].reshape(3, 4, -1)
-    right = np.stack([table[k, k] for k in range(3)])
-    there = table.sum(axis=1) + table.sum(axis=0)[:3]  # labels and verdicts of each kind
-    return np.asarray(np.where(there > 0, 2 * right / there, 0.0).mean(axis=0, keepdims=True))
+    right = np.stack([table[k, k] for k in range(3)])  # (3, resamples)
+    named = table.sum(axis=1) + table.sum(axis=0)[:3]  # labels plus verdicts of each kind, (3, resamples)
+    return np.asarray(np.where(named > 0, 2 * right / named, 0.0).mean(axis=0, keepdims=True))
 
 
 def _kappa(totals: Float, _: Float) -> Float:
-    """Return Cohen's kappa from the totals of `_table`; NaN where chance alone agrees always."""
+    """Return Cohen's kappa from the totals of `_table`; NaN where even chance always agrees."""
     table, rows = totals[:-1].reshape(3, 4, -1), totals[-1]
     observed = np.stack([table[k, k] for k in range(3)]).sum(axis=0) / rows
     expected = (table.sum(axis=1) * table.sum(axis=0)[:3]).sum(axis=0) / rows**2
@@ -236,7 +251,7 @@ _DEFINITIONS = [
         "the verdict with A shown first, ties included, is the label",
         "PandaLM compute_metrics.py, JudgeLM eval_model_judgement.py",
         "one order",
-        lambda seen: _same(seen.one, seen.labels),
+        lambda seen: _same(seen.first, seen.labels),
     ),
     _Definition(
         "macro_f1",
@@ -244,7 +259,7 @@ _DEFINITIONS = [
         "F1 of each verdict with A shown first, mean of the three (0 for one that never occurs)",
         "PandaLM compute_metrics.py, JudgeLM eval_model_judgement.py",
         "one order",
-        lambda seen: _table(seen.labels, seen.one),
+        lambda seen: _table(seen.labels, seen.first),
         statistic=_macro_f1,
     ),
     _Definition(
@@ -253,7 +268,7 @@ _DEFINITIONS = [
         "the verdicts of both orders, ties included, are the label; a verdict that changes is wrong",
         "Auto-J pairwise_eval.py",
         "both orders",
-        lambda seen: _same(seen.one, seen.labels) * _same(seen.two, seen.labels),
+        lambda seen: _same(seen.first, seen.labels) * _same(seen.second, seen.labels),
     ),
     _Definition(
         "consistency",
@@ -261,7 +276,7 @@ _DEFINITIONS = [
         "the verdicts of both orders, ties included, are the same",
         "Auto-J pairwise_eval.py, JudgeLM eval_model_judgement.py, MT-Bench table 2",
         "both orders",
-        lambda seen: _same(seen.one, seen.two),
+        lambda seen: _same(seen.first, seen.second),
     ),
     _Definition(
         "mtbench_s1",
@@ -298,7 +313,7 @@ _DEFINITIONS = [
         "the more probable of A and B is the label, mean of both orders; rows labelled A or B",
         "LLMBar evaluate.py",
         "both orders",
-        lambda seen: (_same(seen.forced_one, seen.labels) + _same(seen.forced_two, seen.labels)) / 2,
+        lambda seen: (_same(seen.forced_first, seen.labels) + _same(seen.forced_second, seen.labels)) / 2,
         lambda seen: seen.winner,
         otherwise=_NO_WINNER,
     ),
@@ -308,7 +323,7 @@ _DEFINITIONS = [
         "the more probable of A and B is the same in both orders; rows labelled A or B",
         "LLMBar evaluate.py",
         "both orders",
-        lambda seen: _same(seen.forced_one, seen.forced_two),
+        lambda seen: _same(seen.forced_first, seen.forced_second),
         lambda seen: seen.winner,
         otherwise=_NO_WINNER,
     ),

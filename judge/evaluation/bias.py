@@ -1,12 +1,12 @@
-"""The bias report: what moves a judge's verdicts that should not, next to what moves people's.
+"""The bias report: what moves a judge's verdicts and should not, next to what moves people's.
 
-These are several tests, each on its own at the 95% level: were none of the seven effects there, about 30% of reports
-would have one whose interval excludes 0. To be called present it must also be 2 points or more
-(`judge.evaluation.bias_effects.called`). Only the scores of models, which can be many, are corrected for their number.
+The report tests seven effects, each at the 95% level. For a judge that has none of them, about 30% of reports would
+show an effect whose interval excludes 0. So an effect must also be 2 points or more to be called present
+(`judge.evaluation.bias_effects.call_of`). Only the scores of models are corrected for their number, which can be large.
 
-All but the position effect compare the judge with the labels. A judge that knows little says 50:50 where people do
+All effects except position compare the judge with the labels. A judge that knows little says 50:50 where people do
 not: people often prefer the longer response and rarely one that declines, so such a judge "favours the longer response
-less than people do". That is a true difference, of too little knowledge rather than of a taste.
+less than people do". That difference is real, but it shows a lack of knowledge, not a taste.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from judge.prompting.verdict import Float
 from judge.stats.metrics import called, verdicts
 from judge.stats.resample import RESAMPLES, Estimate, Resampler
 
-# How many times as long the longer response is; the last bin has no upper end.
+# Lower ends of bins of rows, by how many times as long the longer response is; the last bin has no upper end.
 LENGTH_RATIOS = (1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 
 _POSITION = Wording(
@@ -66,16 +66,14 @@ _EMPTY = Wording(
 
 @dataclass(frozen=True)
 class PositionFigures:
-    """How the most probable verdicts of the two orders (`judge.stats.metrics.verdicts`) relate, over rows read in both.
-
-    All are shares of 1.
+    """How the most probable verdicts of the two orders (`judge.stats.metrics.verdicts`) agree, as shares of the rows.
 
     Attributes:
         rows: how many rows were read in both orders.
-        consistency: both verdicts are the same.
-        flip_rate: they differ, 1 - consistency.
-        to_first: they differ, and each order favours what it shows first more than the other order does.
-        to_second: they differ the other way; to_first + to_second = flip_rate.
+        consistency: rows where both verdicts are the same.
+        flip_rate: rows where they differ, 1 - consistency.
+        to_first: rows where they differ, and a response fares better in the order that shows it first.
+        to_second: rows where it fares better in the other order; to_first + to_second = flip_rate.
     """
 
     rows: int
@@ -89,8 +87,11 @@ class PositionFigures:
 class LengthBin:
     """Rows whose longer response is more than `low` and at most `high` times as long, in characters.
 
-    `judge` and `people` are the longer response's mean scores, `difference` the first minus the second; None in a bin
-    without rows. `high` is None in the last bin.
+    Attributes:
+        high: None in the last bin.
+        judge: the longer response's mean score with the judge; None in a bin without rows, as are the next two.
+        people: its mean score with people.
+        difference: `judge` minus `people`.
     """
 
     low: float
@@ -103,12 +104,17 @@ class LengthBin:
 
 @dataclass(frozen=True)
 class TieFigures:
-    """The probability of a tie: its mean, people's rate, how often it is the highest, and where it is high.
+    """The probability of a tie beside people's ties.
 
-    Where k verdicts are equally probable, each counts as the highest in 1/k of a row.
-
-    `on_ties` and `on_others` are its means on rows that people call a tie and on others, `separation` the first minus
-    the second; None where there are no such rows.
+    Attributes:
+        rows: how many rows count.
+        judge: mean probability of a tie.
+        people: share of the rows that people call a tie.
+        most_probable: share of the rows in which a tie is the most probable verdict; where k verdicts are equally
+            probable, each counts 1/k.
+        on_ties: mean probability in rows that people call a tie; None where there are no such rows.
+        on_others: mean probability in the other rows; None where there are no such rows.
+        separation: `on_ties` minus `on_others`.
     """
 
     rows: int
@@ -128,14 +134,14 @@ class Bias:
         rows: labelled rows that were scored.
         margin: the least effect that matters.
         effects: position, verbosity, ties, identical, refusals, empty, self_preference.
-        a_surplus: A's mean score with the judge minus with people, in whatever orders were read.
+        a_surplus: A's mean score with the judge minus its mean score with people, in whatever orders were read.
         position: None where no row was read in both orders.
-        lengths: one a bin of `LENGTH_RATIOS`.
+        lengths: one for each bin of `LENGTH_RATIOS`.
         ties: None where no row was scored.
         identical_gap: mean |P(A) - P(B)| between identical responses; None where there are none.
         models: see `judge.evaluation.self_preference.model_scores`.
         models_left_out: how many models have too few rows for that.
-        own_family: the models that --self matched.
+        own_family: names of the models that --self matches.
     """
 
     rows: int
@@ -169,7 +175,7 @@ def bias_report(
     Raises:
         JudgeError: a name of `self_names` without a letter or digit.
     """
-    if resampler is None:  # without rows there is nothing to resample, and nothing is
+    if resampler is None:  # without rows nothing is measured, but a resampler needs a group
         resampler = Resampler(rows.groups if len(rows) else np.zeros(1, dtype=np.uint64), resamples, seed)
     measured = ScoredRows(rows, resampler)
     facts, scored, p = rows.facts, measured.scored, measured.p
@@ -224,7 +230,7 @@ def _position_figures(measured: ScoredRows) -> PositionFigures | None:
     both = measured.both
     if not both.any():
         return None
-    # 1 for A, 0 for a tie, -1 for B: higher in the order that shows A first means that being first helps
+    # A counts 1, a tie 0, B -1. A higher rank in the order that shows A first means that being first helps.
     ranks = np.array([1, -1, 0])
     filled = [np.where(both[:, np.newaxis], p, 0.0) for p in (measured.rows.first, measured.rows.second)]
     first, second = (ranks[verdicts(p)] for p in filled)
@@ -241,7 +247,7 @@ def _longer(rows: JudgedRows) -> Mask:
 
 def _length_bins(measured: ScoredRows, longer: Mask) -> list[LengthBin]:
     lengths = measured.rows.facts.characters[:, 1:].astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):  # beside an empty response: infinite, in the last bin
+    with np.errstate(divide="ignore", invalid="ignore"):  # infinite beside an empty response: the last bin
         ratio = lengths.max(axis=1) / lengths.min(axis=1)
     sign = longer[:, 0].astype(np.float64) - longer[:, 1]
     judge, people = (0.5 + sign * (score - 0.5) for score in (measured.judge, measured.people))

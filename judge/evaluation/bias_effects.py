@@ -1,7 +1,7 @@
 """Effects that a judge should not have: how each is measured, and when it is called present or absent.
 
-All effects are differences of *scores*. A response's score is the probability that it wins plus half that of a tie;
-people's score for it is 1, 0.5 or 0. Two points of score are what 14 Elo points are worth between equals.
+All effects are differences of *scores*. The judge's score of a response is the probability that it wins plus half the
+probability of a tie; people's score is 1, 0.5 or 0.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from judge.tables.comparison import UNREAD
 Call = Literal["present", "absent", "undecided", "not measured"]
 Mask = NDArray[np.bool_]
 
-# 2 points of score move a rating by 400 log10(0.52 / 0.48) = 14 Elo points, about what separates neighbours in a table
-# of models. A smaller bias changes few decisions, whatever its p-value.
+# Two points of score move a rating by 400 log10(0.52 / 0.48) = 14 Elo points, about the distance between neighbours in
+# a table of models. A smaller bias changes few decisions, whatever its p-value.
 MARGIN = 0.02
-# With fewer groups the bootstrap's intervals are too narrow to call anything (FEW_GROUPS in judge.stats.resample), and
-# where all the rows happen to agree they have no width at all.
+# With fewer groups the bootstrap's intervals are too narrow to call an effect (FEW_GROUPS in judge.stats.resample), and
+# they have no width at all where all the rows happen to agree.
 LEAST_GROUPS = 30
 
 
 @dataclass(frozen=True)
 class Effect:
-    """One effect and whether it is there.
+    """One effect, and whether the judge has it.
 
     Attributes:
         key: a short name for programs.
         title: a short name for people.
         rows: how many rows it is measured on.
-        groups: how many prompt groups those are.
+        groups: how many prompt groups these rows have.
         estimate: the effect as a fraction of 1; None where it is not measured.
-        call: present, absent, undecided or not measured (`called`).
-        sentence: whether it is there and how big it is, in points of 1/100; or why it is not measured.
+        call: present, absent, undecided or not measured (`call_of`).
+        sentence: whether the judge has it and how big it is, in points of 1/100; or why it is not measured.
     """
 
     key: str
@@ -56,7 +56,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Wording:
-    """How to say that an effect is there, one way or the other; `{}` is the number of points."""
+    """The words for an effect: `more` where it is positive, `less` where it is negative; `{}` is the points."""
 
     key: str
     title: str
@@ -65,13 +65,14 @@ class Wording:
 
 
 class ScoredRows:
-    """Labelled rows that were scored, and means over parts of them with intervals on the same resamples.
+    """Labelled rows with the judge's and people's scores, and means over parts of them, all on the same resamples.
 
     Attributes:
-        judge: the score of A by the predictions, shape (rows,).
-        people: the score of A by the labels, shape (rows,).
-        scored: which rows were scored, shape (rows,); the others are in no effect.
-        both: which were scored in both orders.
+        scored: which rows the judge could score, shape (rows,); the others count for no effect.
+        both: which rows it scored in both orders, shape (rows,).
+        p: probabilities of A, B and tie, rows summing to 1, shape (rows, 3).
+        judge: A's score by the predictions, shape (rows,).
+        people: A's score by the labels, shape (rows,).
     """
 
     def __init__(self, rows: JudgedRows, resampler: Resampler) -> None:
@@ -87,11 +88,15 @@ class ScoredRows:
         return self.resampler.groups_of(chosen) if len(self.rows) else 0
 
     def means(self, columns: list[Float], chosen: Mask, shares: bool | Sequence[bool] = False) -> list[Estimate]:
-        """Return the mean of each column, shape (rows,), over the chosen rows, at least one.
+        """Return the mean of each column over the chosen rows.
 
-        A mean over a part is a ratio of two sums over all rows: whether a prompt has rows of that part is up to chance
-        too. Rows that are not chosen may hold NaN. `shares` says which columns lie between 0 and 1 (see
-        `Resampler.estimate`).
+        A mean over a part of the rows is a ratio of two sums over all rows: the interval then also knows that chance
+        decides how many rows of that part a resample has.
+
+        Args:
+            columns: each of shape (rows,); rows that are not chosen may hold NaN.
+            chosen: shape (rows,), at least one True.
+            shares: which columns lie between 0 and 1 (see `Resampler.estimate`).
         """
         table = np.where(chosen[:, np.newaxis], np.column_stack(columns), 0.0)
         return self.resampler.estimate(
@@ -102,22 +107,22 @@ class ScoredRows:
         )
 
     def mean(self, column: Float, chosen: Mask) -> Estimate | None:
-        """Return the mean of one column over the chosen rows, None if there are none."""
+        """Return the mean of one column over the chosen rows, or None if no row is chosen."""
         return self.means([column], chosen)[0] if chosen.any() else None
 
     def effect(self, wording: Wording, column: Float, chosen: Mask, otherwise: str) -> Effect:
-        """Return the mean of a column over the chosen rows as an effect; `otherwise` says why there are none."""
+        """Return the mean of a column over the chosen rows as an effect; `otherwise` says why no row is chosen."""
         estimate = self.mean(column, chosen)
         if estimate is None:
             return not_measured(wording, otherwise if self.scored.any() else "no row was scored")
         groups, rows = self.groups(chosen), int(chosen.sum())
-        call = called(estimate, groups)
+        call = call_of(estimate, groups)
         return Effect(
             wording.key, wording.title, rows, groups, estimate, call, sentence(wording, estimate, call, rows, groups)
         )
 
     def preference(self, wording: Wording, marked: Mask, otherwise: str) -> Effect:
-        """Return by how much more than people the judge favours the marked response, where exactly one is.
+        """Return by how much more than people the judge favours the marked response, in rows with one marked response.
 
         Args:
             wording: what to call it.
@@ -129,17 +134,22 @@ class ScoredRows:
 
 
 def score_of_a(p: Float) -> Float:
-    """Return the score of A, P(A) + P(tie) / 2, of probabilities of shape (rows, 3); B's is 1 minus it."""
+    """Return the score of A, P(A) + P(tie) / 2, shape (rows,); B's score is 1 minus it.
+
+    Args:
+        p: probabilities of A, B and tie, shape (rows, 3).
+    """
     return np.asarray((1 + p[:, 0] - p[:, 1]) / 2)
 
 
-def called(estimate: Estimate, groups: int) -> Call:
-    """Return whether an effect is there.
+def call_of(estimate: Estimate, groups: int) -> Call:
+    """Return whether the judge has an effect.
 
-    Present: its 95% interval excludes 0, and it is at least `MARGIN`. Absent: its whole interval is within the margin
-    either way (an equivalence test by confidence interval: D. J. Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987),
-    even where it excludes 0: it is then too small to matter. Undecided: anything else, no interval, or fewer than
-    `LEAST_GROUPS` groups.
+    - present: the 95% interval excludes 0, and the effect is at least `MARGIN`.
+    - absent: the whole interval lies between -`MARGIN` and `MARGIN` (an equivalence test by confidence interval:
+      D. J. Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987). If it excludes 0 all the same, the effect is too small
+      to matter.
+    - undecided: anything else, no interval, or fewer than `LEAST_GROUPS` groups.
     """
     if estimate.low is None or estimate.high is None or groups < LEAST_GROUPS:
         return "undecided"
@@ -149,17 +159,17 @@ def called(estimate: Estimate, groups: int) -> Call:
 
 
 def excludes_zero(estimate: Estimate) -> bool:
-    """Return whether the interval is on one side of 0."""
+    """Return whether the whole interval lies on one side of 0."""
     return estimate.low is not None and estimate.high is not None and (estimate.low > 0 or estimate.high < 0)
 
 
 def not_measured(wording: Wording, reason: str) -> Effect:
-    """Return an effect that there are no rows for."""
+    """Return an effect that no row can show."""
     return Effect(wording.key, wording.title, 0, 0, None, "not measured", f"Not measured: {reason}.")
 
 
 def sentence(wording: Wording, estimate: Estimate, call: Call, rows: int, groups: int) -> str:
-    """Return whether an effect is there, in one plain sentence."""
+    """Return in one sentence whether the judge has the effect."""
     if call == "present":
         return f"{_directed(wording, estimate)}."
     if call == "absent":

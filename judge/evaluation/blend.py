@@ -1,13 +1,13 @@
 """The arithmetic of an ensemble: predictions blended in log space, and the weights with the lowest log loss.
 
-The blend is a logarithmic opinion pool: p is proportional to the product of p_k^w_k over the members k, with weights
-that are not negative and sum to 1 (T. Heskes, Selecting Weighting Factors in Logarithmic Opinion Pools, 1998; as a
-product of experts, G. E. Hinton, 2002).
+The blend is a logarithmic opinion pool: p is proportional to the product of p_k^w_k over the members k. The weights w_k
+are not negative and sum to 1 (T. Heskes, Selecting Weighting Factors in Logarithmic Opinion Pools, 1998; as a product
+of experts, G. E. Hinton, 2002).
 
-It is never worse than the worst member, by construction and on any data: the normaliser, the sum over verdicts of the
-members' weighted geometric mean, is at most 1 (Hölder's inequality). Dividing by it can only raise the probability of
-the true verdict, so the log loss of each row is at most the weighted mean of the members' losses of that row, and so is
-the mean over rows. Where a member could not score a row, this holds for that row and the members that could.
+On any data, the blend is never worse than the worst member. The normaliser, which sums the members' weighted geometric
+mean over the verdicts, is at most 1 (Hölder's inequality). Dividing by it can only raise the probability of the true
+verdict. So the log loss of each row is at most the weighted mean of the members' losses of that row, and the same holds
+for the mean over rows. If a member could not score a row, this holds for the members that could.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from judge.prompting.verdict import Float
 
-# Weights are rounded to so many parts of 1: further digits are noise, and would differ between machines.
+# Weights are rounded to millionths: further digits are noise, and would differ between machines.
 _PARTS = 1_000_000
 
 
@@ -36,15 +36,15 @@ def blend(p: NDArray[np.floating], weights: Sequence[float] | Float, scored: NDA
     Args:
         p: of each member, shape (members, rows, 3).
         weights: of each member, not negative, summing to 1.
-        scored: which members could score which rows, shape (members, rows); None: all. The others of a row share the
-            weight of those that could not, in proportion to their own (equally if they have none).
+        scored: which members could score which rows, shape (members, rows); None if all could. The members that scored
+            a row share the weight of those that could not, in proportion to their own weights (equally if these are 0).
 
     Returns:
         The normalised weighted geometric mean, shape (rows, 3).
     """
     shares = np.repeat(np.asarray(weights, dtype=np.float64)[:, np.newaxis], np.shape(p)[1], axis=1)
     if scored is not None:
-        usable = np.where(scored.any(axis=0), scored, True)  # a row that nobody scored has 1/3 from all
+        usable = np.where(scored.any(axis=0), scored, True)  # if no member scored a row, each gives it 1/3
         shares = np.where(usable, shares, 0.0)
         shares = np.where(shares.sum(axis=0) > 0, shares, usable)
         shares = shares / shares.sum(axis=0)
@@ -58,8 +58,8 @@ def fit_weights(p: NDArray[np.floating], labels: NDArray[np.integer]) -> Float:
     """Return the weights with the lowest log loss, shape (members,), rounded to millionths that sum to 1.
 
     The log loss of the blend is convex in the weights (log-sum-exp minus a linear function), so a local minimum on the
-    simplex is the minimum. It is sought by sequential quadratic programming with the exact gradient (D. Kraft, 1988);
-    the result is never worse on these rows than equal weights or any single member, beyond the rounding.
+    simplex is the minimum. Sequential quadratic programming with the exact gradient searches for it (D. Kraft, 1988).
+    Apart from the rounding, the result is never worse on these rows than equal weights or any single member.
 
     Args:
         p: of each member, shape (members, rows, 3).
@@ -72,7 +72,7 @@ def fit_weights(p: NDArray[np.floating], labels: NDArray[np.integer]) -> Float:
     chosen = logs[:, np.arange(len(labels)), labels]
 
     def objective(weights: Float) -> tuple[float, Float]:
-        # sums, not matrix products: their last digit would depend on the number of threads
+        # sums, because the last digit of a matrix product would depend on the number of threads
         mixed = (weights[:, np.newaxis, np.newaxis] * logs).sum(axis=0)
         highest = mixed.max(axis=1, keepdims=True)
         powers = np.exp(mixed - highest)
@@ -82,7 +82,7 @@ def fit_weights(p: NDArray[np.floating], labels: NDArray[np.integer]) -> Float:
         return float(losses.mean()), slopes.mean(axis=1)
 
     equal = np.full(members, 1 / members)
-    found = minimize(
+    solution = minimize(
         objective,
         equal,
         jac=True,
@@ -92,13 +92,13 @@ def fit_weights(p: NDArray[np.floating], labels: NDArray[np.integer]) -> Float:
         options={"ftol": 1e-12, "maxiter": 500},
     )
     candidates = [equal, *np.eye(members)]
-    if np.isfinite(found.x).all():
-        candidates.insert(0, on_simplex(found.x))
+    if np.isfinite(solution.x).all():
+        candidates.insert(0, on_simplex(solution.x))
     return _rounded(min(candidates, key=lambda weights: objective(weights)[0]))
 
 
 def on_simplex(weights: Float) -> Float:
-    """Return weights without the negative ones, scaled to sum to 1."""
+    """Return the weights with negative ones set to 0, scaled to sum to 1."""
     positive = np.clip(weights, 0, None)
     result: Float = positive / positive.sum()
     return result

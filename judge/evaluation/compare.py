@@ -20,7 +20,7 @@ from judge.tables.comparison import VERDICTS, Comparison
 from judge.tables.table import Table
 
 MEASURES = ("log_loss", "accuracy", "brier")
-# A difference with a p-value under this is called one.
+# A difference counts as shown only if its p-value is below this.
 SIGNIFICANT = 0.05
 _MOST_PERMUTATIONS = 1_000_000
 _WORDS = {"log_loss": "log loss", "accuracy": "accuracy", "brier": "Brier score"}
@@ -42,7 +42,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class VerdictChanges:
-    """How many rows changed the most probable verdict, by what it did to being right."""
+    """How many rows changed their most probable verdict, and how many of them became right or wrong."""
 
     changed: int
     to_right: int
@@ -51,7 +51,7 @@ class VerdictChanges:
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A row of which the judges think differently; `moved` is the share of probability that changed its verdict."""
+    """A row on which the judges differ; `moved` is how much probability went to other verdicts, 0 to 1."""
 
     id: str
     moved: float
@@ -128,9 +128,9 @@ def _differences(labelled: MemberRows, names: tuple[str, str], settings: Compare
     for name, measure in zip(MEASURES, (log_losses, hits, brier_scores), strict=True):
         first, second = measure(a, rows.labels), measure(b, rows.labels)
         shares = [name == "accuracy", name == "accuracy", False]
-        one, two, difference = resampler.estimate(np.column_stack([first, second, second - first]), shares=shares)
+        of_a, of_b, difference = resampler.estimate(np.column_stack([first, second, second - first]), shares=shares)
         p_value = sign_flip_test(second - first, rows.groups, settings.permutations, settings.seed)
-        result[name] = Difference(one, two, difference, p_value, _conclusion(name, names, difference, p_value))
+        result[name] = Difference(of_a, of_b, difference, p_value, _conclusion(name, names, difference, p_value))
     return result
 
 
@@ -186,15 +186,15 @@ def _three(values: Float) -> tuple[float, float, float]:
 
 
 def prompts_of(table: Table, ids: set[str]) -> dict[str, str]:
-    """Return the first prompt that says something of each of these rows; the table is read again, as far as needed."""
-    found: dict[str, str] = {}
+    """Return the first prompt of each of these rows that is not blank; the table is read again, as far as needed."""
+    prompts: dict[str, str] = {}
     if not ids:
-        return found
+        return prompts
     for chunk in table.chunks():
-        found |= {str(row.id): _prompt(row) for row in chunk if str(row.id) in ids}
-        if len(found) == len(ids):
+        prompts |= {str(row.id): _prompt(row) for row in chunk if str(row.id) in ids}
+        if len(prompts) == len(ids):
             break
-    return found
+    return prompts
 
 
 def _prompt(row: Comparison) -> str:

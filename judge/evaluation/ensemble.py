@@ -22,7 +22,7 @@ from judge.tables.split import folds
 from judge.tables.table import Table
 
 _SUM_TOLERANCE = 1e-6
-_NOTHING = 1e-9  # nats: rounding
+_NOTHING = 1e-9  # nats: a smaller gain is a rounding error
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class Score:
 
 @dataclass(frozen=True)
 class EnsembleFigures:
-    """What labelled rows say of a blend.
+    """The figures of a blend on labelled rows.
 
     Attributes:
-        folds: how many folds the blend's figures come from, each row blended with weights fitted on other prompt
-            groups; None where the weights were given.
+        folds: number of folds of the cross-validation: each row is blended with weights that were fitted on other
+            prompt groups; None where the weights were given.
         fold_weights: the weights of each fold, shape (folds, members).
-        members: the score of each, in their order.
-        equal: of the blend with equal weights.
-        blend: of the blend; out of fold where its weights were fitted.
-        best: name of the member with the lowest log loss on all these rows. It is chosen on the rows that it is
+        members: the score of each member, in their order.
+        equal: the score of the blend with equal weights.
+        blend: the score of the blend; out of fold where its weights were fitted.
+        best: name of the member with the lowest log loss on these rows. It is chosen on the same rows that it is
             compared on, which favours it.
-        gain: the best member's log loss minus the blend's; over 0 where the blend is better. The interval holds the
-            weights of the folds fixed.
+        gain: the best member's log loss minus the blend's; over 0 where the blend is better. All resamples of the
+            interval use the same weights of the folds.
         conclusion: one sentence on the gain.
         warnings: whole lines for the user.
     """
@@ -94,7 +94,7 @@ def parse_weights(text: str) -> tuple[float, ...]:
     """Read weights as `0.6,0.4`.
 
     Raises:
-        JudgeError: a part is no number.
+        JudgeError: a part is not a number.
     """
     try:
         return tuple(float(part) for part in text.split(","))
@@ -159,7 +159,7 @@ def ensemble(
 
 
 def _fit(labelled: MemberRows, chosen: NDArray[np.bool_]) -> Float:
-    """Return weights fitted on chosen rows: those that every member scored, the others are not convex."""
+    """Return weights fitted on those chosen rows that every member scored: only on these is the loss convex."""
     complete = chosen & labelled.scored.all(axis=0)
     if not complete.any():
         raise JudgeError("no labelled row was scored by every member, so no weights can be fitted; pass --weights")
@@ -179,13 +179,13 @@ def _cross_validated(labelled: MemberRows, settings: EnsembleSettings) -> tuple[
         )
     fold = folds(rows.groups, rows.labels, settings.folds, settings.seed)
     result = np.empty((len(rows), 3))
-    found = []
+    fold_weights = []
     for number in range(settings.folds):
         held_out = fold == number
         weights = _fit(labelled, ~held_out)
         result[held_out] = blend(labelled.p[:, held_out], weights, labelled.scored[:, held_out])
-        found.append(weights)
-    return result, found
+        fold_weights.append(weights)
+    return result, fold_weights
 
 
 def _measured(
@@ -199,6 +199,7 @@ def _measured(
 ) -> EnsembleFigures:
     rows, count = labelled.rows, len(members)
     equal = blend(labelled.p, np.full(count, 1 / count), labelled.scored)
+    # columns: the members, the blend with equal weights, the blend; shape (rows, members + 2)
     losses = np.column_stack([log_losses(p, rows.labels) for p in (*labelled.p, equal, blended)])
     right = np.column_stack([hits(p, rows.labels) for p in (*labelled.p, equal, blended)])
     best = int(losses[:, :count].mean(axis=0).argmin())

@@ -29,11 +29,16 @@ Part = Literal["all", "trained", "untrained"]
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows by what became of them; all but the first five count evaluated rows.
+    """How many rows there are of each kind; all but the first four count evaluated rows.
 
-    `unpredicted` are labelled rows without a prediction, `dropped` ones that trained the judge. The last three are what
-    a run with a deadline gave up.
-    `trained_on` and `trained_prompt` are None where the predictions have no flags.
+    Attributes:
+        unpredicted: labelled rows without a prediction.
+        dropped: labelled rows that were left out because they trained the judge.
+        trained_on: rows that trained the judge; None where the predictions have no flags.
+        trained_prompt: rows that share a prompt with one that trained the judge; None where there are no flags.
+        impossible: rows whose true verdict got a probability of 0.
+        bad_cells: rows of the table with a cell that cannot be read.
+        priors, smaller_budget, swap_left_out: what a run with a deadline gave up (`judge.tables.comparison.Flag`).
     """
 
     table: int
@@ -55,9 +60,10 @@ class RowCounts:
 class Evaluation:
     """The figures of predictions on a table.
 
-    `figures` has the part `all`, and where trained rows were marked also `trained` and `untrained`. Biases, agreement
-    and slices are of the rows that did not train the judge, where there are any. `warnings` are whole lines for the
-    user.
+    Attributes:
+        figures: of the part `all`; if trained rows are marked, of `trained` and `untrained` too.
+        bias, agreement, slices: of the rows that did not train the judge, where there are any.
+        warnings: whole lines for the user.
     """
 
     predictions: str
@@ -158,9 +164,9 @@ def _handle_trained(rows: JudgedRows, stored: StoredPredictions, settings: Evalu
 
 
 def _warnings(counts: RowCounts, figures: dict[Part, Figures]) -> list[str]:
-    """Return what the user must know to read the figures, the gravest first."""
+    """Return what the user must know to read the figures, the most serious first."""
     judged = figures.get("untrained", figures["all"])
-    found: list[tuple[Any, str]] = [
+    warnings: list[tuple[Any, str]] = [
         (
             counts.trained_on,
             f"TRAINED ROWS: {counts.trained_on} of {counted(counts.evaluated, 'row')} trained this judge; figures "
@@ -212,4 +218,4 @@ def _warnings(counts: RowCounts, figures: dict[Part, Figures]) -> list[str]:
             "prompt are grouped by their responses",
         ),
     ]
-    return [text for holds, text in found if holds]
+    return [text for holds, text in warnings if holds]

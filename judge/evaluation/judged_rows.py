@@ -1,4 +1,4 @@
-"""Rows with a label, joined by id with what was predicted for them: what every evaluation starts from."""
+"""Rows with a label, joined by id with their predictions: what every evaluation starts from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class JudgedRows:
         p: probabilities of A, B and tie, shape (rows, 3).
         labels: 0, 1 or 2, shape (rows,).
         groups: `judge.tables.split.group_key`, uint64, shape (rows,).
-        flags: the predictions' `Flag`s, shape (rows,); 0 where the file has none.
+        flags: the predictions' `Flag`s, shape (rows,); 0 where the file has no flags.
         verdict_mass: shape (rows,); NaN where it is not known.
         first: probabilities with A shown first, shape (rows, 3); NaN where they are not known.
         second: probabilities with B shown first, mapped back to the table's A and B; NaN where not read.
@@ -96,7 +96,7 @@ def join(
             f"{table.name}: no row has a label; give the columns winner_model_a, winner_model_b and winner_tie "
             "(one of them 1), or winner (model_a, model_b or tie)"
         )
-    # figures must not depend on the order of either file, not even in the last digit
+    # sorted, so that figures do not depend on the order of either file, not even in the last digit
     labelled.sort(key=lambda row: row[0])
     ids, labels, groups, facts = zip(*labelled, strict=True)
     order = np.array([places[row_id] for row_id in ids])
@@ -121,7 +121,7 @@ def without_trained(
 
     Args:
         rows: joined.
-        names: of the files of predictions whose judges rows trained.
+        names: of the prediction files whose judges these rows may have trained.
         choice: refuse such rows, or drop them.
         why: what is wrong with figures on them, for the error.
         ways: what to do about it, for the error.
@@ -144,7 +144,7 @@ def without_trained(
 
 
 def _check_types_of_ids(known: set[str], predicted: set[str], name: str, table: str) -> None:
-    """Say so where one of two sets of ids that have nothing in common was turned into decimal numbers."""
+    """Raise an error that says so if one set of ids was turned into decimal numbers (1.0) and the other was not."""
     for left, right, decimal, whole in ((predicted, known, name, table), (known, predicted, table, name)):
         if not right.isdisjoint(row_id.removesuffix(".0") for row_id in left):
             raise JudgeError(

@@ -1,4 +1,4 @@
-"""Several files of predictions of the same rows, side by side: what an ensemble and a comparison start from."""
+"""Several prediction files for the same rows, side by side: what an ensemble and a comparison start from."""
 
 from __future__ import annotations
 
@@ -49,26 +49,29 @@ class MemberRows:
     def warnings(self) -> list[str]:
         """Return what the user must know to read figures of these rows, as whole lines."""
         groups = len(np.unique(self.rows.groups))
-        seen = int(self.rows.has(Flag.TRAINED_PROMPT).sum())
-        lost = int((~self.scored).any(axis=0).sum())
-        found: list[tuple[object, str]] = [
+        same_prompt = int(self.rows.has(Flag.TRAINED_PROMPT).sum())
+        not_scored = int((~self.scored).any(axis=0).sum())
+        warnings: list[tuple[object, str]] = [
             (
                 self.flagless,
                 f"{', '.join(self.flagless)}: no column flags, so it is not known whether rows trained the judge",
             ),
             (
-                seen,
-                f"{counted(seen, 'row')} with the prompt of another row that trained a judge: the figures may be too "
-                "good",
+                same_prompt,
+                f"{counted(same_prompt, 'row')} with the prompt of another row that trained a judge: the figures may be "
+                "too good",
             ),
             (
                 groups < FEW_GROUPS,
                 f"only {counted(groups, 'prompt group')}: "
                 + ("there is no interval" if groups < 2 else "the intervals are too narrow"),
             ),
-            (lost, f"{counted(lost, 'row')} that a judge could not score: they count with 1/3 each for that judge"),
+            (
+                not_scored,
+                f"{counted(not_scored, 'row')} that a judge could not score: they count with 1/3 each for that judge",
+            ),
         ]
-        return [text for holds, text in found if holds]
+        return [text for holds, text in warnings if holds]
 
 
 def read_members(paths: Sequence[Path]) -> list[StoredPredictions]:
@@ -169,5 +172,5 @@ def labelled_rows(
 
 
 def _trained(members: Sequence[StoredPredictions]) -> list[str]:
-    """Return the names of the files whose judges rows of theirs trained."""
+    """Return the names of the prediction files that hold rows which trained their own judge."""
     return [m.name for m in members if m.flags is not None and ((m.flags & np.uint32(Flag.TRAINED_ON)) != 0).any()]

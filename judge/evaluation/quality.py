@@ -1,4 +1,4 @@
-"""How good probabilities are on a set of labelled rows: every figure with its interval, or why there is none."""
+"""How good probabilities are on labelled rows: every figure with its interval, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class VerdictFigures:
     """One verdict against the other two.
 
     Attributes:
-        labelled: rows that people gave this verdict.
-        called: rows in which it is the most probable (k equally probable ones count 1/k each).
-        precision: of the rows in which it is the most probable, the share that people gave it.
-        recall: of the rows that people gave it, the share in which it is the most probable.
-        auc: how often its probability is higher in a row that people gave it than in another (one against the rest).
+        labelled: rows to which people gave this verdict.
+        called: rows in which it is the most probable verdict (k equally probable ones count 1/k each).
+        precision: of the rows in which it is the most probable, the share to which people gave it.
+        recall: of the rows to which people gave it, the share in which it is the most probable.
+        auc: how often its probability is higher in a row to which people gave it than in another row.
     """
 
     verdict: str
@@ -42,12 +42,13 @@ class VerdictFigures:
 
 @dataclass(frozen=True)
 class TieLosses:
-    """What ties cost, and what the judge knows besides.
+    """What ties cost, and how well the judge knows the better response apart from ties.
 
     Attributes:
-        on_ties: log loss where people called a tie, nats; `on_others` where they preferred one.
-        decided_accuracy: of the rows in which people preferred one, the share in which the judge gives that one more
-            than the other, whatever it gives the tie.
+        on_ties: log loss in rows that people call a tie, nats.
+        on_others: log loss in rows where people prefer a response, nats.
+        decided_accuracy: of the rows where people prefer a response, the share in which the judge gives it a higher
+            probability than the other response, whatever the probability of a tie is.
     """
 
     on_ties: Figure
@@ -57,13 +58,14 @@ class TieLosses:
 
 @dataclass(frozen=True)
 class Figures:
-    """What is measured on a set of rows; log losses in nats.
+    """The figures of a set of rows; log losses are in nats.
 
-    `over_class_rates` is the log loss minus that of the class rates: below 0 where the judge knows more. The class
-    rates are those of these very labels, so no other constant prediction has a lower log loss on them.
-    `over_length_baseline` is the same for `length_baseline`, which is cross-validated. `confusion`
-    has people's verdicts in rows and the judge's most probable ones in columns. `reliability` begins with that of the
-    most probable verdict.
+    Attributes:
+        over_class_rates: the judge's log loss minus that of the class rates, below 0 where the judge knows more. The
+            class rates are those of these very labels, so no other constant prediction has a lower log loss on them.
+        over_length_baseline: the same for `length_baseline`, which is cross-validated.
+        confusion: people's verdicts in rows, the judge's most probable verdicts in columns.
+        reliability: of the most probable verdict, then of A, B and tie.
     """
 
     rows: int
@@ -104,8 +106,8 @@ def figures_of(rows: JudgedRows, resampler: Resampler) -> Figures:
     """
     rates = label_rates(rows.labels)
     losses = log_losses(rows.p, rows.labels)
-    # The class rates are held fixed in the resamples. Fitting them to each would change the interval in second
-    # order only (they are at the minimum), and would favour them on small tables.
+    # All resamples use the same class rates. Fitting the rates to each resample would change the interval in second
+    # order only (they are at the minimum of the loss), and would favour them on small tables.
     beyond = losses + np.log(rates[rows.labels])
     values = [losses, hits(rows.p, rows.labels), brier_scores(rows.p, rows.labels), beyond]
     loss, accuracy, brier, over = resampler.estimate(np.column_stack(values), shares=[False, True, False, False])
@@ -162,15 +164,15 @@ def _verdict_figures(verdict: int, rows: JudgedRows, resampler: Resampler) -> Ve
 
 
 def area_under_curve(score: Float, true: NDArray[np.bool_], resampler: Resampler) -> Estimate:
-    """Return the area under the ROC curve, ties counting one half, with its interval.
+    """Return the area under the ROC curve, where ties count one half, with its interval.
 
-    Each row's placement, the share of rows of the other kind that it is on the right side of, is computed once; the
-    resamples take the mean placement of either kind (the linear part of the statistic, as in N. A. Obuchowski,
-    Nonparametric analysis of clustered ROC curve data, 1997), so that nothing is sorted 2,000 times.
+    A row's placement is the share of rows of the other kind that it is on the right side of. We compute the placements
+    once. The resamples take the mean placement of either kind, which is the linear part of the statistic
+    (N. A. Obuchowski, Nonparametric analysis of clustered ROC curve data, 1997), so that we need not sort 2,000 times.
 
     Args:
         score: shape (rows,), higher where `true` is more likely.
-        true: shape (rows,); some are and some are not.
+        true: shape (rows,), with both values in it.
         resampler: of the same rows.
     """
     positive, negative = np.sort(score[true]), np.sort(score[~true])
@@ -181,8 +183,8 @@ def area_under_curve(score: Float, true: NDArray[np.bool_], resampler: Resampler
         return np.stack([(totals[0] / totals[1] + totals[2] / totals[3] - area).clip(0, 1)])
 
     columns = np.column_stack([placement * true, true, placement * ~true, ~true])
-    # What all resamples agree on, an area of 0 or 1, says no more than pairs of one row of either kind from groups of
-    # their own would: as many as there are groups of the rarer kind.
+    # An area of 0 or 1 has no width in the resamples. It says as much as that many independent pairs of rows of either
+    # kind, one pair for each group of the rarer kind.
     rarer = min(true, ~true, key=resampler.groups_of)
     (estimate,) = resampler.estimate(columns, mean_placements, about=rarer, shares=True)
     return Estimate(area, estimate.low, estimate.high)
@@ -197,13 +199,13 @@ def _share_below(ordered: Float, score: Float) -> Float:
 def mean_where(
     values: NDArray[np.generic], weight: NDArray[np.generic], resampler: Resampler, reason: str, *, share: bool = False
 ) -> Figure:
-    """Return the weighted mean of `values`, or that there is none for `reason` where all weights are 0.
+    """Return the weighted mean of `values`, or `Undefined` with the reason if all weights are 0.
 
     Args:
         values: numbers or truth values, shape (rows,).
         weight: of each row, 0 or more, shape (rows,).
         resampler: of the same rows.
-        reason: for `Undefined`.
+        reason: why there is no mean if all weights are 0.
         share: whether the values lie between 0 and 1 (see `Resampler.estimate`).
     """
     each = np.asarray(weight, dtype=np.float64)

@@ -1,13 +1,13 @@
 """Calibration of probabilities: reliability diagrams and calibration errors, with intervals that fit them.
 
-A calibration error over bins adds up distances, so chance alone makes it larger than 0: of a judge that is calibrated
-perfectly, and still more in a bootstrap of its rows. Its interval must undo that. It holds the true errors with which a
-figure like the one found is not unusual (the inversion of a test: A. C. Davison and D. V. Hinkley, Bootstrap Methods
-and their Application, 1997, section 5.2): the gaps that were found, all made smaller or larger by the same factor, plus
-the resamples' deviations, give the found error or more in 2.5% of cases at its lower end, and it or less in 2.5% at its
-upper end. It reaches down to 0 where deviations alone do that. In simulations of 100 to 5,000 rows, calibrated and not,
-it holds the truth in 88 to 100 of 100 tables; the reflected interval does so in as few as 76. The figure that chance
-alone would give is shown beside it.
+A calibration error adds up distances over bins. So chance alone makes it larger than 0 even for a perfectly calibrated
+judge, and a bootstrap of its rows makes it larger still. The interval must undo that. It inverts a test (A. C. Davison
+and D. V. Hinkley, Bootstrap Methods and their Application, 1997, section 5.2): it holds the true errors for which the
+error that was found is not unusual. To try a true error, we scale all the gaps that were found by one factor and add
+the resamples' deviations. At the lower end of the interval, 2.5% of the resamples reach the error that was found; at
+the upper end, 97.5% do. The interval reaches down to 0 where the deviations alone are large enough. In simulations of
+100 to 5,000 rows, calibrated and not, it holds the truth in 88 to 100 of 100 tables; the reflected interval does so in
+as few as 76. The report shows the error that chance alone would give beside it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Bin:
     """Rows whose probability of something lies in (low, high].
 
     Attributes:
-        chance: their mean probability.
-        right: how often it came true.
+        chance: mean of these probabilities.
+        right: share of the rows in which it came true.
     """
 
     low: float
@@ -47,8 +47,8 @@ class Reliability:
     """How well one kind of probability is calibrated, over bins of equal width.
 
     Attributes:
-        of: `top verdict`, or the verdict whose probability it is.
-        bins: those that hold rows.
+        of: `top verdict` (the most probable one), or the name of a verdict.
+        bins: the bins that hold rows.
         error: the expected calibration error.
         by_chance: the error that perfectly calibrated probabilities would show on as many such rows, on average.
     """
@@ -62,14 +62,13 @@ class Reliability:
 def reliabilities(rows: JudgedRows, resampler: Resampler) -> list[Reliability]:
     """Return the calibration of the most probable verdict, and of the probabilities of A, B and tie.
 
-    The first's error is the top-label ECE (C. Guo et al., On calibration of modern neural networks, 2017); the mean of
-    the other three is the class-wise ECE (M. Kull et al., Beyond temperature scaling, 2019).
+    The error of the first is the top-label ECE (C. Guo et al., On calibration of modern neural networks, 2017). The
+    mean of the other three errors is the class-wise ECE (M. Kull et al., Beyond temperature scaling, 2019).
     """
     p = rows.p / rows.p.sum(axis=1, keepdims=True)
     truth = np.eye(3)[rows.labels]
-    found = [_reliability("top verdict", p.max(axis=1), hits(rows.p, rows.labels), resampler)]
-    found += [_reliability(name, p[:, k], truth[:, k], resampler) for k, name in enumerate(VERDICTS)]
-    return found
+    top = _reliability("top verdict", p.max(axis=1), hits(rows.p, rows.labels), resampler)
+    return [top, *(_reliability(name, p[:, k], truth[:, k], resampler) for k, name in enumerate(VERDICTS))]
 
 
 def _reliability(of: str, chance: Float, right: Float, resampler: Resampler) -> Reliability:
@@ -80,19 +79,20 @@ def _reliability(of: str, chance: Float, right: Float, resampler: Resampler) -> 
 
 
 def _bins(chance: Float, right: Float, resampler: Resampler) -> list[Bin]:
+    """Return the bins that hold rows; both arguments have shape (rows,)."""
     numbers = bin_numbers(chance)
-    found = np.unique(numbers)
-    inside = numbers[:, np.newaxis] == found  # (rows, bins)
+    filled = np.unique(numbers)
+    inside = numbers[:, np.newaxis] == filled  # (rows, bins)
 
     def share(totals: Float, _: Float) -> Float:
-        return np.asarray(totals[: len(found)] / totals[len(found) :])
+        return np.asarray(totals[: len(filled)] / totals[len(filled) :])
 
     columns = np.hstack([right[:, np.newaxis] * inside, inside])
     estimates = resampler.estimate(columns, share, about=inside, shares=True)
     rows = inside.sum(axis=0)
     mean = (chance[:, np.newaxis] * inside).sum(axis=0) / rows
     return [
-        Bin(k / BINS, (k + 1) / BINS, int(rows[i]), float(mean[i]), estimates[i]) for i, k in enumerate(found.tolist())
+        Bin(k / BINS, (k + 1) / BINS, int(rows[i]), float(mean[i]), estimates[i]) for i, k in enumerate(filled.tolist())
     ]
 
 
@@ -114,23 +114,23 @@ def _too_few(rows: int) -> Undefined:
 
 
 def calibration_error(gaps: Float, resampler: Resampler, *, certain: bool = False) -> tuple[Estimate, float | None]:
-    """Return the calibration error of probabilities, and the one that chance alone would give on average.
+    """Return the calibration error of probabilities, and the error that chance alone would give on average.
 
-    The latter is taken from the resamples' deviations, which is right for a judge that is nearly calibrated, and too
-    large for one that is far off (by a tenth where the error is 0.1, by a third at 0.2).
+    The second figure comes from the resamples' deviations. It is right for a judge that is nearly calibrated, and too
+    large for one that is far off (by a tenth where the error is 0.1, by a third where it is 0.2).
 
     Args:
-        gaps: `judge.stats.metrics.bin_gaps`, or several beside each other, shape (rows, bins).
+        gaps: `judge.stats.metrics.bin_gaps`, or several of them side by side, shape (rows, bins).
         resampler: of the same rows.
-        certain: whether the same came true in every row. Resamples then know nothing of what else might, and the
-            interval is widened by what they may have missed (`Resampler.reach`).
+        certain: whether the same came true in every row. Then no resample shows that something else could have, and
+            the interval is widened by what they may miss (`Resampler.reach`).
     """
     point = gaps.mean(axis=0)
     error = float(np.abs(point).sum())
     if resampler.groups < 2:
         return Estimate(error, None, None), None
     totals = resampler.totals(np.column_stack([gaps, np.ones(len(gaps))]))
-    # resamples vary around the gaps that were found as those would around the true ones
+    # resamples vary around the gaps that were found as these vary around the true gaps
     deviations = totals[:-1] / totals[-1] - point[:, np.newaxis]  # (bins, resamples)
     tail = resampler.tail()
     low = _factor(point, deviations, 1 - tail, 1.0)
@@ -142,7 +142,14 @@ def calibration_error(gaps: Float, resampler: Resampler, *, certain: bool = Fals
 
 
 def _factor(point: Float, deviations: Float, quantile: float, highest: float) -> float:
-    """Return the least factor, 0 to `highest`, times the gaps `point` with which that quantile reaches their error."""
+    """Return the smallest factor with which scaled gaps, plus deviations, reach the error that was found.
+
+    Args:
+        point: the gaps that were found, shape (bins,).
+        deviations: of the resamples, shape (bins, resamples).
+        quantile: which quantile of the resamples must reach the error.
+        highest: the largest factor to try.
+    """
     error = np.abs(point).sum()
 
     def reached(factor: float) -> bool:

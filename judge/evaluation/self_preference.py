@@ -1,4 +1,4 @@
-"""Whether a judge favours what certain models wrote, its own relatives above all, where the table names the models."""
+"""Whether a judge favours what certain models wrote, above all its own relatives; the table must name the models."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from judge.evaluation.bias_effects import (
     Mask,
     ScoredRows,
     Wording,
-    called,
+    call_of,
     not_measured,
 )
 from judge.prompting.verdict import Float
 from judge.stats.permutation import holm
 from judge.stats.resample import Estimate
 
-# Models beyond these, by rows, are counted and not measured one by one.
+# We measure at most so many models, those with the most rows, and count the others.
 MOST_MODELS = 100
 ERROR_RATE = 0.05
-_WIDTH = 2 * 1.959964  # of a 95% interval, in standard errors
+_STANDARD_ERRORS = 2 * 1.959964  # in the width of a 95% interval of the normal law
 _WORDING = Wording(
     "self_preference",
     "self-preference",
@@ -39,18 +39,17 @@ _WORDING = Wording(
 
 @dataclass(frozen=True)
 class ModelScore:
-    """How a model's responses fare with the judge and with people, a tie counting half.
+    """How the judge and people score a model's responses; a tie counts half.
 
     Attributes:
-        name: the model's, as in the table.
+        name: the model's name in the table.
         rows: comparisons in which exactly one response is the model's.
-        judge: its mean score with the judge.
-        people: with people.
-        difference: the judge's minus people's.
-        p_value: that there is no difference, by the normal law with the bootstrap's width, after Holm's correction for
-            the number of models (S. Holm, Scand. J. Statist. 6, 1979); None without an interval.
-        call: present, absent or undecided, as `judge.evaluation.bias_effects.called`, but present only where
-            p_value < 0.05.
+        judge: the model's mean score with the judge.
+        people: its mean score with people.
+        difference: the judge's mean score minus people's.
+        p_value: that there is no difference, from the normal law with the bootstrap's width, after Holm's correction
+            for the number of models (S. Holm, Scand. J. Statist. 6, 1979); None without an interval.
+        call: as `judge.evaluation.bias_effects.call_of` says, but present only where p_value < 0.05.
     """
 
     name: str
@@ -63,11 +62,11 @@ class ModelScore:
 
 
 def own_family(measured: ScoredRows, self_names: Sequence[str]) -> tuple[Effect, list[str]]:
-    """Return by how much more than people the judge favours its own family, and which models that is.
+    """Return by how much more than people the judge favours its own family, and the names of that family's models.
 
     Args:
         measured: the rows.
-        self_names: parts of names, for example `llama-3-8b`; case and punctuation do not matter.
+        self_names: parts of the names, for example `llama-3-8b`; case and punctuation do not matter.
 
     Raises:
         JudgeError: a name without a letter or digit.
@@ -91,31 +90,38 @@ def own_family(measured: ScoredRows, self_names: Sequence[str]) -> tuple[Effect,
 
 
 def model_scores(measured: ScoredRows) -> tuple[list[ModelScore], int]:
-    """Return the models of at least `LEAST_GROUPS` prompt groups, the most favoured first, and how many have fewer.
+    """Return the models with at least `LEAST_GROUPS` prompt groups, and how many models have fewer.
 
-    A judge that knows little scores every model near 50, so it favours weak models and slights strong ones without
-    knowing who wrote what: read a model's difference beside its score with people.
+    The models that the judge favours most come first. Read a model's difference beside its score with people: a judge
+    that knows little scores every model near 50, so it favours weak models and slights strong ones without knowing who
+    wrote what.
     """
     names = _known_names(measured)
     a, b = measured.rows.facts.models.T if names else (np.empty(0), np.empty(0))
     numbers = {name: int((((a == name) != (b == name)) & measured.scored).sum()) for name in names}
     often = sorted((name for name in names if numbers[name] >= LEAST_GROUPS), key=lambda name: (-numbers[name], name))
-    found = []
+    measured_models = []
     for name in often[:MOST_MODELS]:
         sign: Float = (a == name).astype(np.float64) - (b == name)
         chosen: Mask = measured.scored & (sign != 0)
         if measured.groups(chosen) >= LEAST_GROUPS:
-            found.append((name, int(chosen.sum()), _scores(measured, sign, chosen)))
-    adjusted = holm([p_value(difference) for _, _, (_, _, difference) in found])
+            measured_models.append((name, int(chosen.sum()), _scores(measured, sign, chosen)))
+    adjusted = holm([p_value(difference) for _, _, (_, _, difference) in measured_models])
     scores = [
-        ModelScore(name, rows, *estimates, p, _called(estimates[2], p))
-        for (name, rows, estimates), p in zip(found, adjusted, strict=True)
+        ModelScore(name, rows, *estimates, p, _call_after_holm(estimates[2], p))
+        for (name, rows, estimates), p in zip(measured_models, adjusted, strict=True)
     ]
-    return sorted(scores, key=lambda one: (-one.difference.value, one.name)), len(names) - len(found)
+    return sorted(scores, key=lambda one: (-one.difference.value, one.name)), len(names) - len(measured_models)
 
 
 def _scores(measured: ScoredRows, sign: Float, chosen: Mask) -> tuple[Estimate, Estimate, Estimate]:
-    """Return a model's score with the judge, with people and the difference; `sign` is 1 where it wrote A, -1 for B."""
+    """Return a model's mean score with the judge, with people, and the difference of the two.
+
+    Args:
+        measured: the rows.
+        sign: 1 where the model wrote A, -1 where it wrote B, shape (rows,).
+        chosen: rows in which it wrote exactly one response, shape (rows,).
+    """
     judge = 0.5 + sign * (measured.judge - 0.5)
     people = 0.5 + sign * (measured.people - 0.5)
     first, second, third = measured.means([judge, people, judge - people], chosen, [True, True, False])
@@ -123,17 +129,17 @@ def _scores(measured: ScoredRows, sign: Float, chosen: Mask) -> tuple[Estimate, 
 
 
 def p_value(estimate: Estimate) -> float | None:
-    """Return the two-sided p-value that a figure is 0, by the normal law with the width of its 95% interval."""
+    """Return the two-sided p-value that a figure is 0, from a normal law as wide as its 95% interval."""
     if estimate.low is None or estimate.high is None:
         return None
-    error = (estimate.high - estimate.low) / _WIDTH
+    error = (estimate.high - estimate.low) / _STANDARD_ERRORS
     if error == 0:
         return float(estimate.value == 0)
     return math.erfc(abs(estimate.value) / error / math.sqrt(2))
 
 
-def _called(difference: Estimate, p: float | None) -> Call:
-    call = called(difference, LEAST_GROUPS)
+def _call_after_holm(difference: Estimate, p: float | None) -> Call:
+    call = call_of(difference, LEAST_GROUPS)
     if call == "absent":
         return call
     return "present" if p is not None and p < ERROR_RATE and abs(difference.value) >= MARGIN else "undecided"
@@ -144,5 +150,5 @@ def _known_names(measured: ScoredRows) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """Return a name in lower case with everything but letters and digits as single hyphens."""
+    """Return a name in lower case; each run of other characters than letters and digits becomes a hyphen."""
     return re.sub(r"[\W_]+", "-", name.casefold()).strip("-")

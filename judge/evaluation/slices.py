@@ -1,4 +1,4 @@
-"""The same figures on parts of the rows: where a judge is better or worse than elsewhere."""
+"""Figures of parts of the rows: where a judge is better or worse than elsewhere."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from judge.evaluation.judged_rows import JudgedRows
 from judge.stats.metrics import hits, log_losses
 from judge.stats.resample import Estimate, Float, Resampler
 
-# The commonest values of a dimension have a slice each, the others one together.
+# The commonest values of a dimension have a slice each; all others share one.
 MOST_SLICES = 8
-# Fewer prompt groups than these say too little to be read.
+# A slice of fewer prompt groups says too little.
 FEWEST_GROUPS = 10
-# Characters of prompt and both responses, all turns: the first number of each slice but the first.
+# Characters of the prompt and both responses over all turns, where a new slice begins.
 LENGTH_EDGES = (1_000, 2_000, 4_000, 8_000)
 _REST = "others"
 _EDGES = (0, *LENGTH_EDGES)
-# Dimensions whose slices have an order of their own.
+# Dimensions whose slices stand in a given order, not by how common they are.
 _ORDERS: dict[str, list[str]] = {
     "turns": ["1", "2", "3", "4 or more"],
     "length": [f"{low:,} to {high - 1:,}" for low, high in zip(_EDGES, LENGTH_EDGES, strict=False)]
@@ -34,9 +34,9 @@ class Slice:
     """The figures of the rows that have one value of a dimension.
 
     Attributes:
-        difference: the log loss of these rows minus that of all other rows, nats; without an interval where the
-            others are of fewer than `FEWEST_GROUPS` prompt groups.
-        few: whether there are fewer than `FEWEST_GROUPS` prompt groups.
+        difference: the log loss of these rows minus that of all other rows, nats; it has no interval where the other
+            rows have fewer than `FEWEST_GROUPS` prompt groups.
+        few: whether these rows have fewer than `FEWEST_GROUPS` prompt groups.
     """
 
     dimension: str
@@ -52,8 +52,8 @@ class Slice:
 def slices_of(rows: JudgedRows, resampler: Resampler) -> list[Slice]:
     """Return the slices of every dimension in which the rows differ, in a fixed order.
 
-    Dimensions are language, turns, length (characters of prompt and responses), what the budget cut, source, empty and
-    identical responses, and the pair of models, whichever of them wrote A.
+    The dimensions are language, turns, length (characters of prompt and responses), whether the budget cut the prompt,
+    source, empty and identical responses, and the pair of models, whichever of the two wrote A.
     """
     losses, right = log_losses(rows.p, rows.labels), hits(rows.p, rows.labels)
     return [_slice(dimension, name, inside, losses, right, resampler) for dimension, name, inside in parts_of(rows)]
@@ -67,7 +67,7 @@ def parts_of(rows: JudgedRows) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
 
 
 def _dimensions(rows: JudgedRows) -> Iterator[tuple[str, NDArray[np.object_]]]:
-    """Yield each dimension's name, and the rows' values in it; an empty value is in no slice."""
+    """Yield each dimension's name and the rows' values in it, shape (rows,); an empty value is in no slice."""
     facts = rows.facts
     yield "language", facts.language
     yield "turns", np.where(facts.turns >= 4, "4 or more", facts.turns.astype(str)).astype(object)
@@ -89,9 +89,9 @@ def _pairs(models: NDArray[np.object_]) -> NDArray[np.object_]:
 
 
 def _parts(values: NDArray[np.object_], in_order: list[str] | None) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield the name and the rows of each slice, the commonest values first unless they have an order.
+    """Yield the name and the rows of each slice: in the given order, or the commonest values first.
 
-    Values without an order are in a slice of their own if they are common; the others share one.
+    Without a given order, only common values have a slice; all others share one.
     """
     names, counts = np.unique(values[values != ""].astype(str), return_counts=True)
     if len(names) < 2:

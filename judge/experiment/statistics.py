@@ -128,12 +128,10 @@ def differences(
     p_values = [pair.p_value(permutations, seed) for pair in pairs]
     p_holm = _holm(p_values)
     p_equivalent = _holm([pair.p_equivalent(margin, metric) for pair in pairs])
-    return [
-        _difference(_Case(name, baseline, metric, margin, level, demand, pair), estimate, *tests)
-        for name, pair, estimate, *tests in zip(
-            names, pairs, mean_differences, p_values, p_holm, p_equivalent, strict=True
-        )
+    cases = [
+        _Case(name, baseline, metric, margin, level, demand, pair) for name, pair in zip(names, pairs, strict=True)
     ]
+    return [_difference(*parts) for parts in zip(cases, mean_differences, p_values, p_holm, p_equivalent, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""The token budget: how many tokens of each text a prompt may keep. Pure functions over lengths.
+"""The token budget: how many tokens of each text a prompt keeps. Pure functions over lengths.
 
-The fixed text of a prompt (chat template, headers, the verdict cue) is never cut. What is left is shared
-between the prompt, response A and response B by weight; a share that a part does not need flows to the
-others. A and B have the same weight and the same rounding, so exchanging them exchanges their cuts.
+The fixed text of a prompt (chat template, headers, the verdict cue) is never cut. The prompt, response A and response B
+share the rest by weight, and what one of them does not need goes to the others. A and B have the same weight and the
+same rounding, so exchanging them exchanges their cuts.
 
-Cutting in the middle beat cutting the start by 0.003 accuracy in the WSDM Cup (5th place), and the
-weights .2/.4/.4 are those of the 4th place of the LMSYS contest.
+Cutting in the middle beat cutting the start by 0.003 accuracy in the WSDM Cup (5th place). The weights .2/.4/.4 are
+those of the 4th place of the LMSYS contest.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from typing import Literal, get_args
 Policy = Literal["middle", "start", "end", "oldest-turns"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
-# The least number of text tokens that each part is left with when it has that many, so that nothing is
-# reduced to its cut mark alone.
+# Each part keeps at least so many tokens of text if it has them, so that more than a cut mark is left of it.
 MIN_TEXT_TOKENS = 8
 
 
@@ -53,7 +52,7 @@ def whole(length: int) -> Span:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Token counts of one comparison's texts: one number a turn for each part, all of equal length."""
+    """Token counts of one comparison's texts: for each part one number a turn; all parts have equally many turns."""
 
     prompt: tuple[int, ...]
     response_a: tuple[int, ...]
@@ -66,10 +65,13 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Cuts:
-    """The outcome for one comparison.
+    """What one comparison keeps.
 
-    `dropped_turns` oldest turns are left out of the prompt altogether; the spans are of the turns that
-    remain. When turns were dropped, a cut mark stands before the first remaining prompt text.
+    If turns are dropped, a cut mark stands before the first prompt text that remains.
+
+    Attributes:
+        dropped_turns: how many of the oldest turns are left out whole.
+        prompt, response_a, response_b: one span for each turn that remains.
     """
 
     dropped_turns: int
@@ -83,7 +85,7 @@ class Frame:
     """What a template costs besides the texts, in tokens.
 
     Attributes:
-        fixed: fixed tokens of a prompt with a given number of turns.
+        fixed: from a number of turns to the fixed tokens of such a prompt.
         mark: tokens of the cut mark.
         prompt_copies, response_copies: how often the template shows each prompt and each response.
     """
@@ -107,16 +109,14 @@ def plan_cuts(
         lengths: token counts of the texts, one a turn.
         frame: the template's costs.
         max_tokens: the budget of the whole prompt, fixed text included.
-        policy: `middle` keeps the first and last tokens of each part (a part is all its turns, one
-            after the other), `start` cuts the first ones, `end` the last ones, `oldest-turns` drops
-            whole turns from the oldest on and cuts the last turn in the middle if that is not enough.
+        policy: `middle` keeps the first and last tokens of each part (a part is all its turns, one after the other);
+            `start` cuts its first tokens, `end` its last ones. `oldest-turns` drops whole turns from the oldest on, and
+            cuts the last turn in the middle if that is not enough. The other policies drop oldest turns too, where
+            the headers of a long conversation would take more than half of the budget.
         shares: weights of the prompt and of each response.
 
     Returns:
-        The cuts, or None when not even the last turn fits (see `minimum_budget`).
-
-    Whole turns are also dropped by the other policies, oldest first, where the headers of a long
-    conversation would take more than half of the budget.
+        The cuts, or None if not even the last turn fits (see `minimum_budget`).
     """
     turns = len(lengths.prompt)
 
@@ -129,12 +129,12 @@ def plan_cuts(
             return None
         return _cut_parts(rest, frame, max_tokens - fixed, policy, shares, dropped)
 
-    # Every turn has a header, so more turns than tokens cannot fit: they are not even laid out.
+    # Every turn has a header, so more turns than tokens cannot fit: we do not even lay them out.
     first = min(max(turns - max_tokens, 0), turns - 1)
     cuts = keep_from(first)
     low, high = (first + 1, turns - 1) if cuts is None else (0, -1)
-    # The fewer turns the less they cost, so that halving finds the most that fit; a hostile row can have
-    # 100,000 turns, and each attempt lays them out.
+    # Fewer turns cost less, so bisection finds the most turns that fit. A hostile row can have 100,000 turns, and each
+    # attempt lays them out.
     while low <= high:
         middle = (low + high) // 2
         attempt = keep_from(middle)
@@ -148,7 +148,7 @@ def plan_cuts(
 def minimum_budget(frame: Frame) -> int:
     """Return the smallest `max_tokens` with which `plan_cuts` always finds an answer.
 
-    The worst case is one very long turn left of a longer conversation.
+    In the worst case, one very long turn remains of a longer conversation.
     """
     copies = frame.prompt_copies + 2 * frame.response_copies
     return frame.fixed(1) + frame.mark * frame.prompt_copies + copies * (frame.mark + MIN_TEXT_TOKENS)
@@ -175,6 +175,7 @@ def _cut_parts(
     shares: tuple[float, float],
     dropped: int,
 ) -> Cuts | None:
+    """Cut the texts to `available` tokens; None if their marks and a few tokens of text do not fit."""
     parts = (lengths.prompt, lengths.response_a, lengths.response_b)
     copies = (frame.prompt_copies, frame.response_copies, frame.response_copies)
     demands = [c * sum(part) for part, c in zip(parts, copies, strict=True)]
@@ -189,17 +190,24 @@ def _cut_parts(
 
 
 def _least(turns: Sequence[int], mark: int) -> int:
-    """Return the least cost that a part is granted: its marks, and a few tokens of text."""
+    """Return the least cost that a part is granted: that of its cut marks and a few tokens of text."""
     return min(sum(turns), sum(min(n, mark) for n in turns) + MIN_TEXT_TOKENS)
 
 
 def allocate(available: int, demands: Sequence[int], least: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """Share `available` tokens by weight; nobody gets more than its demand or less than its least.
+    """Share `available` tokens by weight: each part gets at most its demand, and at least its least.
 
-    Shares that are not needed flow to those who need more (water-filling). Parts of equal demand, least
-    and weight are granted the same, whatever their order; a rounding remainder is left unused.
+    Tokens that one part does not need go to those that need more (water-filling). Parts of equal demand, least and
+    weight get the same, whatever their order. A remainder of the rounding is left unused.
 
-    `sum(least) <= available` must hold, and each `least <= demand`.
+    Args:
+        available: tokens to share, at least `sum(least)`.
+        demands: the tokens that each part could use.
+        least: the tokens that each part must get, at most its demand.
+        weights: of the parts.
+
+    Returns:
+        The tokens that each part gets.
     """
     grants: list[int | None] = [None] * len(demands)
     while True:
@@ -210,8 +218,9 @@ def allocate(available: int, demands: Sequence[int], least: Sequence[int], weigh
         total = math.fsum(weights[i] for i in open_parts)
         share = {i: left * weights[i] / total if total else left / len(open_parts) for i in open_parts}
         bounded = {i: min(max(share[i], least[i]), demands[i]) for i in open_parts}
-        # As CSS lays out flexible boxes: when raising some to their least takes more than others give back,
-        # the raised ones are settled; when less, those at their demand; what is left is shared again.
+        # The algorithm of CSS for flexible boxes. Some parts are raised to their least, others are capped at their
+        # demand. If raising takes more than capping gives back, the raised parts are settled, otherwise the capped
+        # ones; then the rest is shared again.
         balance = math.fsum(bounded[i] - share[i] for i in open_parts)
         raised = [i for i in open_parts if bounded[i] > share[i] and balance > 0]
         capped = [i for i in open_parts if bounded[i] < share[i] and balance < 0]
@@ -220,12 +229,16 @@ def allocate(available: int, demands: Sequence[int], least: Sequence[int], weigh
 
 
 def cut_part(turns: Sequence[int], keep: int, mark: int, policy: Policy) -> tuple[Span, ...]:
-    """Cut one part, given as the token counts of its turns, to a cost of at most `keep`.
+    """Cut one part to a cost of at most `keep` tokens, and return the span of each turn.
 
-    The turns are one stream of tokens: `middle` cuts one hole into it, `start` and `end` cut from that
-    side. A turn that would not get shorter, because its mark costs as much as the cut saves, stays whole.
+    The turns are one stream of tokens: `middle` cuts one hole into it, `start` and `end` cut from that side. A turn
+    stays whole if its mark would cost as much as the cut saves.
 
-    `keep` must be at least the cost of marks alone, `sum(min(n, mark))`.
+    Args:
+        turns: token counts of the part's turns.
+        keep: most tokens, at least the cost of marks alone, `sum(min(n, mark))`.
+        mark: tokens of the cut mark.
+        policy: where to cut.
     """
     text = min(keep, sum(turns))
     while True:
@@ -237,7 +250,7 @@ def cut_part(turns: Sequence[int], keep: int, mark: int, policy: Policy) -> tupl
 
 
 def _hole(turns: Sequence[int], text: int, mark: int, policy: Policy) -> tuple[Span, ...]:
-    """Keep `text` tokens of the stream in the policy's place, and whole turns where a cut saves nothing."""
+    """Keep `text` tokens of the stream where the policy says, and whole turns where a cut saves nothing."""
     first = {"start": 0, "end": text}.get(policy, (text + 1) // 2)
     hole_start, hole_end = first, sum(turns) - (text - first)
     spans = []

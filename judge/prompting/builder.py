@@ -1,8 +1,8 @@
 """The one builder of prompts: comparison + template + budget + tokenizer -> token ids.
 
-Every stage (training, AWQ calibration, scoring, experiments) gets its token ids here, so the same row is
-the same ids everywhere. Fixed text and user texts are encoded piece by piece and joined as ids: this is
-what makes budgets exact, A and B symmetric and control tokens in user text impossible.
+Every stage (training, AWQ calibration, scoring, experiments) gets its token ids here, so the same row has the same ids
+everywhere. The builder encodes fixed text and the texts of users piece by piece and joins the ids. So budgets are
+exact, A and B are treated alike, and the text of a user cannot become a control token.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from judge.prompting.template import PARTS, Part, Slot, Template, copies
 from judge.prompting.verdict import resolve_verdicts
 from judge.tables.comparison import Comparison, Turns
 
-# Most layouts kept; real tables have conversations of up to about forty lengths.
+# So many layouts are kept in memory; the conversations of real tables have up to about forty different lengths.
 _LAYOUTS = 64
 
-# Raised whenever a change of the code changes the ids of a prompt; part of every fingerprint.
+# Part of every fingerprint. Raise it with every change of the code that changes the ids of a prompt.
 BUILDER_VERSION = 1
 
 
@@ -50,9 +50,9 @@ class Prompt:
 
     Attributes:
         ids: int32 token ids, shape (tokens,).
-        tokens: tokens of the prompt, A and B before cutting, shape (3,).
-        cut: tokens that each of them lost, shape (3,).
-        cut_turns: oldest turns that were left out whole.
+        tokens: number of tokens of the prompt, A and B before cutting.
+        cut: how many tokens each of them lost.
+        cut_turns: how many of the oldest turns are left out whole.
     """
 
     ids: NDArray[np.int32]
@@ -92,8 +92,8 @@ class PromptBuilder:
         least_tokens: the smallest budget that the template allows with this tokenizer.
 
     Raises:
-        JudgeError: the verdicts are not single tokens, the budget is too small for the template's fixed
-            text, or the model's chat template does not take the prompt.
+        JudgeError: a verdict is not a single token, the budget is too small for the template's fixed text, or the
+            model's chat template refuses the prompt.
     """
 
     def __init__(self, encoder: TextEncoder, template: Template, budget: Budget | None = None) -> None:
@@ -120,9 +120,9 @@ class PromptBuilder:
             )
 
     def _frame_texts(self) -> tuple[list[int], str, str]:
-        """Return the ids that start the prompt, and the fixed text before the body and after it, with the cue.
+        """Return the ids that start the prompt, the fixed text before the body, and the text after it with the cue.
 
-        A chat template writes BOS itself; without one the tokenizer's own BOS stands first.
+        A chat template writes BOS itself; without a chat template the tokenizer's own BOS stands first.
         """
         template = self.template
         frame = self.encoder.chat_frame(template.system) if template.chat else None
@@ -150,7 +150,7 @@ class PromptBuilder:
         return last
 
     def _layout(self, turn_count: int) -> list[list[int] | Slot]:
-        """Return the prompt for a number of turns as fixed ids and slots (encoded once, then kept)."""
+        """Return the prompt for a number of turns as fixed ids and slots; each layout is encoded once and kept."""
         if turn_count not in self._layouts:
             pieces = [piece for piece in self._pieces(turn_count) if piece != ""]
             layout: list[list[int] | Slot] = [self._start]
@@ -172,7 +172,7 @@ class PromptBuilder:
         return sum(len(piece) for piece in self._layout(turn_count) if not isinstance(piece, Slot))
 
     def fingerprint(self) -> str:
-        """SHA-256 over everything but the row that decides the ids: template, budget, tokenizer's work."""
+        """Return the SHA-256 of all that decides the ids besides the row: template, budget, and the tokenizer's ids."""
         layouts = [
             [piece if isinstance(piece, list) else [piece.turn, piece.part] for piece in self._layout(n)]
             for n in (1, 2, 3)
@@ -185,7 +185,7 @@ class PromptBuilder:
         return [self._assemble(texts) for texts in self._encode(comparisons)]
 
     def build_both_orders(self, comparisons: Sequence[Comparison]) -> list[tuple[Prompt, Prompt]]:
-        """Return each comparison's prompt, and the one with A and B exchanged (its counts too)."""
+        """Return each comparison's prompt, and the prompt with A and B exchanged; its counts are exchanged too."""
         return [(self._assemble(t), self._assemble(t.swapped())) for t in self._encode(comparisons)]
 
     def _encode(self, comparisons: Sequence[Comparison]) -> list[_Texts]:
@@ -202,6 +202,7 @@ class PromptBuilder:
         return texts + [self.template.missing_text] * (turn_count - len(texts))
 
     def _assemble(self, texts: _Texts) -> Prompt:
+        """Cut the texts to the budget and join them with the fixed ids."""
         lengths = texts.lengths()
         tokens = (sum(lengths.prompt), sum(lengths.response_a), sum(lengths.response_b))
         cuts = plan_cuts(lengths, self._frame, self.budget.max_tokens, self.budget.policy, self.budget.shares)
@@ -216,7 +217,10 @@ class PromptBuilder:
         return Prompt(joined, tokens, (lost[0], lost[1], lost[2]), cuts.dropped_turns)
 
     def _cut(self, texts: _Texts, part: Part, cuts: Cuts) -> list[tuple[list[int], int]]:
-        """Return for each remaining turn of a part its ids with the cut mark, and how many were kept."""
+        """Return the ids of each remaining turn of a part, with cut marks, and how many of its own ids each keeps.
+
+        A cut moves to the next place outside of a character.
+        """
         spans: tuple[Span, ...] = getattr(cuts, part)
         result = []
         for span, ids in zip(spans, texts.ids[part][cuts.dropped_turns :], strict=True):

@@ -12,7 +12,7 @@ from judge.prompting.awkward_rows import AwkwardRow
 from judge.prompting.builder import Budget, Prompt, PromptBuilder
 from judge.prompting.encoding import TextEncoder
 from judge.prompting.template import Template, copies
-from judge.prompting.template_check import Finding, response_labels, static_findings
+from judge.prompting.template_check import TemplateMistake, response_labels, static_findings
 from judge.tables.comparison import Comparison, RowId
 
 _PLENTY = 1 << 30  # tokens: a budget that cuts nothing
@@ -56,7 +56,7 @@ class Checked:
         controls: control tokens that were tried as text of a row and stayed text; 0 where none was tried.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[TemplateMistake, ...]
     samples: tuple[Sample, ...] = ()
     verdict_ids: tuple[int, ...] = ()
     verdict_pieces: tuple[str, ...] = ()
@@ -85,13 +85,13 @@ def check_template(
     try:
         plenty = PromptBuilder(encoder, template, Budget(_PLENTY))
     except JudgeError as error:
-        return Checked((*findings, Finding("error", _same_token(encoder, template) or str(error))))
+        return Checked((*findings, TemplateMistake("error", _same_token(encoder, template) or str(error))))
     findings += _token_findings(encoder, template, plenty)
     builder = plenty
     try:
         builder = PromptBuilder(encoder, template, budget or Budget())
     except JudgeError as error:
-        findings.append(Finding("error", f"{error}; raise --max-tokens, or shorten the body"))
+        findings.append(TemplateMistake("error", f"{error}; raise --max-tokens, or shorten the body"))
     samples = [_sample(builder, plenty, row) for row in rows]
     for awkward in rows:
         findings += pair_findings(awkward.what, *builder.build_both_orders([awkward.row])[0], builder.budget.max_tokens)
@@ -103,21 +103,21 @@ def check_template(
     return Checked(unique, tuple(samples), builder.verdict_ids, pieces, chat, len(encoder.control_ids))
 
 
-def pair_findings(what: str, one: Prompt, other: Prompt, max_tokens: int) -> Iterator[Finding]:
+def pair_findings(what: str, one: Prompt, other: Prompt, max_tokens: int) -> Iterator[TemplateMistake]:
     """Compare the prompts of a row in its two orders: exchanging A and B must exchange what is cut, and no more."""
     exchanged = other.swapped_counts()
     if (len(one.ids), one.tokens, one.cut, one.cut_turns) != (
         *(len(other.ids), exchanged.tokens, exchanged.cut),
         exchanged.cut_turns,
     ):
-        yield Finding(
+        yield TemplateMistake(
             "error",
             f"A and B are not treated alike: the {what} row has {len(one.ids)} tokens and loses {one.cut}, exchanged "
             f"{len(other.ids)} and {exchanged.cut}; treat both the same in the body",
         )
     longest = max(len(one.ids), len(other.ids))
     if longest > max_tokens:
-        yield Finding("error", f"the prompt of the {what} row has {longest:,} tokens, more than {max_tokens:,}")
+        yield TemplateMistake("error", f"the prompt of the {what} row has {longest:,} tokens, more than {max_tokens:,}")
 
 
 def _sample(builder: PromptBuilder, plenty: PromptBuilder, awkward: AwkwardRow) -> Sample:
@@ -161,10 +161,10 @@ def _same_token(encoder: TextEncoder, template: Template) -> str | None:
     return None
 
 
-def _token_findings(encoder: TextEncoder, template: Template, builder: PromptBuilder) -> Iterator[Finding]:
+def _token_findings(encoder: TextEncoder, template: Template, builder: PromptBuilder) -> Iterator[TemplateMistake]:
     after = _after_cue(encoder, template)
     if after:
-        yield Finding(
+        yield TemplateMistake(
             "warning",
             f"the cue is not last: the chat template puts {printable(after)!r} behind it; with chat.cue: assistant it "
             "opens the reply",
@@ -172,25 +172,27 @@ def _token_findings(encoder: TextEncoder, template: Template, builder: PromptBui
     end = (template.cue + after)[-1:]
     first = template.verdicts[0]
     if end.isspace() and first[:1] == " ":
-        yield Finding(
+        yield TemplateMistake(
             "warning",
             f"the verdict {first!r} starts with a space, but stands at the start of a line; leave the space out",
         )
     elif (end.isalnum() or end in ":.?!") and first[:1].isalnum():
-        yield Finding("warning", f"the verdict {first!r} follows {end!r} without a space; write {' ' + first!r}")
+        yield TemplateMistake(
+            "warning", f"the verdict {first!r} follows {end!r} without a space; write {' ' + first!r}"
+        )
     unknown = encoder.tokenizer.unk_token_id
     for verdict, verdict_id in zip(template.verdicts, builder.verdict_ids, strict=True):
         if verdict_id == unknown:
-            yield Finding("error", f"the tokenizer does not know the verdict {verdict!r}; choose another one")
+            yield TemplateMistake("error", f"the tokenizer does not know the verdict {verdict!r}; choose another one")
     yield from _body_token_findings(encoder, template)
 
 
-def _body_token_findings(encoder: TextEncoder, template: Template) -> Iterator[Finding]:
+def _body_token_findings(encoder: TextEncoder, template: Template) -> Iterator[TemplateMistake]:
     labels = response_labels(template, 1)
     for one, other in zip(labels["response_a"], labels["response_b"], strict=True):
         lengths = [len(encoder.trusted_text("\n" + label + "\n")) for label in (one, other)]
         if lengths[0] != lengths[1]:
-            yield Finding(
+            yield TemplateMistake(
                 "warning",
                 f"A and B are not treated alike: {printable(one)!r} takes {counted(lengths[0], 'token')}, "
                 f"{printable(other)!r} {lengths[1]}; choose labels of one token",
@@ -199,17 +201,17 @@ def _body_token_findings(encoder: TextEncoder, template: Template) -> Iterator[F
         texts = [piece for piece in template.layout(1) if isinstance(piece, str)]
         found = {i for text in (*texts, template.cue) for i in encoder.trusted_text(text)} & encoder.control_ids
         for piece in sorted(encoder.tokenizer.convert_ids_to_tokens(sorted(found))):
-            yield Finding(
+            yield TemplateMistake(
                 "warning",
                 f"the template holds the control token {piece!r} inside the chat template's message; take it out, or "
                 "write the whole chat layout with chat: false",
             )
 
 
-def _length_findings(samples: Sequence[Sample], budget: Budget) -> Iterator[Finding]:
+def _length_findings(samples: Sequence[Sample], budget: Budget) -> Iterator[TemplateMistake]:
     for sample in samples:
         if sample.turns == 1 and 2 * sample.fixed > budget.max_tokens:
-            yield Finding(
+            yield TemplateMistake(
                 "warning",
                 f"the fixed text takes {sample.fixed:,} of {budget.max_tokens:,} tokens; shorten the body or raise "
                 "--max-tokens",
@@ -218,14 +220,14 @@ def _length_findings(samples: Sequence[Sample], budget: Budget) -> Iterator[Find
     cut = [sample for sample in samples if sample.needed > sample.length]
     if cut:
         worst = max(cut, key=lambda sample: sample.needed)
-        yield Finding(
+        yield TemplateMistake(
             "warning",
             f"the {worst.what} row (id {printable(worst.row_id)}) needs {worst.needed:,} tokens and is cut to "
             f"{budget.max_tokens:,}; raise --max-tokens if many rows are as long",
         )
 
 
-def _control_findings(builder: PromptBuilder) -> Iterator[Finding]:
+def _control_findings(builder: PromptBuilder) -> Iterator[TemplateMistake]:
     """Put every control token of the tokenizer into the texts of a row: none may become one."""
     encoder = builder.encoder
     controls = sorted(encoder.control_ids)
@@ -233,7 +235,7 @@ def _control_findings(builder: PromptBuilder) -> Iterator[Finding]:
     rows = [Comparison(0, (text,), (text,), (text,)) for text in ("x", spelled)]
     harmless, hostile = (int(np.isin(prompt.ids, controls).sum()) for prompt in builder.build(rows))
     if hostile != harmless:
-        yield Finding(
+        yield TemplateMistake(
             "error",
             f"texts of a row can become {counted(hostile - harmless, 'control token')} and so close the chat turn; "
             "do not score with this tokenizer, and report it",

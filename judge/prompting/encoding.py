@@ -1,7 +1,7 @@
-"""Text to token ids, in two ways that are never mixed up: trusted text and user text.
+"""From text to token ids, in two separate ways: one for trusted text, one for the texts of users.
 
-Trusted text (the model's chat template, a prompt template) may hold control tokens such as `<|im_end|>`.
-User text (prompts, responses) may spell them, and is encoded so that it never becomes one.
+Trusted text (the model's chat template, a prompt template) may hold control tokens such as `<|im_end|>`. The text of a
+user (a prompt or a response) may spell one; it is encoded so that it never becomes one.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-# One of these is put before a piece of text whose tokenizer would otherwise add a space to the start of it;
-# several, because one of them may merge with the text.
+# Some tokenizers add a space to the start of a text. We put one of these before the text, and take its ids away again.
+# There are several, because one of them may merge with the text.
 _ANCHORS = ("\n", ".", "0")
-# Added tokens that steer a model although some tokenizers do not call them special (Qwen's `<|fim_prefix|>`).
+# The shape of tokens that steer a model although some tokenizers do not call them special (Qwen's `<|fim_prefix|>`).
 _CONTROL_SHAPE = re.compile(r"<[|\uff5c].+[|\uff5c]>", re.DOTALL)
-# The pieces of a byte fallback, and those of them that go on with a character (UTF-8 continuation bytes).
+# The pieces of a byte fallback, and those of them that continue a character (the continuation bytes of UTF-8).
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
 _CONTINUATION = {f"<0x{i:02X}>" for i in range(0x80, 0xC0)}
-# The same bytes as byte-level vocabularies (GPT-2's and later) spell them: those that are no printable Latin-1
-# character stand for themselves plus 256 or so, in the order in which GPT-2's table counts them.
+# The same bytes as byte-level vocabularies (GPT-2's and later ones) spell them. A byte that is a printable character of
+# Latin-1 stands for itself. The others stand as chr(256), chr(257), ..., in the order of GPT-2's table.
 _SHIFTED = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
 _BYTE_LEVEL = {chr(256 + _SHIFTED.index(i)) if i in _SHIFTED else chr(i) for i in range(0x80, 0xC0)}
-# How often a text that holds control tokens is taken apart in larger pieces before it is by characters.
+# A text that holds control tokens is taken apart into smaller pieces so many times, and then into single characters.
 _MAX_ROUNDS = 4
-# Fixed, because some chat templates print today's date (Llama 3.2 unless it is given one, SmolLM3 and gpt-oss
-# always): the same row must give the same ids on every day. Llama 3.1's own template falls back to this day.
+# The day that chat templates print. Some print today's date (Llama 3.2 unless it gets one, SmolLM3 and gpt-oss always),
+# but the same row must give the same ids on every day. Llama 3.1's own template falls back to this day.
 _DAY = date(2024, 7, 26)
 _CHAT_ARGUMENTS: dict[str, Any] = {
     "enable_thinking": False,
@@ -46,16 +46,16 @@ _SENTINEL = "\ue000judge\ue001"
 
 
 def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
-    """Load a model folder's tokenizer, from disk only and without running any code of the folder's unless told to.
+    """Load a model folder's tokenizer from disk, without running code of that folder unless the caller allows it.
 
     Raises:
-        JudgeError: no tokenizer there, or one without the fast Rust implementation.
+        JudgeError: there is no tokenizer, or it has no fast Rust implementation.
     """
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its warnings print what is in the folder's files, control characters too
+    logging.set_verbosity_error()  # its warnings would print the folder's files, with control characters
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=trust_remote_code
@@ -74,9 +74,9 @@ class TextEncoder:
     """Encodes trusted and user text with one tokenizer.
 
     Attributes:
-        control_ids: the ids that user text can never become: every token that the tokenizer calls special, and
-            every added token that the model's chat template uses (such as `<think>`) or that looks like
-            `<|…|>`. Not the unknown token where it is merely what rare characters become.
+        control_ids: the ids that the text of a user can never become: every token that the tokenizer calls special,
+            and every added token that the model's chat template uses (such as `<think>`) or that looks like `<|…|>`.
+            The unknown token is not among them if it only stands for rare characters.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -92,7 +92,7 @@ class TextEncoder:
         controls = set(tokenizer.all_special_ids)
         for token in description["added_tokens"]:
             content = token["content"]
-            # Runs of white space (Gemma's "\n\n") and plain words stand in chat templates without being meant.
+            # A chat template may hold white space (Gemma's "\n\n") and plain words without meaning the added token.
             used = re.search(r"[^\w\s]", content) is not None and content in chat_text
             if token["special"] or token["id"] in controls or used or _CONTROL_SHAPE.fullmatch(content):
                 # Marked special, so that `encode_special_tokens` makes the tokenizer read it as text.
@@ -109,7 +109,7 @@ class TextEncoder:
         self._starts: dict[int, bool] = {}
 
     def _unknown_id(self, model: dict[str, Any]) -> int | None:
-        """Return what a rare character becomes, unless that token has a second job (GPT-2's also ends a text)."""
+        """Return the token of a rare character, or None if that token has a second use (GPT-2's also ends a text)."""
         if model.get("byte_fallback"):
             return None
         if model["type"] == "Unigram":
@@ -120,7 +120,7 @@ class TextEncoder:
         return None if name is None or set(jobs) - {"unk_token"} else self._plain.token_to_id(name)
 
     def _spelled_pieces(self, model: dict[str, Any]) -> dict[int, str]:
-        """Return the pieces that a Unigram vocabulary finds where a text spells their names.
+        """Return the pieces of a Unigram vocabulary that a text must not become by spelling their names.
 
         SentencePiece itself never matches `<unk>` or `<0x0A>` in a text; the `tokenizers` library does.
         """
@@ -130,16 +130,16 @@ class TextEncoder:
         return {i: piece for i, piece in pieces if i == self._unknown or _BYTE_PIECE.fullmatch(piece)}
 
     def _space_anchors(self) -> list[tuple[str, list[int]]]:
-        """Return the anchors to put before a text, each with its ids; none where no space is ever added.
+        """Return the anchors to put before a text, each with its ids; an empty list if the tokenizer adds no space.
 
-        SentencePiece-style tokenizers put a space before the first word of whatever they are given.
+        Tokenizers in the style of SentencePiece put a space before the first word of every text.
         """
         alone = self._plain.encode("x", add_special_tokens=False).ids
         anchors = []
         for anchor in _ANCHORS:
             ids = self._plain.encode(anchor, add_special_tokens=False).ids
             inside = self._plain.encode(anchor + "x", add_special_tokens=False).ids
-            # an unknown anchor would become one token with unknown characters of the text
+            # an unknown anchor would merge with unknown characters of the text into one token
             known = self._unknown not in ids and self.control_ids.isdisjoint(ids)
             if known and inside[: len(ids)] == ids and inside[len(ids) :] != alone:
                 anchors.append((anchor, ids))
@@ -160,11 +160,11 @@ class TextEncoder:
         return encoded
 
     def _encode_one(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Encode one text as it stands inside a prompt; ids, and the characters that each covers.
+        """Encode one text as it stands inside a prompt; return its ids, and the characters that each id covers.
 
-        Some vocabularies (SentencePiece) list `</s>` among their ordinary pieces, so that even the plain
-        reading finds it. Such a text is encoded in pieces: what the control tokens cover character by
-        character, and what lies between. A character that is a control token by itself is replaced.
+        Some vocabularies (SentencePiece) list `</s>` among their ordinary pieces, so even the plain encoder finds it in
+        a text. Such a text is encoded in pieces: the characters under a control token one by one, and the text
+        between them whole. A single character that is a control token is replaced by U+FFFD.
         """
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
@@ -175,30 +175,31 @@ class TextEncoder:
             if len(piece) == 1 and piece not in characters:
                 characters[piece] = self._encode_character(piece)
             piece_ids, spans = characters[piece] if len(piece) == 1 else self._encode_plain(piece)
-            found = [] if len(piece) == 1 else self._found(piece, piece_ids, spans)
-            if not found:
+            controls = [] if len(piece) == 1 else self._control_spans(piece, piece_ids, spans)
+            if not controls:
                 ids += piece_ids
                 offsets += [(start + a, start + b) for a, b in spans]
                 continue
             if rounds < _MAX_ROUNDS:
-                edges = sorted({0, len(piece), *(edge for a, b in found for edge in range(a, b + 1))})
-            else:  # whatever the vocabulary is, this ends
+                edges = sorted({0, len(piece), *(edge for a, b in controls for edge in range(a, b + 1))})
+            else:  # single characters, so that this ends with any vocabulary
                 edges = list(range(len(piece) + 1))
             pending += [(start + a, piece[a:b], rounds + 1) for a, b in reversed(list(pairwise(edges)))]
         return ids, offsets
 
-    def _found(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    def _control_spans(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return which characters of a text became a control token, or a piece whose name they spell."""
-        found = []
+        controls = []
         for i, (start, end) in zip(ids, spans, strict=True):
             name = self._spelled.get(i)
             # a run of unknown characters is one token, and its name may stand in the middle of the run
             spelled = name is not None and (i == self._unknown or end - start == len(name)) and name in text[start:end]
             if spelled or i in self.control_ids:
-                found.append((start, end))
-        return found
+                controls.append((start, end))
+        return controls
 
     def _encode_character(self, character: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Encode one character, or U+FFFD in its place if it is a control token."""
         for shown in (character, "\ufffd"):
             ids, spans = self._encode_plain(shown)
             if self.control_ids.isdisjoint(ids):
@@ -206,7 +207,7 @@ class TextEncoder:
         return [], []
 
     def _encode_plain(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Encode one text without a space added to its start, if any anchor keeps apart from it."""
+        """Encode one text without a space added to its start, if an anchor does not merge with it."""
         for anchor, anchor_ids in self._anchors:
             encoding = self._plain.encode(anchor + text, add_special_tokens=False)
             n, shift = len(anchor_ids), len(anchor)
@@ -218,8 +219,8 @@ class TextEncoder:
     def starts_character(self, token: int) -> bool:
         """Return whether a token starts with a whole character, so that a text can be cut before it.
 
-        Vocabularies of bytes spread a rare character over several tokens; those that go on with one start with a
-        continuation byte of UTF-8.
+        A vocabulary of bytes spreads a rare character over several tokens. The first of them starts with the first byte
+        of the character, the others start with a continuation byte of UTF-8.
         """
         if token not in self._starts:
             piece = self._plain.id_to_token(token) or ""
@@ -227,10 +228,10 @@ class TextEncoder:
         return self._starts[token]
 
     def trusted_text(self, text: str, at_start: bool = False) -> list[int]:
-        """Encode text of ours or of the model's, in which control tokens are meant.
+        """Encode text that we or the model's makers wrote: a control token in it is meant as one.
 
         Args:
-            at_start: the text begins the prompt, so a tokenizer may treat it as the start of a text.
+            at_start: whether the text begins the prompt; the tokenizer may then treat it as the start of a text.
         """
         for anchor, anchor_ids in [] if at_start else self._anchors:
             ids = self._trusted.encode(anchor + text, add_special_tokens=False).ids
@@ -250,11 +251,11 @@ class TextEncoder:
     def chat_frame(self, system: str | None) -> tuple[str, str] | None:
         """Return the model's chat template around one user message: what stands before and after it.
 
-        What stands after ends with the start of the assistant's reply. None if the model has no chat
+        The text after the message ends with the start of the assistant's reply. Returns None if the model has no chat
         template.
 
         Raises:
-            JudgeError: the template refuses these roles, or changes the message or leaves one out.
+            JudgeError: the chat template refuses these roles, changes the message, or leaves a message out.
         """
         if not self.tokenizer.chat_template:
             return None
@@ -265,7 +266,7 @@ class TextEncoder:
             text = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **_CHAT_ARGUMENTS
             )
-        except Exception as error:  # a chat template is code of the model's: it can raise anything
+        except Exception as error:  # a chat template is code: it can raise anything
             reason = printable(" ".join(str(error).split()), 160)
             hint = "; leave chat.system out of the prompt template" if system is not None else ""
             raise JudgeError(f"the model's chat template refuses the prompt ({reason}){hint}") from None

@@ -16,7 +16,7 @@ _WORDS = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
-class Finding:
+class TemplateMistake:
     """A mistake in a template: what it is and what to do, in one line.
 
     Attributes:
@@ -27,7 +27,7 @@ class Finding:
     text: str
 
 
-def static_findings(template: Template, turn_counts: Sequence[int] = ()) -> list[Finding]:
+def static_findings(template: Template, turn_counts: Sequence[int] = ()) -> list[TemplateMistake]:
     """Return the mistakes that a template has whatever the model is; when it cannot be laid out, only those of that.
 
     Args:
@@ -38,30 +38,32 @@ def static_findings(template: Template, turn_counts: Sequence[int] = ()) -> list
     except TemplateError as error:
         problems = list(error.problems)
     if problems:
-        return [Finding("error", problem) for problem in problems]
+        return [TemplateMistake("error", problem) for problem in problems]
     return [*_cue_findings(template), *_label_findings(template), *_boundary_findings(template)]
 
 
-def _cue_findings(template: Template) -> Iterator[Finding]:
+def _cue_findings(template: Template) -> Iterator[TemplateMistake]:
     cue = template.cue
     if not cue:
-        yield Finding("warning", "there is no cue: the verdict follows the body or the chat template; give one")
+        yield TemplateMistake("warning", "there is no cue: the verdict follows the body or the chat template; give one")
     elif cue != cue.rstrip():
-        yield Finding(
+        yield TemplateMistake(
             "error", "the cue ends in white space, which splits the verdict token; put it before the verdicts"
         )
     if cue and fixed_text(template, 1).rstrip().endswith(cue):
-        yield Finding("warning", f"the body ends in the cue {cue!r}, which follows once more; take it out of the body")
+        yield TemplateMistake(
+            "warning", f"the body ends in the cue {cue!r}, which follows once more; take it out of the body"
+        )
     if len(set(template.verdicts)) < 3:
-        yield Finding("error", "two verdicts are the same text; give three different ones")
+        yield TemplateMistake("error", "two verdicts are the same text; give three different ones")
     if len({verdict[:1].isspace() for verdict in template.verdicts}) > 1:
-        yield Finding("warning", "some verdicts start with a space and others do not; write all three alike")
+        yield TemplateMistake("warning", "some verdicts start with a space and others do not; write all three alike")
 
 
-def _label_findings(template: Template) -> Iterator[Finding]:
+def _label_findings(template: Template) -> Iterator[TemplateMistake]:
     for verdict in template.verdicts[:2]:
         if not _is_named(template, verdict):
-            yield Finding(
+            yield TemplateMistake(
                 "warning",
                 f"the verdict {verdict!r} is named nowhere in the prompt; label the responses as the verdicts",
             )
@@ -70,23 +72,25 @@ def _label_findings(template: Template) -> Iterator[Finding]:
     changes = [_changed_words(one, other) for one, other in pairs]
     a, b = (verdict.strip() for verdict in template.verdicts[:2])
     if {(b, a)} in changes:
-        yield Finding("error", f"A and B are exchanged: response A is introduced as {b!r}; exchange the two labels")
+        yield TemplateMistake(
+            "error", f"A and B are exchanged: response A is introduced as {b!r}; exchange the two labels"
+        )
     for (one, other), change in zip(pairs, changes, strict=True):
         if not _is_a_change_of_label(change):
-            yield Finding(
+            yield TemplateMistake(
                 "warning",
                 f"A and B are not treated alike: they are introduced by {printable(one)!r} and {printable(other)!r}; "
                 "let these differ in the label only",
             )
             break
     if _changes_order(template):
-        yield Finding("warning", "A comes first in some turns and B in others; keep one order")
+        yield TemplateMistake("warning", "A comes first in some turns and B in others; keep one order")
 
 
-def _boundary_findings(template: Template) -> Iterator[Finding]:
+def _boundary_findings(template: Template) -> Iterator[TemplateMistake]:
     for part in PARTS:
         if any(before[-1:] in (" ", "\t") for before in _before(template, 2, part)):
-            yield Finding(
+            yield TemplateMistake(
                 "warning",
                 f"a space stands right before {part}, where texts are joined as tokens: the model sees a space of its "
                 "own; end that text in a line break or a punctuation mark",

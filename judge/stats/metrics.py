@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from judge.tables.comparison import VERDICTS
 
 UNIFORM_LOG_LOSS = float(np.log(3))
-# A judge whose log loss is not lower than the class rates' by this much, in nats, knows nothing worth mentioning.
+# A judge whose log loss is not at least this much lower than the class rates', in nats, knows nothing worth mentioning.
 MARGIN = 0.005
-# Of a calibration error.
+# Bins of a calibration error.
 BINS = 15
 
 
@@ -18,8 +18,8 @@ def log_losses(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[
     """Return the negative log-probability of each row's label in nats, shape (rows,).
 
     Args:
-        p: any float type, shape (rows, 3); rows are normalised in float64 first. A zero counts as the
-            smallest positive double's neighbour of 1 (2.2e-16, 36 nats), as in scikit-learn.
+        p: any float type, shape (rows, 3); each row is normalised in float64 first. A probability of 0 counts as
+            2.2e-16, the machine epsilon, which costs 36 nats, as in scikit-learn.
         labels: 0 (A), 1 (B) or 2 (tie), shape (rows,).
 
     Raises:
@@ -34,7 +34,7 @@ def log_losses(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[
 
 
 def log_loss(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
-    """Return the mean negative log-probability of the labels, in nats; arguments and errors as `log_losses`'s."""
+    """Return the mean negative log-probability of the labels, in nats; arguments and errors as of `log_losses`."""
     return float(log_losses(p, labels).mean())
 
 
@@ -42,7 +42,7 @@ def hits(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.flo
     """Return 1 for each row whose most probable verdict is its label, 0 otherwise, shape (rows,).
 
     Where k verdicts are equally probable, each counts 1/k, so that A and B are treated alike and the uniform
-    distribution is right in a third of the rows; a row with NaN gives NaN. Arguments and errors as `log_losses`'s.
+    distribution is right in a third of the rows; a row with NaN gives NaN. Arguments and errors as of `log_losses`.
     """
     _check_labels(p, labels)
     result: NDArray[np.float64] = called(p)[np.arange(len(labels)), labels]
@@ -65,8 +65,8 @@ def called(p: NDArray[np.floating]) -> NDArray[np.float64]:
 def verdicts(p: NDArray[np.floating]) -> NDArray[np.int64]:
     """Return each row's most probable verdict, 0 (A), 1 (B) or 2 (tie), shape (rows,).
 
-    Equally probable ones are a tie, so that A and B are treated alike: a read-out in bfloat16 often gives them the same
-    probability. A row with NaN is a tie too: check for it before.
+    Equally probable ones count as a tie, so that A and B are treated alike: a read-out in bfloat16 often gives both the
+    same probability. A row with NaN is a tie too, so check for NaN before.
 
     Args:
         p: any float type, shape (rows, 3).
@@ -81,7 +81,7 @@ def brier_scores(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArra
     """Return each row's squared distance from the truth, summed over the three verdicts, 0 to 2, shape (rows,).
 
     The form for several classes of G. W. Brier, Verification of forecasts expressed in terms of probability, 1950.
-    Rows are normalised first. Arguments and errors as `log_losses`'s.
+    Rows are normalised first. Arguments and errors are those of `log_losses`.
     """
     _check_labels(p, labels)
     values = np.asarray(p, dtype=np.float64)
@@ -91,10 +91,10 @@ def brier_scores(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArra
 
 
 def bin_gaps(chance: NDArray[np.floating], right: NDArray[np.floating], bins: int = BINS) -> NDArray[np.float64]:
-    """Return each row's chance minus what came true, in the column of its bin, shape (rows, bins).
+    """Return each row's predicted chance minus what came true, in the column of its bin, shape (rows, bins).
 
-    The sum of a column over the number of all rows is the gap that this bin adds to a calibration error. Bins have the
-    same width; the first holds its lower edge too, all hold their upper edge.
+    The mean of a column over all rows is the gap that this bin adds to a calibration error. The bins have equal width.
+    Each holds its upper edge; the first holds its lower edge too.
 
     Args:
         chance: the predicted probability of something, shape (rows,).
@@ -115,7 +115,7 @@ def expected_calibration_error(p: NDArray[np.floating], labels: NDArray[np.integ
     """Return the top-label calibration error over bins of equal width (C. Guo et al., On calibration of modern neural
     networks, 2017): the mean over rows of |mean confidence - share right| of the row's bin.
 
-    The confidence is the largest of the row's three probabilities. Arguments and errors as `log_losses`'s.
+    The confidence is the largest of the row's three probabilities. Arguments and errors are those of `log_losses`.
     """
     right = hits(p, labels)
     values = np.asarray(p, dtype=np.float64)

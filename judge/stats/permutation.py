@@ -1,4 +1,4 @@
-"""A p-value for a paired difference, without any assumption about its distribution."""
+"""P-values of paired differences, without an assumption about their distribution."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from judge.stats.resample import MOST_BLOCKS, Float
 
 PERMUTATIONS = 10_000
 _FLIPPED_AT_ONCE = 1 << 20
-# Sums of the same numbers in another order differ in their last digits and must still count as equal.
+# Sums of the same numbers in another order differ in their last digits; they must count as equal.
 _ROUNDING = 1e-12
 
 
@@ -23,20 +23,21 @@ def sign_flip_test(
 ) -> float:
     """Return the two-sided p-value of the mean difference: how often chance alone gives one as large.
 
-    If two judges were equally good, exchanging them on any prompt would be as likely as not; so the signs of all
-    differences of a prompt group are flipped together, at random, and the sums are compared with the one found. Rows
-    that share a prompt are not independent, hence whole groups (the paired permutation test: R. A. Fisher, The Design
-    of Experiments, 1935, section 21; A. C. Davison and D. V. Hinkley, Bootstrap Methods and their Application, 1997,
-    section 4.4). It agrees with `scipy.stats.permutation_test(permutation_type="samples")` on the groups' sums.
+    If two judges are equally good, exchanging them on a prompt changes nothing but the sign of the difference. So the
+    test flips the signs at random, and counts how often the sum is as large as the one found. It flips all rows of a
+    prompt group together, because rows that share a prompt are not independent (the paired permutation test:
+    R. A. Fisher, The Design of Experiments, 1935, section 21; A. C. Davison and D. V. Hinkley, Bootstrap Methods and
+    their Application, 1997, section 4.4). It agrees with
+    `scipy.stats.permutation_test(permutation_type="samples")` on the groups' sums.
 
-    More than `MOST_BLOCKS` groups are first put together at random into so many blocks, which are flipped instead.
-    These flips are some of all the flips of groups, so the p-value is as valid, and the cost no longer grows.
+    If there are more than `MOST_BLOCKS` groups, the test deals them at random into that many blocks and flips blocks.
+    These flips are a part of all flips of groups, so the p-value is as valid, and the cost no longer grows.
 
     Args:
         differences: of each row, B minus A, shape (rows,).
         groups: the key of each row's group, any integers, shape (rows,).
-        permutations: how many are drawn. If all flips of the groups are not more than these, each is taken once and
-            the p-value is exact.
+        permutations: how many flips are drawn. If the groups have no more flips than that, the test takes each of
+            them once, and the p-value is exact.
         seed: the same seed, rows and order of rows give the same p-value.
 
     Returns:
@@ -55,9 +56,9 @@ def sign_flip_test(
     if permutations < 1:
         raise ValueError(f"permutations={permutations}: expected at least 1")
     sums: Float = np.bincount(np.unique(groups, return_inverse=True)[1], weights=values).astype(np.float64)
-    sums = sums[sums != 0]  # flipping them changes nothing
+    sums = sums[sums != 0]  # flipping a 0 changes nothing
     if len(sums) > MOST_BLOCKS:
-        # a fixed permutation, so that the blocks do not depend on the seed
+        # the permutation is fixed, so that the blocks do not depend on the seed
         blocks = np.random.default_rng(0).permutation(len(sums)) % MOST_BLOCKS
         sums = np.bincount(blocks, weights=sums).astype(np.float64)
     reached = abs(float(sums.sum())) - _ROUNDING * float(np.abs(sums).sum())
@@ -68,7 +69,7 @@ def sign_flip_test(
 
 
 def _count_all(sums: Float, reached: float) -> int:
-    """Return how many of all flips, the one found among them, have a total of at least `reached`."""
+    """Return how many of all flips have a total of at least `reached`; the unflipped sums are one of them."""
     totals = np.zeros(1)
     for value in sums:
         totals = np.concatenate([totals + value, totals - value])
@@ -76,7 +77,7 @@ def _count_all(sums: Float, reached: float) -> int:
 
 
 def _count_drawn(sums: Float, reached: float, permutations: int, seed: int) -> int:
-    """Return how many of so many random flips have a total of at least `reached`."""
+    """Return how many of `permutations` random flips have a total of at least `reached`."""
     rng = np.random.default_rng(seed)
     together = max(1, _FLIPPED_AT_ONCE // len(sums))
     count = 0

@@ -1,7 +1,7 @@
 """Intervals by resampling whole groups of rows.
 
-Rows with the same prompt are not independent: a judge that misreads a question misreads all its rows. An interval
-that resamples rows is then too narrow, so groups are resampled (the cluster bootstrap: A. C. Davison and
+Rows with the same prompt are not independent: a judge that misreads a question misreads all its rows. Resampling
+single rows would give intervals that are too narrow, so we resample groups (the cluster bootstrap: A. C. Davison and
 D. V. Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
 """
 
@@ -20,20 +20,22 @@ Statistic = Callable[[Float, Float], Float]
 
 RESAMPLES = 2000
 MOST_RESAMPLES = 100_000
+# The confidence level of every interval, unless a caller asks for another one.
 CONFIDENCE = 0.95
-# In simulations of skewed losses in groups of even and uneven size the 95% interval holds the truth in 92% at 10 and
-# at 20 groups and in 91 to 94% from 50 on (the plain percentile interval: 87, 90 and 90 to 94%).
+# With fewer groups, intervals are too narrow. In simulations of skewed losses, in groups of even and uneven size, the
+# 95% interval holds the truth in 92% of cases with 10 or 20 groups, and in 91 to 94% with 50 groups or more (the plain
+# percentile interval: 87% with 10, 90% with 20, 90 to 94% with 50 or more).
 FEW_GROUPS = 50
-# More groups than these are drawn in blocks.
+# With more groups, we draw blocks of groups.
 MOST_BLOCKS = 4096
 _DRAWN_AT_ONCE = 1 << 16
-# No group comes up so often in a resample: it would be a chance of 1 in 10^30 for each.
+# We assume that no group is drawn more often in one resample: the chance of that is 1 in 10^30 for each group.
 _MOST_TIMES = 32
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its interval; `low` and `high` are None where resampling says nothing, as with a single group."""
+    """A figure and its interval; `low` and `high` are None where there is no interval, as with a single group."""
 
     value: float
     low: float | None
@@ -73,20 +75,20 @@ def check_resampling(resamples: int, seed: int) -> None:
 
 
 class Resampler:
-    """The same resamples of prompt groups for every figure of the same rows (percentile bootstrap over groups).
+    """A percentile bootstrap over prompt groups, with the same resamples for every figure of the same rows.
 
-    Groups are drawn with replacement, as many as there are; the number of rows varies between resamples, so a mean is
-    a ratio of two sums. It agrees with `scipy.stats.bootstrap` (percentile, the same generator), but adds up how often
-    each group was drawn instead of copying groups, and draws once for all figures.
+    A resample draws as many groups as there are, with replacement. The number of rows then varies between resamples, so
+    a mean is a ratio of two sums. The intervals agree with `scipy.stats.bootstrap` (percentile, the same generator),
+    but this class counts how often it drew each group instead of copying rows, and it draws once for all figures.
 
-    More than `MOST_BLOCKS` groups are first put together at random, by their keys, into so many blocks, which are
-    drawn instead. Blocks are as independent as groups are, so an interval has the same width on average; its own
-    random error grows by about a percent, and its cost no longer grows with the table.
+    If there are more than `MOST_BLOCKS` groups, it deals them at random into that many blocks and draws blocks. Blocks
+    are as independent as groups, so an interval has the same width on average. Its random error grows by about one
+    percent, and its cost no longer grows with the table.
 
-    With few groups percentile intervals are too narrow, even for a normal mean: by sqrt((n - 1) / n), and by the normal
-    quantile in place of Student's. The percentiles are moved outwards by both (the expanded percentile interval:
-    T. Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69, 2015): at 20 groups from
-    2.5% to 1.6%, at 1,000 to 2.48%.
+    With few groups a percentile interval is too narrow, even for a normal mean: by the factor sqrt((n - 1) / n), and
+    because it uses the normal quantile instead of Student's. `tail` moves the percentiles outwards to undo both (the
+    expanded percentile interval: T. Hesterberg, What Teachers Should Know About the Bootstrap, The American
+    Statistician 69, 2015): from 2.5% to 1.6% with 20 groups, to 2.48% with 1,000.
 
     Args:
         groups: the key of each row's group, any integers, shape (rows,).
@@ -116,21 +118,25 @@ class Resampler:
         return int(np.count_nonzero(self._weights(weights)))
 
     def tail(self, groups: int | None = None) -> float:
-        """Return the share of resamples to leave out at either end for a figure of so many groups (all if None)."""
+        """Return which share of the resamples lies outside the interval at either end, for a figure of `groups` groups.
+
+        Args:
+            groups: how many prompt groups the figure is about; all groups if None.
+        """
         from scipy.special import ndtr, stdtrit
 
         count = self.groups if groups is None else groups
         return float(ndtr(-np.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 + self.level) / 2)))
 
     def reach(self, weights: NDArray[np.generic] | None = None) -> float:
-        """Return the largest share that something may have which no row shows, as far as the groups can tell.
+        """Return how large the true share of something may be although no row shows it.
 
-        The limit of C. J. Clopper and E. S. Pearson, Biometrika 26, 1934, for none of n (about 3.7 / n), with as n the
-        number of equally large groups that say as much (L. Kish, Survey Sampling, 1965). It holds however alike the
-        rows of a group are, as each group counts once.
+        This is the upper limit of C. J. Clopper and E. S. Pearson, Biometrika 26, 1934, for 0 of n, about 3.7 / n. As n
+        we take the effective number of groups (L. Kish, Survey Sampling, 1965): the number of equally large groups
+        that would say as much. Each group counts once, so the limit holds however alike the rows of a group are.
 
         Args:
-            weights: of the rows that it is about, 0 or more, shape (rows,); all alike if None.
+            weights: of the rows that the share is about, 0 or more, shape (rows,); all rows weigh the same if None.
         """
         sums = self._weights(weights)
         equal = sums.sum() ** 2 / (sums**2).sum()
@@ -159,9 +165,10 @@ class Resampler:
         return table
 
     def _sums(self, table: Float) -> Float:
-        """Return the sum of each column in each block, rounded so that sums of sums are exact, (columns, blocks)."""
-        # Multiples of a power of two whose sums stay below 2^53 of them add up without rounding: a matrix product then
-        # has the same bytes on any number of threads, and rows may come in any order.
+        """Return each column's sum in each block, shape (columns, blocks), rounded so that adding them is exact."""
+        # We round every value to a multiple of a power of two. As long as a sum stays below 2^53 such multiples, adding
+        # them rounds nothing. So the matrix product has the same bytes with any number of threads and in any order of
+        # the rows.
         scale = 2.0 ** (50 - np.ceil(np.log2(np.abs(table).sum(axis=0).clip(1e-250) * _MOST_TIMES)))
         whole = np.rint(table * scale)
         sums = [np.bincount(self._number, weights=column, minlength=self._blocks) for column in whole.T]
@@ -178,19 +185,19 @@ class Resampler:
         """Estimate figures of the rows and their intervals.
 
         Args:
-            values: what is added up of each row, shape (rows, columns).
-            statistic: from totals, shape (columns, resamples), and numbers of rows, shape (resamples,), to figures,
-                shape (figures, resamples). The default gives the mean of each column. A figure may be NaN in
-                resamples that lack the rows it is about, which are then left out of its interval.
-            about: the weights, 0 or more, of the rows that the figures are about, shape (rows,), or that each of them
-                is about, shape (rows, figures); all alike if None.
-            shares: whether the figures, all or each, are means of values between 0 and 1. Where every row has 0, or
-                every row has 1, all resamples are the same and know nothing of what they never saw; the interval then
-                reaches as far as `reach` says.
+            values: what a resample adds up, shape (rows, columns).
+            statistic: turns totals, shape (columns, resamples), and numbers of rows, shape (resamples,), into figures,
+                shape (figures, resamples). The default gives the mean of each column. A figure may be NaN in resamples
+                that did not draw the rows it is about; they do not count for its interval.
+            about: which rows the figures are about, as weights of 0 or more: shape (rows,) for all figures, or
+                (rows, figures); all rows weigh the same if None.
+            shares: whether the figures (all, or each) are means of values between 0 and 1. If all rows have 0, or all
+                have 1, all resamples are equal and the interval would have no width; it then reaches as far as `reach`
+                says.
 
         Returns:
-            One estimate a figure. `low` and `high` are None where the rows that the figure is about are of a single
-            group, or where more than half of the resamples lack them.
+            One estimate a figure. `low` and `high` are None where a single group holds all the rows that the figure is
+            about, or where more than half of the resamples did not draw them.
 
         Raises:
             ValueError: see `totals`.
@@ -205,17 +212,18 @@ class Resampler:
                 return [Estimate(float(point), None, None) for point in points]
             drawn = self._sums(table) @ self._times
             figures = statistic(drawn[:-1], drawn[-1])
-        found = [
+        estimates = [
             _interval(float(point), row, self.tail(count)) if count > 1 else Estimate(float(point), None, None)
             for point, row, count in zip(points, figures, groups, strict=True)
         ]
         kinds = [shares] * len(points) if isinstance(shares, bool) else shares
         return [
-            self._widened(one, part) if share else one for one, part, share in zip(found, parts, kinds, strict=True)
+            self._widened(estimate, part) if share else estimate
+            for estimate, part, share in zip(estimates, parts, kinds, strict=True)
         ]
 
     def _widened(self, share: Estimate, about: NDArray[np.generic] | None) -> Estimate:
-        """Return a share with an interval that has a width, where all or none of the rows have something."""
+        """Return a share of exactly 0 or 1 with an interval as wide as `reach`; other shares stay as they are."""
         if share.value == share.low == share.high == 0:
             return Estimate(0.0, 0.0, self.reach(about))
         if share.value == share.low == share.high == 1:
@@ -224,10 +232,10 @@ class Resampler:
 
 
 def _interval(point: float, drawn: Float, tail: float) -> Estimate:
-    there = drawn[np.isfinite(drawn)]
-    if len(there) < len(drawn) / 2:
+    finite = drawn[np.isfinite(drawn)]
+    if len(finite) < len(drawn) / 2:
         return Estimate(point, None, None)
-    low, high = np.quantile(there, [tail, 1 - tail])
+    low, high = np.quantile(finite, [tail, 1 - tail])
     return Estimate(point, float(low), float(high))
 
 
@@ -249,8 +257,8 @@ def group_bootstrap(
 
 
 def _blocks(keys: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Return a block's number for each of the sorted keys, shape (groups,); blocks have equally many groups."""
-    # a fixed permutation, so that the blocks do not depend on the resampling's seed
+    """Return the block of each of the sorted keys, shape (groups,); the blocks hold equally many groups."""
+    # the permutation is fixed, so that the blocks do not depend on the seed of the resampling
     order = np.random.default_rng(0).permutation(len(keys))
     numbers: NDArray[np.integer] = order % MOST_BLOCKS
     return numbers

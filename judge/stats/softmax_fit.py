@@ -1,8 +1,8 @@
-"""Fitting a conditional logit: the one statistical core of calibration, of ensembles and of the length baseline.
+"""Fitting a conditional logit, which calibration and the length baseline share.
 
-The logit of verdict c in a row is a weighted sum of what is known about that verdict in that row (D. McFadden,
-Conditional Logit Analysis of Qualitative Choice Behavior, 1974). Its negative log-likelihood is convex, so there is
-one minimum at most, and Newton's method finds it.
+The model: in each row, the logit of a verdict is a weighted sum of what we know about that verdict in that row
+(D. McFadden, Conditional Logit Analysis of Qualitative Choice Behavior, 1974). The negative log-likelihood is convex,
+so it has at most one minimum, and Newton's method finds it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from judge.stats.resample import Float
 
 Bounds = Sequence[tuple[float | None, float | None]]
 
-# Where the data have no single best parameters, this times half their squared length is added to the mean loss (in
-# units of each column's root mean square). It is far too small to matter where they have.
+# If no single parameters are the best, we add this times half their squared length to the mean loss (with each column
+# scaled to a root mean square of 1). It is far too small to matter where the best parameters are unique.
 RIDGE = 1e-6
-# Curvature under this is none: columns have unit size, and a mean loss that still falls has a slope no larger.
+# A curvature below this counts as flat. (Columns have unit size.)
 _FLAT = 1e-7
+# The search stops where the slope of the mean loss is below this.
 _SLOPE = 1e-9
-# Added to the curvature that the search steps by, which moves no minimum: where a class has no row, some of it falls to
-# 1e-290, and the search would divide by that.
+# We add this to the curvature that the search steps by; it does not move the minimum. Without it, the search would
+# divide by 1e-290 where a class has no row.
 _DAMPING = 1e-12
 
 
@@ -37,14 +38,14 @@ def fit_softmax(
 ) -> Float:
     """Return the parameters theta of `logits[:, c] = sum_k theta_k design[:, c, k]` that make the labels likeliest.
 
-    Where there is no single optimum, because a direction separates the labels perfectly (a class without a row and a
-    bias of its own is such a case) or because columns say the same, a ridge of `RIDGE` is added. The result is then
-    finite, still nearly the best, and the shortest of its kind: a column that says nothing gets 0.
+    The optimum may not be unique: a direction may separate the labels perfectly (as where a class has a bias parameter
+    and no row), or two columns may say the same. Then a ridge of `RIDGE` is added. The result is finite, still nearly
+    the best, and the shortest of the best: a column that says nothing gets 0.
 
     Args:
-        design: shape (rows, 3, parameters); what is the same for the three verdicts of a row has no effect.
+        design: shape (rows, 3, parameters). Adding the same number to all three verdicts of a row changes nothing.
         labels: 0 (A), 1 (B) or 2 (tie), shape (rows,).
-        start: where to begin, shape (parameters,); zeros if None. It affects the time only.
+        start: where the search begins, shape (parameters,); zeros if None. It changes the time, not the result.
         bounds: the lowest and highest value of each parameter, None for no bound.
         weights: of the rows, 0 or more, shape (rows,); 1 if None.
 
@@ -52,8 +53,8 @@ def fit_softmax(
         theta, float64, shape (parameters,).
 
     Raises:
-        ValueError: no rows, shapes that do not belong together, a label that is none, numbers that are not finite,
-            weights that are negative or all 0.
+        ValueError: no rows, shapes that do not belong together, a label that is not 0, 1 or 2, numbers that are not
+            finite, weights that are negative or all 0.
     """
     values, share = _checked(design, labels, weights)
     parameters = values.shape[2]
@@ -62,7 +63,7 @@ def fit_softmax(
         return np.zeros(0)
     values = values - values.mean(axis=1, keepdims=True)
     size = np.sqrt(np.einsum("r,rck->k", share, values**2) / 3)
-    size[size <= 1e-12 * max(size.max(), 1e-300)] = 1.0  # a column that says nothing
+    size[size <= 1e-12 * max(size.max(), 1e-300)] = 1.0  # a column of zeros: do not divide by 0
     columns = np.ascontiguousarray(np.moveaxis(values / size, 2, 0))  # (parameters, rows, 3)
     loss = _Loss(columns, labels, share)
     begin = np.zeros(parameters) if start is None else np.asarray(start, np.float64) * size
@@ -112,7 +113,12 @@ def _limits(bounds: Bounds | None, parameters: int) -> tuple[Float, Float]:
 class _Loss:
     """The mean negative log-likelihood in nats, with its slope and curvature.
 
-    Sums are `einsum`s, not matrix products, whose last digit would depend on the number of threads.
+    It adds up with `einsum`: the last digit of a matrix product would depend on the number of threads.
+
+    Args:
+        columns: the design, shape (parameters, rows, 3).
+        labels: 0, 1 or 2, shape (rows,).
+        share: the weight of each row in the mean, shape (rows,), summing to 1.
     """
 
     def __init__(self, columns: Float, labels: NDArray[np.integer], share: Float) -> None:
@@ -120,10 +126,11 @@ class _Loss:
         self.rows = np.arange(len(share))
         self.labels = labels
         self.ridge = 0.0
-        # what the slope loses by the labels, the same for all parameters
+        # the labels' part of the slope, shape (parameters,); it does not depend on theta
         self.chosen = np.einsum("r,kr->k", share, columns[:, self.rows, labels])
 
     def _probabilities(self, theta: Float) -> tuple[Float, Float]:
+        """Return the probabilities of the verdicts, shape (rows, 3), and each row's loss in nats, shape (rows,)."""
         logits = np.einsum("k,krc->rc", theta, self.columns)
         logits -= logits.max(axis=1, keepdims=True)
         p = np.exp(logits)
@@ -133,12 +140,14 @@ class _Loss:
         return p, losses
 
     def value_and_slope(self, theta: Float) -> tuple[float, Float]:
+        """Return the loss at `theta`, and its gradient, shape (parameters,)."""
         p, losses = self._probabilities(theta)
         p *= self.share[:, np.newaxis]
         slope = np.einsum("rc,krc->k", p, self.columns) - self.chosen + self.ridge * theta
         return float(np.einsum("r,r->", self.share, losses) + self.ridge * (theta @ theta) / 2), slope
 
     def curvature(self, theta: Float) -> Float:
+        """Return the Hessian at `theta`, shape (parameters, parameters)."""
         p, _ = self._probabilities(theta)
         spread = self.columns - np.einsum("rc,krc->kr", p, self.columns)[:, :, np.newaxis]
         spread *= np.sqrt(p * self.share[:, np.newaxis])
@@ -147,7 +156,10 @@ class _Loss:
 
 
 def _minimum(loss: _Loss, start: Float, low: Float, high: Float) -> Float:
-    """Return where the loss is lowest between the limits: the free minimum where that lies between them."""
+    """Return where the loss is lowest between the limits, shape (parameters,).
+
+    Newton's method searches without the limits first; only if its minimum lies outside does a bounded search follow.
+    """
     from scipy.optimize import minimize
 
     options = {"gtol": _SLOPE, "maxiter": 200}
@@ -157,7 +169,7 @@ def _minimum(loss: _Loss, start: Float, low: Float, high: Float) -> Float:
     if ((low <= free) & (free <= high)).all():
         return free
     options = {"gtol": _SLOPE, "ftol": 1e-15, "maxiter": 1000}
-    found: Float = minimize(
+    bounded: Float = minimize(
         loss.value_and_slope,
         np.clip(free, low, high),
         jac=True,
@@ -165,4 +177,4 @@ def _minimum(loss: _Loss, start: Float, low: Float, high: Float) -> Float:
         bounds=list(zip(low, high, strict=True)),
         options=options,
     ).x
-    return found
+    return bounded

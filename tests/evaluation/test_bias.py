@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from judge.cli.bias_lines import bias_lines
 from judge.errors import JudgeError
 from judge.evaluation.bias import Bias, bias_report
-from judge.evaluation.bias_effects import LEAST_GROUPS, Effect, called
+from judge.evaluation.bias_effects import LEAST_GROUPS, Effect, call_of
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.self_preference import p_value
 from judge.stats.permutation import holm
@@ -360,7 +360,7 @@ def assert_close(one: Any, two: Any) -> None:
     ],
 )
 def test_the_rule_that_calls_an_effect(estimate: Estimate, groups: int, call: str) -> None:
-    assert called(estimate, groups) == call
+    assert call_of(estimate, groups) == call
 
 
 def with_models(rng: np.random.Generator, taste: float) -> JudgedRows:
