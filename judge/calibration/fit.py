@@ -42,7 +42,7 @@ class Task:
 
     @property
     def bounds(self) -> Bounds:
-        """Bounds of the parameters. With a scale below 0 the calibrated judge would say the opposite of what it read."""
+        """Bounds of the parameters. With a scale below 0 the calibrated judge would say the opposite of its reading."""
         scales = {"vector": 3, "contextual": 0}.get(self.method, 1)
         return [(0.0, None)] * scales + [(None, None)] * (self.design.shape[2] - scales)
 

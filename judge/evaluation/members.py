@@ -58,8 +58,8 @@ class MemberRows:
             ),
             (
                 same_prompt,
-                f"{counted(same_prompt, 'row')} with the prompt of another row that trained a judge: the figures may be "
-                "too good",
+                f"{counted(same_prompt, 'row')} with the prompt of another row that trained a judge: the figures may "
+                "be too good",
             ),
             (
                 groups < FEW_GROUPS,

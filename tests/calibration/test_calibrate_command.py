@@ -223,7 +223,7 @@ def test_a_model_that_cannot_run_here_leaves_its_method_out_or_is_said(bundle: P
 
 
 @pytest.mark.engine
-def test_scoring_applies_what_was_stored_and_prompts_without_content_are_read_as_they_are(bundle: Path) -> None:
+def test_scoring_applies_what_was_stored_but_not_to_empty_prompts(bundle: Path) -> None:
     from judge.api import Judge
 
     frame = pd.DataFrame({"id": [1, 2], "prompt": "Hi", "response_a": ["yes", "no"], "response_b": ["no", "yes"]})

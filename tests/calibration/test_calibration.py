@@ -58,7 +58,7 @@ def test_a_temperature_keeps_the_most_probable_verdict(seed: int, scale: float) 
 
 @unhurried
 @given(seed=SEEDS, method=st.sampled_from(METHODS[3:]))
-def test_exchanging_the_orders_exchanges_the_columns_where_the_prompts_frame_counts(seed: int, method: Method) -> None:
+def test_exchanging_orders_exchanges_columns_where_the_prompt_counts(seed: int, method: Method) -> None:
     first, second = (np.random.default_rng(seed + k).dirichlet([1, 1, 1], 10) for k in range(2))
     calibration = made(method)
     there = calibration.apply(first, second)

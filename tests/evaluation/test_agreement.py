@@ -135,7 +135,7 @@ def test_a_row_that_was_not_scored_is_wrong_and_inconsistent() -> None:
         assert estimate.value == pytest.approx(value), key
 
 
-def test_rows_that_were_not_scored_are_in_no_figure_of_both_orders_where_not_all_rows_were_read_twice() -> None:
+def test_unscored_rows_count_for_no_figure_of_both_orders_read_in_part() -> None:
     first, second = certain("AAAAAA"), certain("AAAABB")
     first[0] = second[0] = second[1] = np.nan  # row 0 could not be scored, row 1 was read once
     rows = made_rows(certain("AAAAAA"), [0] * 6, first=first, second=second, unscored=[True] + [False] * 5)

@@ -55,7 +55,7 @@ def test_a_share_that_nothing_is_known_of_makes_no_sentence() -> None:
     assert "decided rows    none: every verdict is tie" in lines
 
 
-def test_figures_that_are_not_measured_are_told_apart_though_some_names_hold_commas() -> None:
+def test_unmeasured_figures_are_told_apart_though_names_hold_commas() -> None:
     lines = [line for line in evaluated(["model_a", "tie"] * 2, [[0.2, 0.3, 0.5]] * 4) if line.startswith("not meas")]
     assert any("; MT-Bench agreement, setup S1; MT-Bench agreement, setup S2; " in line for line in lines)
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,57 +13,16 @@ from sklearn import metrics as sklearn_metrics
 
 from judge.cli.evaluate import json_text
 from judge.cli.evaluate_text import text_lines
-from judge.errors import JudgeError
-from judge.evaluation.evaluate import Evaluation, evaluate
 from judge.evaluation.judged_rows import join
-from judge.evaluation.settings import EvaluateSettings, TrainedRows
-from judge.predictions.file import StoredPredictions
+from judge.evaluation.settings import EvaluateSettings
 from judge.prompting.verdict import entropy
 from judge.tables.comparison import Flag
-from judge.tables.table import Table
+from tests.kit.evaluated_tables import QUICK, WINNERS, error_of, evaluated, frame_of, stored_for, table_of
 
 unhurried = settings(deadline=None, max_examples=25)  # the cores are shared
-WINNERS = ("model_a", "model_b", "tie")
-QUICK = EvaluateSettings(resamples=100)
+
+
 SEEDS = st.integers(0, 2**32 - 1)
-
-
-def frame_of(count: int, seed: int = 0, prompts: int | None = None) -> pd.DataFrame:
-    """A table of `count` rows with a label; each of `prompts` prompts (default: as many as rows) on some of them."""
-    rng = np.random.default_rng(seed)
-    return pd.DataFrame(
-        {
-            "id": [f"row-{i}" for i in range(count)],
-            "prompt": [f"Question {i % (prompts or count)}?" for i in range(count)],
-            "response_a": [f"first {i}" for i in range(count)],
-            "response_b": [f"second {i}" for i in range(count)],
-            "winner": [WINNERS[k] for k in rng.integers(0, 3, count)],
-        }
-    )
-
-
-def stored_for(frame: pd.DataFrame, seed: int = 1, flags: list[int] | None = None) -> StoredPredictions:
-    """Random predictions for a table, in its order, with the flags given (default: none set)."""
-    rng = np.random.default_rng(seed)
-    p = rng.dirichlet([2, 2, 2], len(frame))
-    mass = rng.random(len(frame))
-    words = np.array(flags or [0] * len(frame), dtype=np.uint32)
-    return StoredPredictions("p.parquet", "predictions", [str(i) for i in frame["id"]], p, mass, words)
-
-
-def table_of(frame: pd.DataFrame) -> Table:
-    return Table("t.csv", on_bad_row="placeholder", frame=frame)
-
-
-def evaluated(frame: pd.DataFrame, stored: StoredPredictions, options: EvaluateSettings = QUICK) -> Evaluation:
-    return evaluate(stored, table_of(frame), options)
-
-
-def error_of(frame: pd.DataFrame, stored: StoredPredictions, options: EvaluateSettings = QUICK) -> str:
-    with pytest.raises(JudgeError) as caught:
-        evaluated(frame, stored, options)
-    assert str(caught.value).isprintable()
-    return str(caught.value)
 
 
 def test_figures_are_those_of_scikit_learn() -> None:
@@ -202,7 +156,7 @@ def test_rows_without_a_label_are_left_out_and_counted() -> None:
     assert "t.csv, 60 rows; left out: 25 without a label" in "\n".join(text_lines(result))
 
 
-def test_a_row_is_joined_with_all_that_is_stored_of_it_and_with_the_tables_facts() -> None:
+def test_a_row_is_joined_with_all_its_stored_values_and_the_tables_facts() -> None:
     frame = frame_of(3).assign(id=["b", "c", "a"])
     frame.loc[0, ["prompt", "response_a", "response_b"]] = ["Why?", "I'm sorry, but I can't help with that.", " "]
     stored = stored_for(frame)
@@ -271,81 +225,6 @@ def test_rows_are_joined_by_id_with_all_that_belongs_to_them() -> None:
     assert len(set(rows.groups.tolist())) == 4
 
 
-TRAINED = [int(Flag.TRAINED_ON | Flag.TRAINED_PROMPT)] * 12 + [int(Flag.TRAINED_PROMPT)] * 8 + [0] * 100
-
-
-def trained_rows(choice: TrainedRows) -> tuple[pd.DataFrame, StoredPredictions, EvaluateSettings]:
-    frame = frame_of(120)
-    return frame, stored_for(frame, flags=TRAINED), QUICK.model_copy(update={"trained_rows": choice})
-
-
-def test_rows_that_trained_the_judge_are_refused() -> None:
-    assert error_of(*trained_rows("refuse")) == (
-        "p.parquet: 12 of 120 labelled rows trained this judge (for example id row-0), so its figures would say "
-        "little about new rows; pass --trained-rows=drop to leave them out, or --trained-rows=mark to evaluate all the "
-        "same"
-    )
-
-
-def test_rows_that_trained_the_judge_can_be_left_out() -> None:
-    frame, stored, options = trained_rows("drop")
-    result = evaluated(frame, stored, options)
-    rest = evaluated(frame[12:], replace(stored, ids=stored.ids[12:], p=stored.p[12:], flags=None, verdict_mass=None))
-    assert list(result.figures) == ["all"]
-    assert result.figures["all"].log_loss == rest.figures["all"].log_loss
-    assert (result.rows.dropped, result.rows.evaluated, result.rows.trained_on) == (12, 108, 0)
-    text = "\n".join(text_lines(result))
-    assert "t.csv, 120 rows; left out: 12 that trained this judge" in text
-    assert "warning: 8 rows with the prompt of another row that trained this judge: the figures may be too good" in text
-
-
-def test_marked_rows_that_trained_the_judge_are_shown_apart() -> None:
-    frame, stored, options = trained_rows("mark")
-    result = evaluated(frame, stored, options)
-    whole, trained, other = (result.figures[part] for part in ("all", "trained", "untrained"))
-    assert (whole.rows, trained.rows, other.rows) == (120, 12, 108)
-    assert (result.rows.trained_on, result.rows.trained_prompt) == (12, 8)
-    mean = (12 * trained.log_loss.value + 108 * other.log_loss.value) / 120
-    assert whole.log_loss.value == pytest.approx(mean, rel=1e-12)
-    assert other == evaluated(*trained_rows("drop")).figures["all"]
-    assert result.warnings[0] == (
-        "TRAINED ROWS: 12 of 120 rows trained this judge; figures that include them say little about new rows"
-    )
-    lines = list(text_lines(result))
-    assert [line for line in lines if line.startswith("==")] == [
-        "== all rows, those that trained this judge included ==",
-        "== rows that trained this judge ==",
-        "== other rows ==",
-        "== biases ==",
-        "== agreement and consistency as published benchmarks count them ==",
-    ]
-    assert result.bias.rows == 108  # what follows the figures is of the rows that are new to the judge
-    assert "warning: " + result.warnings[0] in lines
-    content = json.loads(json_text(result))
-    assert content["settings"]["trained_rows"] == "mark"
-    assert content["rows"]["trained_on"] == 12
-    assert content["warnings"][0].startswith("TRAINED ROWS: ")
-
-
-def test_where_every_row_trained_the_judge_the_output_says_so() -> None:
-    frame = frame_of(60)
-    stored = stored_for(frame, flags=[int(Flag.TRAINED_ON)] * 60)
-    assert error_of(frame, stored, QUICK.model_copy(update={"trained_rows": "drop"})) == (
-        "p.parquet: every labelled row trained this judge, so --trained-rows=drop leaves none"
-    )
-    result = evaluated(frame, stored, QUICK.model_copy(update={"trained_rows": "mark"}))
-    assert list(result.figures) == ["all"]
-    assert result.warnings[0].startswith("TRAINED ROWS: 60 of 60 rows")
-    assert "== all rows, those that trained this judge included ==" in text_lines(result)
-
-
-def test_unlabelled_rows_that_trained_the_judge_do_no_harm() -> None:
-    frame = frame_of(60)
-    frame.loc[0, "winner"] = ""
-    result = evaluated(frame, stored_for(frame, flags=[int(Flag.TRAINED_ON)] + [0] * 59))
-    assert (result.rows.evaluated, result.rows.trained_on) == (59, 0)
-
-
 def test_what_makes_figures_doubtful_is_said() -> None:
     frame = frame_of(30)
     frame.loc[0, "response_a"] = "['no JSON']"
@@ -392,134 +271,13 @@ def test_settings_out_of_range_are_refused(options: EvaluateSettings, error: str
 
 @unhurried
 @given(st.lists(st.floats(1e-6, 1.0), min_size=3, max_size=3))
-def test_the_class_rates_have_the_lowest_log_loss_of_all_constant_predictions(weights: list[float]) -> None:
+def test_class_rates_have_the_lowest_log_loss_of_constant_predictions(weights: list[float]) -> None:
     frame = frame_of(50)
     stored = stored_for(frame)
     stored.p[:] = np.array(weights) / sum(weights)
     figures = evaluated(frame, stored).figures["all"]
     assert figures.over_class_rates.value >= -1e-12
     assert figures.class_rates_log_loss == pytest.approx(entropy(np.array([figures.label_rates]))[0], rel=1e-12)
-
-
-# The command.
-
-
-def judge(folder: Path, *arguments: str) -> tuple[int, str, list[str]]:
-    """Run `judge evaluate` in `folder`; return its exit status, its output and the lines of its errors."""
-    command = [str(Path(sys.executable).parent / "judge"), "evaluate", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    return done.returncode, done.stdout, done.stderr.splitlines()
-
-
-def write(folder: Path, p: list[list[float]], **more: Any) -> None:
-    """Write a table of four rows, labelled A, B, tie and not, as CSV, and predictions for it as Parquet."""
-    (folder / "t.csv").write_text(
-        'id,prompt,response_a,response_b,winner\n1,"[""Why?"", ""So?""]",a,b,model_a\n2,[bold]Who?,a,b,model_b\n'
-        "3,WHY? ,a,b,tie\n4,Where?,a,b,\n",
-        encoding="utf-8",
-    )
-    columns = {f"p_{name}": column for name, column in zip(("a", "b", "tie"), zip(*p, strict=True), strict=True)}
-    pd.DataFrame({"id": [4, 3, 2, 1], **columns, **more}).to_parquet(folder / "p.parquet")
-
-
-P = [[0.2, 0.3, 0.5], [0.25, 0.25, 0.5], [0.25, 0.5, 0.25], [0.5, 0.25, 0.25]]
-
-
-def test_the_command_prints_a_table(tmp_path: Path) -> None:
-    write(tmp_path, P, flags=["", "identical", "", ""], verdict_mass=[0.1, 0.9, 0.8, 0.7])
-    status, out, err = judge(tmp_path, "p.parquet", "t.csv", "--resamples", "100", "--brief")
-    assert (status, err) == (0, [])
-    assert out == (
-        "predictions     p.parquet, predictions\n"
-        "table           t.csv, 4 rows; left out: 1 without a label\n"
-        "rows            3 in 2 prompt groups\n"
-        "\n"
-        "                           95% interval\n"
-        "log loss           0.6931  0.6931 to 0.6931\n"
-        "  class rates      1.0986\n"
-        "  difference      -0.4055  -0.4055 to -0.4055\n"
-        "  lengths alone         -  fewer prompt groups (2) than folds (5)\n"
-        "  uniform          1.0986\n"
-        "accuracy           100.0%  12.9% to 100.0%\n"
-        "  class rates       33.3%\n"
-        "  uniform           33.3%\n"
-        "Brier score        0.3750  0.3750 to 0.3750\n"
-        "  class rates      0.6667\n"
-        "  uniform          0.6667\n"
-        "ECE                     -  fewer rows (3) than bins (15)  (most probable verdict, 15 equal bins)\n"
-        "verdict mass       0.8000  median\n"
-        "\n"
-        "                        A        B      tie\n"
-        "mean p              0.333    0.333    0.333\n"
-        "label rates         0.333    0.333    0.333\n"
-        "\n"
-        "warning: only 2 prompt groups: the intervals are too narrow\n"
-        "warning: no calibration error: fewer rows (3) than bins (15)\n"
-    )
-
-
-def test_all_of_it_is_printed_where_figures_are_missing() -> None:
-    """One class, one prompt, one order, no known model: every figure is there, or the reason why it is not."""
-    frame = frame_of(8, prompts=1).assign(winner="model_b")
-    lines = "\n".join(text_lines(evaluated(frame, stored_for(frame))))
-    assert "nan" not in lines.lower()
-    for text in (
-        "lengths alone         -  the labels have one class only",
-        "tie       ",
-        "- (nobody's verdict is A)",
-        "- (every verdict is B)",
-        "none (one prompt group)",
-        "log loss where people tied - (nobody's verdict is tie)",
-        "position bias        not measured",
-    ):
-        assert text in lines
-
-
-def test_the_command_prints_the_same_json_twice(tmp_path: Path) -> None:
-    write(tmp_path, P)
-    status, out, err = judge(tmp_path, "p.parquet", "t.csv", "--json", "--seed", "3")
-    assert (status, err) == (0, [])
-    content = json.loads(out)
-    assert content["predictions"] == "p.parquet"
-    assert content["kind"] == "predictions"
-    assert content["settings"] == {
-        "trained_rows": "refuse",
-        "resamples": 2000,
-        "seed": 3,
-        "partial": False,
-        "self_names": [],
-        "level": 0.95,
-    }
-    assert content["rows"]["evaluated"] == 3
-    assert content["figures"]["all"]["log_loss"]["value"] == pytest.approx(np.log(2))
-    assert content["figures"]["all"]["groups"] == 2
-    assert judge(tmp_path, "p.parquet", "t.csv", "--json", "--seed", "3")[1] == out
-
-
-def test_the_command_takes_a_submission_and_says_so(tmp_path: Path) -> None:
-    write(tmp_path, P)
-    rows = "".join(f"{4 - i},{','.join(map(str, p))}\n" for i, p in enumerate(P))
-    (tmp_path / "s.csv").write_text("id,winner_model_a,winner_model_b,winner_tie\n" + rows, encoding="utf-8")
-    status, out, _ = judge(tmp_path, "s.csv", "t.csv", "--resamples", "100")
-    assert status == 0
-    assert out.startswith("predictions     s.csv, a submission (winner_model_a, ...)\n")
-    assert "log loss           0.6931  0.6931 to 0.6931\n" in out
-    assert "warning: the predictions have no column flags, so it is not known whether rows trained this judge\n" in out
-
-
-def test_the_command_exits_2_with_one_line_on_standard_error(tmp_path: Path) -> None:
-    write(tmp_path, P, flags=["", "", "trained_on", ""])
-    for arguments, error in (
-        (
-            ("p.parquet", "t.csv"),
-            "judge: p.parquet: 1 of 3 labelled rows trained this judge (for example id 2), so its",
-        ),
-        (("t.csv", "t.csv"), "judge: t.csv: is a table of comparisons; give the predictions that judge score wrote"),
-        (("p.parquet", "no.csv"), "judge: no.csv: cannot be read (No such file or directory)"),
-    ):
-        status, out, err = judge(tmp_path, *arguments, "--resamples", "100")
-        assert (status, out, len(err)) == (2, "", 1)
-        assert err[0].startswith(error)
 
 
 def test_partial_predictions_are_evaluated_on_their_rows_alone_when_asked() -> None:

@@ -150,7 +150,7 @@ def test_the_intervals_hold_the_truth_in_about_95_of_100_simulated_tables() -> N
     assert {name: count for name, count in held.items() if not 181 <= count <= 199} == {}
 
 
-def test_the_calibration_error_is_the_weighted_gap_between_confidence_and_truth() -> None:
+def test_the_calibration_error_is_the_weighted_gap_to_the_truth() -> None:
     p = np.array([[0.9, 0.05, 0.05]] * 10 + [[0.2, 0.6, 0.2]] * 5)
     labels = np.array([0] * 7 + [1] * 3 + [1] * 5)
     assert expected_calibration_error(p, labels) == pytest.approx((10 * 0.2 + 5 * 0.4) / 15, rel=1e-12)
@@ -172,7 +172,7 @@ def test_every_probability_lies_in_its_bin(chances: list[float]) -> None:
     assert number.max() < BINS
 
 
-def test_the_interval_of_a_calibration_error_holds_the_truth_for_a_calibrated_judge_and_for_one_that_is_not() -> None:
+def test_a_calibration_errors_interval_holds_the_truth_calibrated_or_not() -> None:
     trials, n = 100, 600
     for sharpness in (1.0, 1.2, 1.8):
         p, labels = simulated(400_000, 77, sharpness)
@@ -195,7 +195,7 @@ def test_the_interval_of_a_calibration_error_holds_the_truth_for_a_calibrated_ju
     assert truth > 0.1
 
 
-def test_where_the_same_came_true_in_every_row_the_calibration_errors_interval_knows_what_it_cannot() -> None:
+def test_where_all_came_true_the_calibration_errors_interval_is_widened() -> None:
     p = np.tile([0.96, 0.03, 0.01], (40, 1))
     rows = rows_of(p, np.zeros(40, dtype=np.int64))
     resampler = Resampler(rows.groups, 100)
@@ -262,7 +262,7 @@ def test_a_reliability_diagram_has_every_row_once() -> None:
     assert value(class_wise_error(rows, Resampler(rows.groups, 100))) == pytest.approx(mean, rel=1e-12)
 
 
-def test_fewer_rows_than_bins_and_a_single_class_have_reasons_instead_of_figures() -> None:
+def test_fewer_rows_than_bins_and_a_single_class_give_reasons() -> None:
     rows = rows_of(np.array([[0.2, 0.5, 0.3]] * 5), np.ones(5, dtype=np.int64))
     figures = figures_of(rows, Resampler(rows.groups, 100))
     assert figures.ece == Undefined("fewer rows (5) than bins (15)")
@@ -299,7 +299,7 @@ def test_a_single_group_has_figures_without_intervals() -> None:
     assert figures.over_length_baseline == Undefined("fewer prompt groups (1) than folds (5)")
 
 
-def test_the_length_baseline_is_scikit_learns_logistic_regression_across_the_same_folds() -> None:
+def test_the_length_baseline_is_scikit_learns_regression_across_folds() -> None:
     rng = np.random.default_rng(0)
     n = 300
     characters = np.column_stack([np.full(n, 50), rng.integers(20, 2000, n), rng.integers(20, 2000, n)])

@@ -51,7 +51,7 @@ def test_a_slices_figures_are_those_of_its_rows_and_differ_from_all_others() -> 
     assert german.difference.low < german.difference.value < german.difference.high
 
 
-def test_turns_and_lengths_stand_in_their_order_and_names_by_how_common_they_are() -> None:
+def test_turns_and_lengths_stand_in_order_and_names_by_frequency() -> None:
     n = 120
     rows = some_rows(
         n,
@@ -96,7 +96,7 @@ def test_cut_identical_and_empty_rows_have_slices() -> None:
     }
 
 
-def test_a_slice_of_few_prompt_groups_says_so_and_one_of_a_single_group_has_no_interval() -> None:
+def test_a_slice_of_few_groups_says_so_and_of_one_group_has_no_interval() -> None:
     language = names(["en"] * 50 + ["de"] * 20 + ["fr"] * 20)
     groups = np.arange(90, dtype=np.uint64)
     groups[50:70] = 1000

@@ -20,7 +20,7 @@ def experiment(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.engine
-def test_two_templates_are_compared_and_one_more_reads_only_its_own_prompts(tiny_model: Path, tmp_path: Path) -> None:
+def test_two_templates_are_compared_and_a_third_reads_only_its_prompts(tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ("--readout", "transformers", "--max-tokens", "700", "--resamples", "200", "-o", out)
     done = experiment(tiny_model, DEMO_TABLE, "--template", "minimal", "--template", "rubric", *options)

@@ -140,7 +140,7 @@ def experiment(model: Path, table: Path, *arms: dict[str, Any], **others: Any) -
     return parse_experiment({**shared, "arms": list(arms), **others})
 
 
-def test_an_unknown_template_or_model_names_its_arm_and_leaves_nothing_behind(
+def test_an_unknown_template_or_model_names_its_arm_and_leaves_no_files(
     tiny_model: Path, table: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

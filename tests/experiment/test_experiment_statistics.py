@@ -102,7 +102,7 @@ def test_a_spread_that_clusters_is_larger_and_as_simulated() -> None:
     assert np.mean(seen) == pytest.approx(np.std(means), rel=0.1)
 
 
-def test_the_smallest_difference_is_the_textbooks_where_there_are_many_groups() -> None:
+def test_with_many_groups_the_smallest_difference_is_the_textbooks() -> None:
     groups = np.arange(100_000)
     z = stats.norm.ppf(1 - 0.05 / 2 / 5) + stats.norm.ppf(0.8)
     assert smallest_difference(groups, 0.3, arms=5) == pytest.approx(z * 0.3 / math.sqrt(100_000), rel=1e-3)
@@ -111,7 +111,7 @@ def test_the_smallest_difference_is_the_textbooks_where_there_are_many_groups() 
     assert smallest_difference(np.zeros(50, dtype=np.int64), 0.3, 1) == math.inf
 
 
-def test_the_rows_asked_for_are_those_whose_smallest_difference_is_the_one_wanted() -> None:
+def test_the_rows_asked_for_have_the_smallest_difference_wanted() -> None:
     groups = np.repeat(np.arange(200), 3)
     rows = rows_to_show(0.02, groups, 0.3, arms=2)
     assert rows is not None
@@ -146,7 +146,7 @@ def most_by_chance(trials: int, rate: float = 0.05) -> int:
 
 
 @pytest.mark.parametrize(("arms", "trials"), [(1, 400), (5, 250)])
-def test_equal_arms_are_called_different_in_at_most_5_percent_and_the_interval_holds_0(arms: int, trials: int) -> None:
+def test_equal_arms_are_called_different_in_at_most_5_percent(arms: int, trials: int) -> None:
     rng = np.random.default_rng(10 + arms)
     wrong = held = 0
     for _ in range(trials):
@@ -161,7 +161,7 @@ def test_equal_arms_are_called_different_in_at_most_5_percent_and_the_interval_h
     assert held / trials >= 0.91  # 100 resamples only
 
 
-def test_equal_means_of_oppositely_skewed_losses_are_called_different_in_at_most_5_percent() -> None:
+def test_opposite_skew_is_called_different_in_at_most_5_percent() -> None:
     rng = np.random.default_rng(16)
     wrong = 0
     for _ in range(300):
@@ -172,7 +172,7 @@ def test_equal_means_of_oppositely_skewed_losses_are_called_different_in_at_most
 
 
 @pytest.mark.parametrize("arms", [1, 3])
-def test_a_difference_of_0_02_is_found_at_the_promised_power_with_the_rows_asked_for(arms: int) -> None:
+def test_the_rows_asked_for_find_a_difference_with_the_promised_power(arms: int) -> None:
     rng = np.random.default_rng(20 + arms)
     sizes = made_groups(rng, 500)
     rows = rows_to_show(0.02, sizes, 0.15, arms)
@@ -213,7 +213,7 @@ def test_the_rows_needed_decide_whatever_the_true_difference_is(planted: float) 
     assert again.count("undecided") <= most_by_chance(60, 0.23)
 
 
-def test_equal_arms_are_equivalent_with_enough_rows_and_arms_a_margin_apart_are_not() -> None:
+def test_equal_arms_are_equivalent_and_arms_a_margin_apart_are_not() -> None:
     rng = np.random.default_rng(40)
     calls: dict[float, list[str]] = {0.0: [], 0.01: []}
     for planted, called in calls.items():

@@ -151,7 +151,7 @@ def test_no_more_turns_are_dropped_than_must_be(lengths: Lengths, frame: Frame, 
             assert 2 * fixed > max_tokens or fixed + least > max_tokens
 
 
-def test_minimum_budget_is_tight_for_a_long_turn_left_of_a_longer_conversation() -> None:
+def test_minimum_budget_is_tight_for_a_long_turn_of_a_longer_row() -> None:
     costs = frame(fixed=30, each=5, mark=3, prompt_copies=2)
     least = minimum_budget(costs)
     long = Lengths((1000, 1000), (1000, 1000), (1000, 1000))
@@ -230,7 +230,7 @@ def test_oldest_turns_drops_whole_turns_and_keeps_the_others_whole() -> None:
     assert cuts == Cuts(1, (whole(10),) * 2, (whole(50), whole(20)), (whole(50), whole(20)))
 
 
-def test_oldest_turns_cuts_the_last_turn_in_the_middle_when_it_alone_is_too_long() -> None:
+def test_oldest_turns_cuts_the_middle_of_a_last_turn_that_is_too_long() -> None:
     cuts = plan_cuts(Lengths((10, 10), (5, 500), (5, 500)), frame(fixed=0, mark=2), 112, "oldest-turns")
     assert cuts is not None
     assert cuts.dropped_turns == 1
@@ -238,7 +238,7 @@ def test_oldest_turns_cuts_the_last_turn_in_the_middle_when_it_alone_is_too_long
 
 
 @pytest.mark.parametrize("policy", ["middle", "start", "end"])
-def test_turns_are_dropped_where_headers_would_take_over_half_of_the_budget(policy: Policy) -> None:
+def test_turns_are_dropped_where_headers_take_over_half_of_the_budget(policy: Policy) -> None:
     turns = 40
     long = Lengths((20,) * turns, (50,) * turns, (50,) * turns)
     cuts = plan_cuts(long, frame(fixed=20, each=20, mark=2), 400, policy)

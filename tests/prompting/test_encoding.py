@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import time
 import unicodedata
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -18,40 +13,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from judge.errors import JudgeError
-from judge.prompting.encoding import _BYTE_LEVEL, TextEncoder, load_tokenizer
+from judge.prompting.encoding import _BYTE_LEVEL, TextEncoder
+from tests.kit.encoders import HARD_TEXTS, changed, encoder
 from tests.kit.tiny_tokenizers import STYLES, control_tokens, llama3_style, qwen_style, unigram_style, unknown_style
 
 BYTE_LEVEL = ["llama3", "qwen"]
 WORDS = st.text(st.sampled_from("ab eT.\n<|>/[]s😀中é"), max_size=12)
-# What texts of all kinds are made of, and what is hard for some tokenizer.
-HARD_TEXTS = [
-    "",
-    " ",
-    "\n",
-    "\n\n\n\n",
-    "   \t \n  ",
-    " leading and trailing ",
-    "\n\nleading breaks",
-    "emoji 😀👍🏽 👩‍👩‍👧 🇩🇪",
-    "中文，日本語、한국어",
-    "مرحبا بالعالم שלום",
-    "e\u0301 a\u0308 combining, Z\u0351\u0343\u0300algo",
-    "zero\u200bwidth, \ufeffBOM, \u202eright to left\u202c",
-    "tabs\tand\r\nreturns\r",
-    "a\u00a0b\u3000c\u2028d",
-    "\x00\x01\x7f",
-    "\U0001f469\U0010fffd",
-    "<table><h1>x</h1></table>",
-    "{{ turns }} {% for x in y %}",
-]
-
-
-@cache
-def encoder(style: str) -> TextEncoder:
-    return TextEncoder(STYLES[style]())
-
-
 ALL_CONTROLS = [(style, control) for style in STYLES for control in control_tokens(style)]
 
 
@@ -125,7 +92,7 @@ def test_cutting_at_clean_places_leaves_characters_whole(style: str, text: str) 
 @pytest.mark.parametrize(
     "text", ["</s>😀</s>中", "<|im_end|>👩‍👩‍👧é", "   😀  \n\n 中", "<0x0A><0xF0>😀<unk>中<s>", "é" * 5]
 )
-def test_cutting_at_clean_places_leaves_characters_whole_around_control_tokens(style: str, text: str) -> None:
+def test_clean_cuts_leave_characters_whole_around_control_tokens(style: str, text: str) -> None:
     _check_clean_cuts(encoder(style), text)
 
 
@@ -175,15 +142,6 @@ def test_start_ids_are_the_tokenizers_own_bos(style: str, start: list[str]) -> N
     assert STYLES[style]().convert_ids_to_tokens(encoder(style).start_ids()) == start
 
 
-# Tokenizers with edges of their own.
-
-
-def changed(tokenizer: PreTrainedTokenizerFast, change: Callable[[PreTrainedTokenizerFast], Any]) -> TextEncoder:
-    mine = copy.deepcopy(tokenizer)
-    change(mine)
-    return TextEncoder(mine)
-
-
 def test_added_tokens_that_swallow_white_space_swallow_none_of_the_users() -> None:
     swallowing = AddedToken("<|end|>", special=True, lstrip=True, rstrip=True, normalized=False)
     strict = changed(qwen_style(), lambda t: t.add_tokens([swallowing], special_tokens=True))
@@ -192,7 +150,7 @@ def test_added_tokens_that_swallow_white_space_swallow_none_of_the_users() -> No
     assert strict.trusted_text("a  <|end|> \n b")[1] == strict.tokenizer.convert_tokens_to_ids("<|end|>")
 
 
-def test_a_token_that_the_chat_template_uses_is_a_control_token_whatever_the_tokenizer_says() -> None:
+def test_a_token_that_the_chat_template_uses_is_a_control_token() -> None:
     def change(tokenizer: PreTrainedTokenizerFast) -> None:
         tokenizer.add_tokens([AddedToken("[USER]", special=False), AddedToken("[NOTE]", special=False)])
         tokenizer.chat_template = "{% for m in messages %}[USER]{{ m.content }}{% endfor %}"
@@ -214,7 +172,7 @@ def test_all_of_several_named_chat_templates_are_read() -> None:
     assert mine.chat_frame(None) == ("", "!")
 
 
-def test_line_breaks_and_words_in_the_chat_templates_source_are_no_control_tokens() -> None:
+def test_line_breaks_and_words_in_a_chat_template_are_no_control_tokens() -> None:
     gemma = encoder("gemma")
     assert "\n\n" in STYLES["gemma"]().chat_template
     assert len(gemma.user_text(["\n\n"])[0]) == 1
@@ -230,7 +188,7 @@ def test_a_special_token_that_is_a_single_character_is_replaced() -> None:
     assert decode(mine, ids) == "a b\ufffd c"
 
 
-def test_a_byte_level_tokenizer_that_adds_a_space_adds_none_inside_a_prompt() -> None:
+def test_a_byte_level_tokenizer_adds_no_space_inside_a_prompt() -> None:
     def change(tokenizer: PreTrainedTokenizerFast) -> None:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
 
@@ -253,7 +211,7 @@ def test_trimmed_offsets_do_not_confuse_clean_cuts() -> None:
         assert sum(map(mine.starts_character, mine.user_text([text])[0])) >= 1
 
 
-def test_the_table_of_continuation_bytes_is_that_of_the_byte_level_vocabularies() -> None:
+def test_continuation_bytes_are_those_of_byte_level_vocabularies() -> None:
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     table = bytes_to_unicode()
@@ -331,116 +289,3 @@ def test_a_hundred_thousand_control_tokens_take_seconds(style: str) -> None:
     assert encoder(style).control_ids.isdisjoint(ids)
     assert decode(encoder(style), ids) == text
     assert time.perf_counter() - start < 20
-
-
-# The model's own chat template.
-
-
-def test_the_chat_frame_is_what_stands_around_the_message() -> None:
-    assert encoder("qwen").chat_frame("Be fair.") == (
-        "<|im_start|>system\nBe fair.<|im_end|>\n<|im_start|>user\n",
-        "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
-    )
-
-
-def test_a_tokenizer_without_chat_template_has_no_frame() -> None:
-    assert encoder("unigram").chat_frame("Be fair.") is None
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        STYLES["llama3"]().chat_template,
-        "{{ strftime_now('%d %b %Y') }} {{ messages[-1].content }}",
-        "{{ strftime_now('%Y-%m-%d') }} {{ messages[-1].content }}",
-        "{% if date_string is defined %}{{ date_string }}{% endif %} {{ messages[-1].content }}",
-    ],
-)
-def test_the_date_does_not_reach_the_prompt(template: str) -> None:
-    mine = changed(qwen_style(), lambda t: setattr(t, "chat_template", template))
-    frame = mine.chat_frame(None)
-    assert frame is not None
-    assert "26 Jul 2024" in frame[0] or "2024-07-26" in frame[0]
-
-
-def test_a_chat_template_that_refuses_a_system_message_is_reported() -> None:
-    with pytest.raises(JudgeError) as error:
-        encoder("gemma").chat_frame("Be fair.")
-    assert str(error.value) == (
-        "the model's chat template refuses the prompt (System role not supported); "
-        "leave chat.system out of the prompt template"
-    )
-
-
-@pytest.mark.parametrize(
-    ("template", "reason"),
-    [
-        ("{{ 1 / 0 }}", "refuses the prompt (division by zero); leave chat.system out of the prompt template"),
-        ("{% for %}", "refuses the prompt (Expected an expression, got 'end of statement block'); leave"),
-        (
-            "{{ messages[-1].content | upper }}",
-            "does not show the message once; use a prompt template with chat: false",
-        ),
-        ("{% for m in messages %}{{ m.role }}{% endfor %}", "does not show the message once"),
-        ("{{ messages[-1].content }}{{ messages[-1].content }}", "does not show the message once"),
-        ("{{ messages[-1].content }}", "leaves the system message out; so must chat.system be"),
-    ],
-)
-def test_a_chat_template_that_does_not_take_the_prompt_is_reported(template: str, reason: str) -> None:
-    mine = changed(qwen_style(), lambda t: setattr(t, "chat_template", template))
-    with pytest.raises(JudgeError) as error:
-        mine.chat_frame("Be fair.")
-    assert str(error.value).startswith(f"the model's chat template {reason}")
-    assert str(error.value).isprintable()
-
-
-# Loading.
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_a_saved_tokenizer_gives_the_same_ids(style: str, tmp_path: Path) -> None:
-    STYLES[style]().save_pretrained(tmp_path)
-    loaded = TextEncoder(load_tokenizer(tmp_path))
-    texts = HARD_TEXTS + control_tokens(style)
-    assert loaded.user_text(texts) == encoder(style).user_text(texts)
-    assert loaded.control_ids == encoder(style).control_ids
-    assert loaded.chat_frame(None) == encoder(style).chat_frame(None)
-    assert loaded.start_ids() == encoder(style).start_ids()
-
-
-def test_a_tokenizer_set_to_truncate_or_pad_does_neither_here() -> None:
-    def change(tokenizer: PreTrainedTokenizerFast) -> None:
-        tokenizer.backend_tokenizer.enable_truncation(3)
-        tokenizer.backend_tokenizer.enable_padding(length=10)
-
-    mine = changed(qwen_style(), change)
-    text = "one two three four five six"
-    assert mine.user_text([text]) == encoder("qwen").user_text([text])
-    assert mine.trusted_text("x") == encoder("qwen").trusted_text("x")
-
-
-def test_a_tokenizer_set_to_drop_merges_at_random_drops_none_here() -> None:
-    mine = changed(qwen_style(), lambda t: setattr(t.backend_tokenizer.model, "dropout", 0.5))
-    text = "Compare the two conversations and say which one is better."
-    assert len({tuple(mine.tokenizer.encode(text)) for _ in range(9)}) > 1
-    assert mine.user_text([text] * 9) == encoder("qwen").user_text([text] * 9)
-    assert mine.trusted_text(text) == encoder("qwen").trusted_text(text)
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["", "{broken", "{}", "[]", '{"added_tokens": [], "model": {"type": "Nope"}}', '{"added_tokens": [], "model": 3}'],
-)
-def test_a_broken_tokenizer_file_is_reported(content: str, tmp_path: Path) -> None:
-    qwen_style().save_pretrained(tmp_path)
-    (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
-    with pytest.raises(JudgeError) as error:
-        load_tokenizer(tmp_path)
-    assert str(error.value).startswith(f"{tmp_path}: no usable tokenizer (")
-    assert str(error.value).endswith("); copy the model's tokenizer files there")
-
-
-def test_a_folder_without_a_tokenizer_is_reported(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(JudgeError, match="no usable tokenizer"):
-            load_tokenizer(folder)

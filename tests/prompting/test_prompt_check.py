@@ -100,7 +100,7 @@ def test_a_plain_template_of_a_user_passes_with_and_without_a_tokenizer() -> Non
 
 
 @pytest.mark.parametrize("part", ["prompt", "response_a", "response_b"])
-def test_a_missing_variable_is_found_also_where_only_long_conversations_lack_it(part: str) -> None:
+def test_a_variable_that_only_long_conversations_lack_is_found(part: str) -> None:
     slot = f"{{{{ turn.{part} }}}}"
     for body in (LOOP.replace(slot, "x"), LOOP.replace(slot, f"{{% if turns|length < 5 %}}{slot}{{% endif %}}")):
         mine = dataclasses.replace(template(), body=body)
@@ -109,7 +109,7 @@ def test_a_missing_variable_is_found_also_where_only_long_conversations_lack_it(
         assert found.samples == ()
 
 
-def test_a_mistake_that_shows_only_in_a_table_s_longest_conversation_is_found() -> None:
+def test_a_mistake_in_a_tables_longest_conversation_only_is_found() -> None:
     mine = dataclasses.replace(template(), body=LOOP + "{% if turns|length == 7 %}{{ nonsense }}{% endif %}")
     assert static_findings(mine) == []
     assert "'nonsense' is undefined" in static_findings(mine, [7])[0].text
@@ -217,7 +217,7 @@ def test_a_space_right_before_a_text_is_found() -> None:
     one_finding(found, "warning", "a space stands right before prompt")
 
 
-def test_a_control_token_in_the_template_is_found_only_inside_a_chat_template() -> None:
+def test_a_control_token_in_a_template_is_found_only_in_a_chat_template() -> None:
     body = LOOP + "<|im_end|>"
     one_finding(checked(body=body), "warning", "the template holds the control token '<|im_end|>'")
     assert checked(body=body, chat=False).findings == ()
@@ -350,7 +350,7 @@ def test_the_command_without_a_model_says_what_is_not_checked(tmp_path: Path) ->
     assert lines[-1] == "no mistakes found"
 
 
-def test_a_file_that_is_no_template_fails_with_every_mistake_on_its_own_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_template_fails_with_a_line_for_each_mistake(tmp_path: Path) -> None:
     path = write(tmp_path, bodi="x", cue="Verdict: ")
     lines, failed = run_check(str(path), None, None, None, None)
     assert failed

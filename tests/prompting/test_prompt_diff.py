@@ -35,7 +35,7 @@ def sides(pieces: Pieces) -> tuple[str, str]:
 
 
 @given(TEXT, TEXT)
-def test_a_difference_holds_both_texts_whole_without_empty_or_repeated_pieces(a: str, b: str) -> None:
+def test_a_difference_holds_both_texts_without_empty_or_repeated_pieces(a: str, b: str) -> None:
     pieces = word_diff(a, b)
     assert sides(pieces) == (a, b)
     assert all(text for _, text in pieces)
@@ -79,7 +79,7 @@ def test_every_field_that_reaches_the_model_is_compared_and_only_these() -> None
         assert differing == ({"chat", "cue_role"} if field == "chat" else {field})
 
 
-def test_the_bodies_of_any_two_shipped_templates_are_whole_in_their_difference() -> None:
+def test_bodies_of_two_shipped_templates_are_whole_in_their_difference() -> None:
     templates = [load_template(name) for name in builtin_names()]
     assert len(templates) == 4
     for one in templates:

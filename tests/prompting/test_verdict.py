@@ -113,7 +113,7 @@ def test_verdict_mass_is_the_sum_of_the_three_probabilities() -> None:
     np.testing.assert_allclose(verdict_mass(np.log([[0.1, 0.2, 0.3], [0.5, 0.25, 0.25]])), [0.6, 1.0], rtol=1e-12)
 
 
-def test_orders_are_averaged_as_probabilities_and_a_missing_second_order_is_left_out() -> None:
+def test_orders_are_averaged_as_probabilities_without_a_missing_order() -> None:
     first = np.log([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
     second = np.array([np.log([0.4, 0.1, 0.5]), [np.nan] * 3])
     np.testing.assert_allclose(average_orders(first, second), [[0.3, 0.2, 0.5], [0.6, 0.3, 0.1]], rtol=1e-12)
@@ -169,7 +169,7 @@ def _never_reversed(p: Float, mixed: Float) -> bool:
     return bool((before * after >= -1e-15).all())
 
 
-def test_a_confident_mistake_costs_at_most_the_logarithm_of_the_default_floor() -> None:
+def test_a_confident_mistake_costs_at_most_the_log_of_the_floor() -> None:
     assert -math.log(floored(np.array([[1.0, 0.0, 0.0]]))[0, 1]) == pytest.approx(math.log(1e4))
     assert DEFAULT_FLOOR == 1e-4
 

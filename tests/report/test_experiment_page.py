@@ -83,7 +83,7 @@ def test_slices_are_paired_differences_of_their_rows(four: ExperimentResult) -> 
     assert "de 100 rows, 100 groups" in words(page(four))
 
 
-def test_the_most_disputed_rows_are_those_where_two_arms_are_furthest_apart(mixed: ExperimentResult) -> None:
+def test_the_most_disputed_rows_are_where_two_arms_are_furthest_apart(mixed: ExperimentResult) -> None:
     base, both, failing = (arm.p for arm in mixed.arms)
     distance = apart(mixed)
     pairs = [np.abs(p - other).sum(axis=1) / 2 for p, other in ((base, both), (base, failing), (both, failing))]

@@ -69,7 +69,7 @@ CHARTS: dict[str, Callable[[str], Markup]] = {
 
 
 @pytest.mark.parametrize("name", CHARTS)
-def test_every_chart_is_inert_markup_that_screen_readers_can_name_and_phones_can_scale(name: str) -> None:
+def test_charts_are_inert_markup_for_screen_readers_and_phones(name: str) -> None:
     root = parsed(CHARTS[name](HOSTILE))
     (picture,) = root.iter("svg")
     assert picture.attrib["role"] == "img"
@@ -102,7 +102,7 @@ def test_attributes_that_run_or_load_are_refused(name: str) -> None:
         tag("p", **{name: "x"})
 
 
-def test_points_of_a_perfect_judge_lie_on_the_diagonal_and_others_off_it_by_their_gap() -> None:
+def test_points_lie_off_the_diagonal_by_their_calibration_gap() -> None:
     root = parsed(reliability("t", bins([(i + 0.5) / 10 for i in range(10)]), "x", "y"))
     (diagonal,) = marks(root, "path", "reference")
     x0, y0, x1, y1 = map(float, re.findall(r"[\d.]+", diagonal["d"]))
@@ -115,7 +115,7 @@ def test_points_of_a_perfect_judge_lie_on_the_diagonal_and_others_off_it_by_thei
     assert float(off["cy"]) == pytest.approx(y0 + 0.35 * (y1 - y0), abs=0.02)
 
 
-def test_a_reliability_diagram_shows_intervals_where_there_are_any_and_counts_to_scale() -> None:
+def test_a_reliability_diagram_shows_intervals_and_counts_to_scale() -> None:
     some = [Bin(0.4, 0.5, 0.45, 0.4, 30, 0.3, 0.5), Bin(0.5, 0.6, 0.55, 0.6, 10), Bin(0.6, 0.7, 0.65, 0.0, 0)]
     root = parsed(reliability("t", some, "x", "y"))
     (whisker,) = marks(root, "line", "whisker")
@@ -135,7 +135,7 @@ def test_a_confusion_matrix_has_counts_and_shares_of_the_humans_rows() -> None:
     assert kinds[1] == ["wrong", "heat-2"]
 
 
-def test_a_distribution_holds_every_row_once_and_scales_by_the_human_verdict() -> None:
+def test_a_distribution_holds_each_row_once_scaled_by_human_verdict() -> None:
     labels = np.array([0] * 6 + [1] * 2)
     p = np.array([0.12, 0.12, 0.13, 0.52, 0.52, 1 + 1e-12, 0.12, 0.0])
     root = parsed(distribution(0, p, labels))
@@ -147,13 +147,13 @@ def test_a_distribution_holds_every_row_once_and_scales_by_the_human_verdict() -
     assert boxes["a"][0]["height"] == boxes["b"][1]["height"]
 
 
-def test_shifts_beyond_the_ends_are_kept_and_rows_read_in_one_order_are_not() -> None:
+def test_shifts_beyond_the_ends_are_kept_rows_of_one_order_are_not() -> None:
     root = parsed(shift_histogram(np.array([-1.0, 1.0, 0.21, np.nan]), 0.07))
     notes = [e.text or "" for e in root.iter("title")][1:]
     assert [note.split(": ")[1] for note in notes] == ["1 row"] * 3
 
 
-def test_the_loss_curve_is_logarithmic_and_marks_the_weights_that_were_kept() -> None:
+def test_the_loss_curve_is_logarithmic_and_marks_the_kept_weights() -> None:
     root = parsed(loss_curve([], [(0, 4.0), (10, 2.0), (20, 1.0)], [("uniform", 1.1)], best=20))
     heights = [float(dot["cy"]) for dot in marks(root, "circle", "dot")]
     assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.02)
@@ -165,7 +165,7 @@ def rows_of_forest(root: ElementTree.Element) -> list[ElementTree.Element]:
     return [lane for lane in root.iter("svg") if lane.attrib.get("viewBox") == "0 0 240 24"][:-1]
 
 
-def test_a_forest_plot_places_figures_on_one_scale_and_points_at_those_beyond_it() -> None:
+def test_a_forest_plot_has_one_scale_and_points_at_what_lies_beyond_it() -> None:
     given_ = [
         ForestRow(HOSTILE, 1.0, 0.5, 1.5, "one", group="g"),
         ForestRow("two", 9.0, 8.0, 10.0, "two", group="g"),

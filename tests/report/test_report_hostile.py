@@ -160,7 +160,7 @@ def test_what_is_not_visible_is_shown_and_directions_are_kept_apart(browser: Bro
         visit.assert_harmless()
 
 
-def test_nothing_is_wider_than_a_phone_and_the_back_button_leads_to_the_list(browser: Browser, hostile: str) -> None:
+def test_all_fits_a_phone_and_the_back_button_leads_to_the_list(browser: Browser, hostile: str) -> None:
     for colours in ("light", "dark"):
         with opened(browser, hostile, viewport=PHONE, color_scheme=colours, is_mobile=True, has_touch=True) as visit:
             page = visit.page

@@ -63,9 +63,7 @@ def test_nan_is_not_hidden() -> None:
 @pytest.mark.parametrize(
     ("labels", "share"), [([0, 2, 0], 2 / 3), ([0, 2, 1], 1.0), ([1, 0, 2], 0.0), ([0, 0, 0], 1 / 3)]
 )
-def test_accuracy_is_the_share_of_rows_whose_most_probable_verdict_is_the_label(
-    labels: list[int], share: float
-) -> None:
+def test_accuracy_is_the_share_of_most_probable_verdicts_that_are_right(labels: list[int], share: float) -> None:
     for dtype in (np.float64, np.float32, np.float16):
         assert accuracy(P.astype(dtype), np.array(labels)) == pytest.approx(share)
 

@@ -54,7 +54,7 @@ def test_without_a_difference_p_values_are_uniform() -> None:
         assert abs((found <= level).mean() - level) < 3.5 * np.sqrt(level * (1 - level) / 500)
 
 
-def test_flipping_rows_instead_of_groups_would_find_differences_that_are_not_there() -> None:
+def test_flipping_rows_instead_of_groups_would_find_false_differences() -> None:
     rows = 0
     for seed in range(200):
         differences, _ = clustered(seed, 40)

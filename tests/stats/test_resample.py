@@ -23,7 +23,7 @@ def clustered(rng: np.random.Generator, groups: int) -> tuple[NDArray[np.float64
     return values[:, np.newaxis], number
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says_and_one_over_rows_does_not() -> None:
+def test_intervals_over_groups_hold_the_truth_and_those_over_rows_do_not() -> None:
     rng = np.random.default_rng(20)
     held = {"groups": 0, "rows": 0}
     trials = 400
@@ -61,7 +61,7 @@ def test_it_is_scipys_percentile_bootstrap_of_ratios_of_sums() -> None:
 
 @unhurried
 @given(st.data())
-def test_rows_in_another_order_and_groups_of_other_names_give_the_same_interval(data: st.DataObject) -> None:
+def test_neither_the_order_of_rows_nor_names_of_groups_change_an_interval(data: st.DataObject) -> None:
     keys = data.draw(KEYS)
     numbers = data.draw(st.lists(st.integers(0, len(keys) - 1), min_size=2, max_size=30))
     order = data.draw(st.permutations(range(len(numbers))))
@@ -135,7 +135,7 @@ def test_the_percentiles_are_hesterbergs() -> None:
     assert resampler.tail(5) == pytest.approx(stats.norm.cdf(-np.sqrt(5 / 4) * stats.t(4).ppf(0.9)))
 
 
-def test_with_few_groups_the_mean_of_normal_values_is_held_as_often_as_it_says() -> None:
+def test_with_few_groups_a_normal_mean_is_held_as_often_as_promised() -> None:
     rng = np.random.default_rng(5)
     trials, held, plain = 600, 0, 0
     for _ in range(trials):
@@ -150,7 +150,7 @@ def test_with_few_groups_the_mean_of_normal_values_is_held_as_often_as_it_says()
     assert plain < held - 0.01 * trials
 
 
-def test_a_share_of_nothing_or_all_reaches_as_far_as_so_many_groups_can_tell() -> None:
+def test_a_share_of_0_or_1_reaches_as_far_as_its_groups_can_tell() -> None:
     resampler = Resampler(np.repeat(np.arange(30), 4), 100)
     limit = stats.binomtest(0, 30).proportion_ci(method="exact").high
     none, every = resampler.estimate(np.repeat([[0.0, 1.0]], 120, axis=0), shares=True)

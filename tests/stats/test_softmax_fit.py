@@ -72,7 +72,7 @@ def test_the_slope_vanishes_at_the_result() -> None:
     np.testing.assert_allclose(expected, 0, atol=1e-5)
 
 
-def test_what_is_shared_by_the_three_verdicts_has_no_effect_and_the_start_neither() -> None:
+def test_neither_what_the_verdicts_share_nor_the_start_has_an_effect() -> None:
     design, labels = simulated(200, np.array([0.5, -1.0]))
     theta = fit_softmax(design, labels)
     shifted = design + np.random.default_rng(1).normal(size=(200, 1, 2)) * 10
@@ -105,7 +105,7 @@ def test_separated_labels_give_large_but_finite_parameters() -> None:
     assert 0.999 < p[np.arange(30), labels].min() < 1
 
 
-def test_a_class_without_rows_gets_a_finite_bias_and_the_others_their_rates() -> None:
+def test_a_class_without_rows_gets_a_finite_bias_the_others_their_rates() -> None:
     labels = np.array([0] * 30 + [1] * 10)
     design = np.broadcast_to([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], (40, 3, 2))
     theta = fit_softmax(design, labels)
@@ -122,7 +122,7 @@ def test_columns_that_say_nothing_or_the_same_get_the_shortest_answer() -> None:
 
 
 @pytest.mark.parametrize("seed", [227, 1416, 2428, 3382])  # of 4,000 drawn, a few ended in a division by nearly 0
-def test_a_class_without_rows_and_a_start_far_away_end_in_finite_parameters(seed: int) -> None:
+def test_a_class_without_rows_and_a_far_start_end_in_finite_parameters(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = 4 + seed % 3
     logs = np.log(probabilities(1.3 * rng.normal(size=(rows, 3))))
