@@ -1,9 +1,9 @@
 # make demo, make test: everything they need is installed into .venv first.
 #   DEVICE=cpu|cuda     which build of vLLM
-#   PYTHON=python3.11   the interpreter that .venv is made with
+#   PYTHON=python3.12   the interpreter that .venv is made with; otherwise requirements/python.sh chooses one
 #   TORCH_INDEX=URL     where to find PyTorch's CPU build, if pip's own index only has the CUDA build
 DEVICE ?= cpu
-PYTHON ?= python3.11
+PYTHON ?=
 TORCH_INDEX ?=
 CACHE ?= .cache
 BIN := .venv/bin
@@ -15,7 +15,7 @@ MODEL := $(CACHE)/SmolLM2-135M-Instruct
 install: $(READY)
 
 $(READY): pyproject.toml requirements/cpu.txt requirements/cuda.txt requirements/quantize.txt \
-    requirements/dev.txt requirements/install.sh
+    requirements/dev.txt requirements/install.sh requirements/python.sh
 	PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" bash requirements/install.sh $(DEVICE)
 	touch $(READY)
 
@@ -67,14 +67,19 @@ bench: $(READY) $(MODEL)/judge-demo-model.json
 	$(BIN)/python bench/report_open.py
 
 # Wheels for a machine without a network (docs/offline.md), for CUDA unless DEVICE says otherwise; core is judge alone.
+# uv, which chooses them, is brought into .venv; nothing else of judge need be installed there.
 WHEELHOUSE_DEVICE := $(if $(filter file,$(origin DEVICE)),cuda,$(DEVICE))
 WHEELHOUSE_PYTHON ?= 3.12
 WHEELHOUSE_GLIBC ?= 2.35
 WHEELHOUSE ?= wheelhouse-$(WHEELHOUSE_DEVICE)
 
-wheelhouse:
-	$(PYTHON) requirements/wheelhouse.py $(WHEELHOUSE_DEVICE) -o "$(WHEELHOUSE)" --python "$(WHEELHOUSE_PYTHON)" \
+wheelhouse: $(BIN)/uv
+	$(BIN)/python requirements/wheelhouse.py $(WHEELHOUSE_DEVICE) -o "$(WHEELHOUSE)" --python "$(WHEELHOUSE_PYTHON)" \
 	    --glibc "$(WHEELHOUSE_GLIBC)" --torch-index "$(TORCH_INDEX)"
+
+$(BIN)/uv:
+	[ -x $(BIN)/python ] || { python=$$(PYTHON="$(PYTHON)" bash requirements/python.sh) && "$$python" -m venv .venv; }
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet "$$(grep '^uv==' requirements/dev.txt)"
 
 clean:
 	rm -rf .venv demo-out bench/out

@@ -160,13 +160,13 @@ def on_the_cpu(options: argparse.Namespace) -> None:
 
 def row_lengths(table: Path | None, rows: int) -> Lengths:
     """Return the prompt lengths of a table's first rows, by 4.2 characters a token, under the budget."""
-    from judge.data.mock_table import mock_table
+    from bench.tables import made_up_table
     from judge.tables.table import Table
 
     with tempfile.TemporaryDirectory() as folder:
         if table is None:
-            table = Path(folder) / "mock.csv"
-            mock_table(None, rows, table, awkward=0)
+            table = Path(folder) / "made_up.csv"
+            made_up_table(table, rows)
         found = [
             sum(len(t) for turns in (r.prompt, r.response_a, r.response_b) for t in turns if t)
             for chunk in Table.open(table, on_bad_row="placeholder").chunks()

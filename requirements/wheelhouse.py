@@ -1,6 +1,6 @@
 """Collects the wheels that a machine without a network needs to run judge: make wheelhouse
 
-The versions are those of the lock files that `make` installs from. A wheelhouse is one flat folder:
+uv chooses the versions for that machine, within the lock files that `make` installs from. A wheelhouse is a folder:
 
     *.whl               every wheel, judge's own too
     requirements.txt    name, version and SHA-256 of each: all of judge
@@ -9,13 +9,14 @@ The versions are those of the lock files that `make` installs from. A wheelhouse
     wheelhouse.json     what it is for; written last, so a folder without it is not finished
     install.py          installs from it, without a network
 
-What is there already with the right hash is not downloaded again, so the same command goes on after an interruption.
-Needs pip 23.1 or newer and no other package.
+A wheel that is in the folder with the right hash is not downloaded again, so the same command goes on after an
+interruption. Needs pip 23.1 or newer and uv.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -23,27 +24,88 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from wheelhouse_needs import Target, Wheel, canonicalize_name, needed
+try:
+    from packaging import tags
+    from packaging.utils import parse_wheel_filename
+except ImportError:  # pip has a copy, so that packaging need not be installed
+    from pip._vendor.packaging import tags  # type: ignore[no-redef]
+    from pip._vendor.packaging.utils import parse_wheel_filename  # type: ignore[assignment]
 
 ROOT = Path(__file__).resolve().parent.parent
+CPU_LOCK, CUDA_LOCK = (ROOT / "requirements" / f"{device}.txt" for device in ("cpu", "cuda"))
 BATCH = 8  # wheels that one call of pip fetches: as much is lost when it is interrupted
 LISTS = ("wheelhouse.json", "SHA256SUMS", "requirements.txt", "core.txt", "install.py")
+# The versions of glibc that uv knows. A machine with another one runs the wheels for the next older one.
+UV_GLIBC = (17, 28, *range(31, 41))
 
 
 class WheelhouseError(Exception):
     """What stops the collection, in one line."""
 
 
-def lock_lines(path: Path) -> list[str]:
-    """Return the requirements of a lock file, without its comments."""
-    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line]
+@dataclass(frozen=True)
+class Target:
+    """The machine that installs.
+
+    Attributes:
+        python: its version of CPython, such as 3.12.
+        glibc: its version of glibc, such as 2.35; decides which manylinux wheels run there.
+    """
+
+    python: str
+    glibc: str
+
+    def platforms(self) -> list[str]:
+        """Return the platform tags of the wheels that run there, the newest first."""
+        newest = int(self.glibc.split(".")[1])
+        named = [f"manylinux_2_{minor}_x86_64" for minor in range(newest, 4, -1)]
+        return [*named, "manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
+
+    def pip_options(self) -> list[str]:
+        """Return the options by which pip downloads wheels for this machine."""
+        # pip takes each tag as it stands and does not know that a newer glibc runs older wheels
+        platforms = [option for tag in self.platforms() for option in ("--platform", tag)]
+        return ["--only-binary=:all:", "--python-version", self.python, "--implementation", "cp", *platforms]
+
+    def uv_options(self) -> list[str]:
+        """Return the options by which uv chooses versions for this machine."""
+        minor = max((known for known in UV_GLIBC if f"manylinux_2_{known}_x86_64" in self.platforms()), default=17)
+        return ["--python-version", self.python, "--python-platform", f"x86_64-manylinux_2_{minor}"]
+
+    def runs(self, wheel: str) -> bool:
+        """Whether a wheel of this file name can be installed there."""
+        version, platforms = tuple(map(int, self.python.split("."))), self.platforms()
+        known = {*tags.cpython_tags(version, platforms=platforms)}
+        known |= {*tags.compatible_tags(version, f"cp{self.python.replace('.', '')}", platforms)}
+        return not known.isdisjoint(parse_wheel_filename(wheel)[3])
+
+
+@dataclass(frozen=True)
+class Package:
+    """What uv has chosen of a package: its version, and the SHA-256 of each wheel and archive of that version."""
+
+    version: str
+    sums: list[str]
+
+    def hashes(self) -> list[str]:
+        """Return the sums as a requirements file has them."""
+        return [f"--hash=sha256:{sha256}" for sha256 in self.sums]
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel of the house: the package's name and version, the file's name and its SHA-256."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
 
 
 def core_requirements() -> list[str]:
@@ -71,61 +133,67 @@ def run_pip(*arguments: str) -> None:
         raise WheelhouseError("pip failed (see above); what is finished is kept, the same command goes on")
 
 
-def resolve(requirements: list[str], target: Target, options: list[str], dependencies: bool = True) -> dict[str, Wheel]:
-    """Return what pip would install on the target for these requirements, by name; `options` are more of pip's."""
-    if not requirements:
-        return {}
-    with tempfile.TemporaryDirectory() as folder:
-        listed, report = Path(folder) / "wanted.txt", Path(folder) / "report.json"
-        listed.write_text("\n".join(requirements) + "\n", encoding="utf-8")
-        options = [*target.pip_options(), *options, *([] if dependencies else ["--no-deps"])]
-        run_pip(
-            *("install", "--quiet", "--dry-run", "--ignore-installed", "--no-build-isolation"),
-            # nothing is put into --target: pip only insists on one where it chooses for another machine
-            *("--report", str(report), "--target", folder, *options, "-r", str(listed)),
-        )
-        chosen = json.loads(report.read_text(encoding="utf-8"))["install"]
-    return {wheel.name: wheel for wheel in map(_wheel, chosen)}
+def index_options(torch_index: str) -> list[str]:
+    """Return the options by which uv looks for packages where pip is set up to, and in the index of PyTorch."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - our own command
+    lines = [line for line in listed.splitlines() if line.startswith(("global.", "download.", ":env:."))]
+    lines.sort(key=lambda line: (line.startswith(":env:"), line.startswith("download.")))  # the last one has its way
+    pairs = (line.split("=", 1) for line in lines)
+    settings = {key.rpartition(".")[2]: ast.literal_eval(value) for key, value in pairs}
+    if "cert" in settings:
+        os.environ.setdefault("SSL_CERT_FILE", settings["cert"])
+    options = ["--no-index"] if settings.get("no-index", "").lower() in ("1", "true", "yes", "on") else []
+    found = [("--default-index", settings.get("index-url", "")), ("--index", settings.get("extra-index-url", ""))]
+    found += [("--index", torch_index), ("--find-links", settings.get("find-links", ""))]
+    found += [("--constraint", settings.get("constraint", ""))]
+    return options + [part for option, values in found for value in values.split() for part in (option, value)]
 
 
-def _wheel(item: dict[str, Any]) -> Wheel:
-    metadata, source = item["metadata"], item["download_info"]
-    sha256 = source.get("archive_info", {}).get("hashes", {}).get("sha256")
-    if sha256 is None:
-        raise WheelhouseError(f"{metadata['name']} {metadata['version']}: the index tells no SHA-256")
-    return Wheel(
-        canonicalize_name(metadata["name"]),
-        metadata["version"],
-        source["url"],
-        sha256,
-        tuple(metadata.get("requires_dist", ())),
-    )
+def resolve(requirements: Iterable[str], target: Target, options: list[str]) -> dict[str, Package]:
+    """Return the packages that requirements need on the target, by name.
 
-
-def closure(roots: list[str], target: Target, options: list[str]) -> dict[str, Wheel]:
-    """Return the wheels that `roots` need on the target, all of them and no other; `options` are more of pip's."""
-    wanted = list(roots)
-    for _ in range(4):
-        wheels = resolve(wanted, target, options)
-        names, missing = needed(wheels, roots, target)
-        if not missing:
-            return {name: wheels[name] for name in names}
-        wanted += missing
-    raise WheelhouseError(f"no wheels for Python {target.python} were found of: {', '.join(missing)}")
-
-
-def choose(device: str, target: Target, index: list[str]) -> dict[str, Wheel]:
-    """Return the wheels of a device, as install.sh installs them."""
-    cpu_lock = ROOT / "requirements" / "cpu.txt"
-    if device == "core":
-        return closure(core_requirements(), target, ["--constraint", str(cpu_lock)])
-    if device == "cuda":
-        return closure([*lock_lines(ROOT / "requirements" / "cuda.txt"), *core_requirements()], target, index)
-    # torch first, with what it needs; then the lock without more, which has the last word
+    Args:
+        requirements: lines of a requirements file.
+        options: more options of `uv pip compile`.
+    """
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if uv is None:
+        raise WheelhouseError("needs uv to choose the wheels; run: pip install uv")
+    command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--generate-hashes", "-"]
+    # pip takes the best version of all indexes, uv that of the first one that has the package
+    command += ["--index-strategy=unsafe-best-match", "--only-binary=:all:", "--python", sys.executable]
+    command += [*target.uv_options(), *options]
+    done = subprocess.run(command, input="\n".join(requirements), stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise WheelhouseError(f"no set of wheels for Python {target.python} was found (see above)")
+    packages = re.findall(r"^([\w.-]+)==(\S+)((?: \\\n +--hash=\S+)*)", done.stdout, re.MULTILINE)
+    folders = [Path(value) for option, value in pairwise(options) if option == "--find-links" and Path(value).is_dir()]
     return {
-        **closure([torch_requirement()], target, index),
-        **resolve(lock_lines(cpu_lock), target, index, dependencies=False),
+        name: Package(version, re.findall(r"sha256:(\w+)", sums) or sums_in(folders, name, version))
+        for name, version, sums in packages
     }
+
+
+def sums_in(folders: list[Path], name: str, version: str) -> list[str]:
+    """Return the SHA-256 of a package's wheels in folders that serve as an index; uv does not compute them."""
+    wheels = (path for folder in folders for path in folder.glob("*.whl"))
+    found = [path for path in wheels if tuple(map(str, parse_wheel_filename(path.name)[:2])) == (name, version)]
+    if not found:
+        raise WheelhouseError(f"{name} {version}: the index tells no SHA-256")
+    return list(map(sha256_of, found))
+
+
+def choose(device: str, target: Target, index: list[str]) -> dict[str, Package]:
+    """Return the packages of a device, as install.sh installs them."""
+    lock = CPU_LOCK.read_text(encoding="utf-8").splitlines()
+    if device == "core":
+        return resolve(core_requirements(), target, [*index, "--constraint", str(CPU_LOCK)])
+    if device == "cuda":
+        cuda_lock = CUDA_LOCK.read_text(encoding="utf-8").splitlines()
+        return resolve([*cuda_lock, *core_requirements()], target, index)
+    # torch first, with what it needs; then the lock without more, which has the last word
+    return {**resolve([torch_requirement()], target, index), **resolve(lock, target, [*index, "--no-deps"])}
 
 
 def sha256_of(path: Path) -> str:
@@ -134,21 +202,27 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(wheels: list[Wheel], house: Path, target: Target) -> None:
+def fetch(packages: dict[str, Package], house: Path, target: Target) -> dict[str, Wheel]:
     """Download the wheels that are not in the house yet; each appears there whole."""
-    missing = [w for w in wheels if not (house / w.file).exists() or sha256_of(house / w.file) != w.sha256]
-    print(f"wheelhouse: {len(wheels)} wheels, {len(wheels) - len(missing)} of them here already", flush=True)
-    parts = house / "parts"
+    files = {sha256_of(path): path.name for path in house.glob("*.whl") if target.runs(path.name)}
+    missing = [name for name, package in sorted(packages.items()) if files.keys().isdisjoint(package.sums)]
+    print(f"wheelhouse: {len(packages)} wheels, {len(packages) - len(missing)} of them here already", flush=True)
+    parts, listed = house / "parts", house / "parts" / "wanted.txt"
     for start in range(0, len(missing), BATCH):
         batch = missing[start : start + BATCH]
         print(f"wheelhouse: {start + 1} to {start + len(batch)} of {len(missing)}", flush=True)
         shutil.rmtree(parts, ignore_errors=True)
-        addresses = [f"{w.url.split('#')[0]}#sha256={w.sha256}" for w in batch]
-        options = [*target.pip_options(), "--no-deps", "--no-cache-dir", "--quiet", "--dest", str(parts)]
-        run_pip("download", *options, *addresses)
-        for wheel in batch:
-            (parts / wheel.file).replace(house / wheel.file)
+        parts.mkdir()
+        lines = [" ".join([f"{name}=={packages[name].version}", *packages[name].hashes()]) for name in batch]
+        listed.write_text("\n".join(lines), encoding="utf-8")
+        options = [*target.pip_options(), "--no-deps", "--require-hashes", "--no-cache-dir", "--quiet"]
+        run_pip("download", *options, "--dest", str(parts), "-r", str(listed))
+        for path in parts.glob("*.whl"):
+            files[sha256_of(path)] = path.name
+            path.replace(house / path.name)
     shutil.rmtree(parts, ignore_errors=True)
+    chosen = {name: next(sha256 for sha256 in package.sums if sha256 in files) for name, package in packages.items()}
+    return {name: Wheel(name, packages[name].version, files[sha256], sha256) for name, sha256 in chosen.items()}
 
 
 def build_judge(house: Path) -> Wheel:
@@ -159,12 +233,15 @@ def build_judge(house: Path) -> Wheel:
     (built,) = parts.glob("*.whl")
     path = built.replace(house / built.name)
     shutil.rmtree(parts)
-    return Wheel("judge", built.name.split("-")[1], path.as_uri(), sha256_of(path), tuple(core_requirements()))
+    return Wheel("judge", built.name.split("-")[1], path.name, sha256_of(path))
 
 
-def write_lists(house: Path, wheels: dict[str, Wheel], target: Target, device: str) -> None:
-    """Write the lists of a finished house, each whole, `wheelhouse.json` last."""
-    core, _ = needed(wheels, ["judge"], target)
+def write_lists(house: Path, wheels: dict[str, Wheel], core: Iterable[str], target: Target, device: str) -> None:
+    """Write the lists of a finished house, each whole, `wheelhouse.json` last.
+
+    Args:
+        core: the packages that core.txt names.
+    """
 
     def locked(names: Iterable[str]) -> str:
         chosen = (wheels[name] for name in sorted(names))
@@ -192,14 +269,17 @@ def make_wheelhouse(house: Path, device: str, target: Target, index: list[str]) 
     if strange:
         raise WheelhouseError(f"{house}: holds other files ({', '.join(sorted(strange)[:3])}); choose an empty folder")
     (house / "wheelhouse.json").unlink(missing_ok=True)
-    wheels = choose(device, target, index)
-    fetch(sorted(wheels.values(), key=lambda w: w.name), house, target)
+    wheels = fetch(choose(device, target, index), house, target)
     wheels["judge"] = build_judge(house)
+    versions = house / "versions.tmp"  # those of the house have the last word
+    versions.write_text("".join(f"{w.name}=={w.version}\n" for w in wheels.values()), encoding="utf-8")
+    needed = resolve(core_requirements(), target, [*index, "--override", str(versions)])
+    versions.unlink()
     kept = {w.file for w in wheels.values()}
     for path in house.glob("*.whl"):
         if path.name not in kept:
             path.unlink()
-    write_lists(house, wheels, target, device)
+    write_lists(house, wheels, ["judge", *(needed.keys() & wheels.keys())], target, device)
     total = sum(p.stat().st_size for p in house.glob("*.whl"))
     print(f"wrote {house}: {len(wheels)} wheels, {total / 2**30:.2f} GiB, for Python {target.python} ({device})")
 
@@ -220,9 +300,11 @@ def main() -> int:
     if not re.fullmatch(r"3\.\d+", arguments.python) or not re.fullmatch(r"2\.\d+", arguments.glibc):
         print("wheelhouse: --python is a version like 3.12, --glibc one like 2.35", file=sys.stderr)
         return 2
-    index = ["--extra-index-url", arguments.torch_index] if arguments.torch_index else []
+    target, torch_index = Target(arguments.python, arguments.glibc), arguments.torch_index
     try:
-        make_wheelhouse(arguments.output, arguments.device, Target(arguments.python, arguments.glibc), index)
+        # the index of PyTorch counts for builds of vLLM only
+        index = index_options("" if arguments.device == "core" else torch_index)
+        make_wheelhouse(arguments.output, arguments.device, target, index)
     except WheelhouseError as error:
         print(f"wheelhouse: {error}", file=sys.stderr)
         return 2

@@ -158,24 +158,30 @@ def mock_table(
     output: Annotated[Path, typer.Option("-o", "--output", help="Table to write: .csv, .parquet or .jsonl.")],
     table: Annotated[
         Path | None,
-        typer.Argument(help="Table to be like in length and languages. [default: the contest's published figures]"),
+        typer.Argument(help="Table whose rows are drawn. [default: the demo's 24 short comparisons]"),
     ] = None,
     rows: Annotated[int, typer.Option("-n", "--rows", help="How many rows to write.")] = 25_000,
-    seed: Annotated[int, typer.Option(help="Another one gives other rows.")] = 0,
-    labels: Annotated[bool, typer.Option("--labels", help="Verdicts and names of models too.")] = False,
+    seed: Annotated[int, typer.Option(help="Another seed draws other rows.")] = 0,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Also write the verdicts and the models' names of the drawn rows.")
+    ] = False,
     awkward: Annotated[float, typer.Option(help="Share of the rows that are made awkward.")] = 0.01,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     cells: Cells = "auto",
     debug: Debug = False,
 ) -> None:
-    """Write a made-up table like a given one: lengths, turns, languages, and every kind of awkward row.
+    """Draw a table's rows again, to any number, with new ids and every kind of awkward row.
 
-    The texts are words in random order; none is copied.
+    The texts are those of the table, so keep what you make from a private table as private.
     """
     del debug
+    from judge.data.mock_table import DEMO_TABLE
     from judge.data.mock_table import mock_table as make
 
-    for line in make(table, rows, output, seed, labels, cells, awkward):
+    for line in make(table or DEMO_TABLE, rows, output, seed, labels, cells, awkward, overwrite):
         typer.echo(line)
+    if table is None:
+        typer.echo("no TABLE given: the rows are the demo's, much shorter than real ones; name your table to plan with")
 
 
 def doctor(

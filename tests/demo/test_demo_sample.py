@@ -21,10 +21,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from judge.demo.make_training import COLUMNS, DECIDED, SAMPLE, TIES, Entry, make_training, read_source
 from judge.tables.comparison import Flag
 from judge.tables.split import in_order, row_key
 from judge.tables.table import Table
+from tools.make_demo_training import COLUMNS, DECIDED, SAMPLE, TIES, Entry, make_training, read_source
 
 DEMO = SAMPLE.with_name("comparisons.csv")
 FOLDS = 8

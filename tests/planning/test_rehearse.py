@@ -14,7 +14,7 @@ import pytest
 
 from judge.api import parse_settings
 from judge.cli.rehearse import RehearsalTerminal, run_rehearse
-from judge.data.mock_table import mock_table
+from judge.data.mock_table import DEMO_TABLE, mock_table
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.planning.measure import dealt
@@ -192,7 +192,7 @@ def test_figures_name_what_failed_and_print_hostile_ids_safely(tmp_path: Path) -
 
 def awkward_table(path: Path) -> Path:
     """Write 60 rows with texts of the tiny tokenizer's words; one cell that cannot be read."""
-    mock_table(None, 60, path, seed=2, awkward=0.3)
+    mock_table(DEMO_TABLE, 60, path, seed=2, awkward=0.3)
     frame = pd.read_csv(path, keep_default_na=False)
     frame.loc[7, "prompt"] = '["broken'
     frame.to_csv(path, index=False)

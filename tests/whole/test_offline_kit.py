@@ -11,13 +11,16 @@ import importlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from packaging import tags
 
 ROOT = Path(__file__).parents[2]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -33,10 +36,41 @@ def test_what_install_sh_installs_is_what_is_collected() -> None:
     assert f"{house_maker.torch_requirement()}\n" in script
     for device in ("cpu", "cuda"):
         assert f"-r requirements/{device}.txt" in script
-    lock = house_maker.lock_lines(ROOT / "requirements" / "cpu.txt")
+    lock = [line for line in house_maker.CPU_LOCK.read_text(encoding="utf-8").splitlines() if line[0] != "#"]
     assert len(lock) > 150
-    assert all(line.count("==") == 1 and " " not in line for line in lock)
-    assert "vllm==0.32.0" in house_maker.lock_lines(ROOT / "requirements" / "cuda.txt")
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+(; python_version > '3.11')?", line) for line in lock)
+    assert "vllm==0.32.0" in house_maker.CUDA_LOCK.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_platforms_are_those_of_pip_on_a_machine_with_that_glibc() -> None:
+    assert sorted(house_maker.Target(PYTHON, GLIBC).platforms()) == sorted(set(tags.platform_tags()))
+
+
+@pytest.mark.parametrize(
+    ("wheel", "runs"),
+    [
+        ("x-1-cp312-cp312-manylinux_2_28_x86_64.whl", True),
+        ("x-1-cp39-abi3-manylinux2014_x86_64.whl", True),
+        ("x-1-py3-none-any.whl", True),
+        ("x-1-cp311-cp311-manylinux_2_28_x86_64.whl", False),
+        ("x-1-cp312-cp312-manylinux_2_36_x86_64.whl", False),
+        ("x-1-cp312-cp312-musllinux_1_2_x86_64.whl", False),
+    ],
+)
+def test_a_wheel_for_another_python_or_a_newer_glibc_does_not_count(wheel: str, runs: bool) -> None:
+    assert house_maker.Target("3.12", "2.35").runs(wheel) is runs
+
+
+def test_uv_looks_for_packages_where_pip_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {":env:.find-links": "c", ":env:.no-index": "1", "download.find-links": "a b", "freeze.timeout": "3"}
+    settings |= {"global.extra-index-url": "https://two.example\nhttps://three.example"}
+    listed = SimpleNamespace(stdout="".join(f"{name}={value!r}\n" for name, value in settings.items()))
+    monkeypatch.setattr(house_maker.subprocess, "run", lambda *_, **__: listed)
+    assert house_maker.index_options("https://torch.example") == [
+        "--no-index",
+        *("--index", "https://two.example", "--index", "https://three.example", "--index", "https://torch.example"),
+        *("--find-links", "c"),
+    ]
 
 
 # -- a whole house of tiny packages ----------------------------------------------------------------------------
@@ -71,7 +105,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = root / "index"
     for folder in (index, root / "requirements", root / "backend"):
         folder.mkdir()
-    for name in ("wheelhouse.py", "wheelhouse_needs.py", "wheelhouse_install.py"):
+    for name in ("wheelhouse.py", "wheelhouse_install.py"):
         shutil.copy(ROOT / "requirements" / name, root / "requirements")
     for version in ("80.0", "84.0"):
         write_wheel(index, "tools", version)

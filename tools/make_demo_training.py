@@ -1,4 +1,4 @@
-"""Builds the demo's training sample: `python -m judge.demo.make_training` writes training.csv from its source.
+"""Builds the demo's training sample: `python tools/make_demo_training.py` writes judge/demo/training.csv.
 
 The source holds prompts, good answers and bad ones; this file decides which two of them meet. It starts with random
 pairs and changes one at a time as long as the sample comes closer to what it should be: the wanted number of rows of
@@ -24,9 +24,9 @@ from judge.files import whole_file
 from judge.tables.comparison import LABEL_COLUMNS, TEXT_COLUMNS
 from judge.tables.split import normalise
 
-FOLDER = Path(__file__).parent
-SOURCE = FOLDER / "training_source.yaml"
-SAMPLE = FOLDER / "training.csv"
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "tools" / "demo_training_source.yaml"
+SAMPLE = ROOT / "judge" / "demo" / "training.csv"
 
 # Rows of each kind of contrast. Even numbers: A wins one half of the decided ones, B the other.
 DECIDED = {
