@@ -7,7 +7,7 @@
   log-probabilities after masking come back.
 * `vllm-classify`: a pooling model that keeps three rows of the output head and drops the rest.
 
-An adapter is read with its base, unmerged (`adapter_arguments` and what follows).
+An adapter is read with its base, unmerged (`judge.engine.vllm_adapter`).
 """
 
 from __future__ import annotations
@@ -22,18 +22,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from vllm import LLM, PoolingParams, SamplingParams
 from vllm.config import VllmConfig
-from vllm.lora.peft_helper import PEFTHelper
-from vllm.lora.request import LoRARequest
-from vllm.model_executor.layers.linear import LinearBase
-from vllm.platforms import current_platform
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
 from judge.engine.protocol import EngineConfig, Progress
-from judge.errors import JudgeError, printable
-from judge.models.adapter import refuse_adapter, target_names, vllm_rank
-from judge.models.bundle import ADAPTER_WEIGHTS, open_model, tensor_shapes
-
-ADAPTER_ID = 1
+from judge.engine.vllm_adapter import adapter_arguments, load_adapter
+from judge.models.bundle import open_model
 
 
 class _Meter(tqdm):  # type: ignore[misc]  # tqdm has no types
@@ -85,72 +78,6 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         "seed": 0,
         **(adapter_arguments(config, Path(config.adapter)) if config.adapter is not None else {}),
     }
-
-
-def adapter_arguments(config: EngineConfig, folder: Path) -> dict[str, Any]:
-    """Return what vLLM needs to make room for an adapter; refuses one that it would read wrongly."""
-    opened = open_model(folder, base=config.model)
-    refuse_adapter(opened, config.readout, config.dtype, config.device)
-    settings = opened.adapter.config if opened.adapter else {}
-    if (settings.get("rank_pattern") or settings.get("alpha_pattern")) and not hasattr(PEFTHelper, "_match_pattern"):
-        raise JudgeError(f"{folder}: this version of vLLM skips rank_pattern and alpha_pattern; upgrade it")
-    if config.device == "cpu":
-        type(current_platform).get_punica_wrapper = classmethod(lambda _: "judge.engine.one_adapter.OneAdapter")
-    return {
-        "enable_lora": True,
-        "max_loras": 1,
-        "max_lora_rank": vllm_rank(config.adapter_rank),
-        # the default wraps all layers: the output head's products alone cost more than the adapter
-        "lora_target_modules": target_names(tensor_shapes(folder / ADAPTER_WEIGHTS)),
-        "worker_extension_cls": "judge.engine.vllm.AdapterProbe",
-    }
-
-
-def load_adapter(llm: LLM, config: EngineConfig) -> LoRARequest | None:
-    """Load the adapter into a started engine; every prompt is to be read with the request that comes back.
-
-    Raises:
-        JudgeError: vLLM has left out a part of it.
-    """
-    if config.adapter is None:
-        return None
-    request = LoRARequest("adapter", ADAPTER_ID, str(Path(config.adapter).resolve()))
-    llm.llm_engine.add_lora(request)  # else it is read with the first prompt
-    for unread in llm.collective_rpc("unread_layers"):  # of each card
-        if unread:
-            raise JudgeError(
-                f"{config.adapter}: vLLM found no place in {config.model} for {len(unread)} layers of this adapter, "
-                f"first {printable(unread[0], 120)}; use --readout=transformers, or merge the adapter into its base"
-            )
-    return request
-
-
-class AdapterProbe:
-    """Added to vLLM's workers: tells what became of an adapter, for vLLM drops what it cannot place in silence."""
-
-    model_runner: Any
-
-    def unread_layers(self) -> list[str]:
-        """Return the adapter's layers that the model has not, or has in another size."""
-        manager = self.model_runner.lora_manager._adapter_manager
-        adapter = manager.get_adapter(ADAPTER_ID)
-        placed = {name: manager._get_lora_layer_weights(adapter, name) for name in manager.modules}
-        read = {id(lora) for name, lora in placed.items() if lora is not None and _fits(manager.modules[name], lora)}
-        return sorted(name for name, lora in adapter.loras.items() if id(lora) not in read and _acts(lora))
-
-
-def _matrices(matrices: torch.Tensor | list[torch.Tensor | None]) -> list[torch.Tensor]:
-    """Return the A or B matrices of a layer: several where vLLM has joined layers, such as q, k and v."""
-    return [m for m in (matrices if isinstance(matrices, list) else [matrices]) if m is not None]
-
-
-def _fits(module: Any, lora: Any) -> bool:
-    layer = module.base_layer
-    return not isinstance(layer, LinearBase) or all(a.shape[-1] == layer.input_size for a in _matrices(lora.lora_a))
-
-
-def _acts(lora: Any) -> bool:
-    return any(bool(b.any()) for b in _matrices(lora.lora_b))
 
 
 class VerdictsOnly(LogitsProcessor):  # type: ignore[misc]  # vLLM is not analysed

@@ -28,6 +28,7 @@ PARTS: dict[Layout, tuple[str, ...]] = {
     "pack-quantized": ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point"),
     "awq-gemm": ("qweight", "scales", "qzeros"),
 }
+SCALES = ("weight_scale", "scales")
 _BITS = (4, 8)
 _WORD = 32
 # Position, within eight outputs, of each output in a word (awq/utils/packing_utils.py, AWQ_REVERSE_ORDER).
