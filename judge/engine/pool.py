@@ -1,9 +1,10 @@
 """Starts engine processes, feeds them from one queue, and outlives their deaths.
 
-One process per GPU (or per group of GPUs under tensor parallelism), each seeing only its own cards. When
-a process fails, it is replaced and its job tried again in the same batches, so that an accident leaves no trace
-in the numbers; if memory ran out, with less of the card for the cache. If that fails too, prompt by prompt and,
-for memory, with half the batch from then on; a prompt that fails alone gets NaN and is left to the caller to flag.
+There is one process for each GPU (or for each group of GPUs under tensor parallelism); it sees only these cards.
+When a process fails, the pool replaces it and tries its job again in the same batches, so that an accident leaves no
+trace in the numbers. If memory ran out, the new process takes less of the card for the cache. If the job fails again,
+the pool reads it prompt by prompt, after running out of memory with half the batch from then on. A prompt that fails
+alone gets NaN, which the caller flags.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ class WorkerPool(Pool):
         environments: the environment variables of each worker, beside the common ones; one worker each.
         log_folder: where the workers' output goes, `worker-N.log`.
         command: the worker program.
-        say: told when an engine had to be replaced.
+        say: called with a line for the user when an engine had to be replaced.
     """
 
     config: EngineConfig
@@ -194,7 +195,7 @@ class WorkerPool(Pool):
     failures: int = 0
     failures_in_a_row: int = 0
     last_failure: str = ""
-    memory: dict[int, dict[str, int]] = field(default_factory=dict)  # of each worker that was ready, as it last told
+    memory: dict[int, dict[str, int]] = field(default_factory=dict)  # of each worker that was ready, bytes
     load_seconds: float = 0.0  # the longest that an engine took to load the model
     last_jobs_done: list[int] = field(default_factory=list)  # by each worker, up to the last close
     ready_at: float | None = None  # time.monotonic() of the first engine that was ready
@@ -308,7 +309,7 @@ class WorkerPool(Pool):
         for worker in self._workers:
             if worker.ready and worker.task is None and self._has_task():
                 self._give(worker, self._queue.popleft())
-        # a job is taken ahead where nobody reads, for that is how the end is known
+        # when nobody reads, only taking a job ahead tells whether there is one
         return any(w.task for w in self._workers) or self._has_task()
 
     def _has_task(self) -> bool:
@@ -412,17 +413,11 @@ def _death(status: int | None) -> str:
 
 
 def gpu_environments(gpus: Sequence[Gpu], workers: int, cards_each: int) -> list[dict[str, str]]:
-    """Return the environment of each worker on GPUs: every worker sees only its own cards."""
-    environments = []
-    for n in range(workers):
-        cards = gpus[n * cards_each : (n + 1) * cards_each]
-        environments.append(
-            {
-                "CUDA_VISIBLE_DEVICES": ",".join(g.device for g in cards),
-                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in the worker itself, which dies with us
-            }
-        )
-    return environments
+    """Return the environment of each worker on GPUs: each sees only the cards that it runs on."""
+    shares = [gpus[n * cards_each : (n + 1) * cards_each] for n in range(workers)]
+    # the engine runs in the worker itself, which dies with us
+    common = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpu.device for gpu in share), **common} for share in shares]
 
 
 def cpu_environments(workers: int, cores: Sequence[int], cache_gib: int) -> list[dict[str, str]]:
@@ -441,9 +436,9 @@ def cpu_environments(workers: int, cores: Sequence[int], cache_gib: int) -> list
         common["LD_PRELOAD"] = " ".join(filter(None, [str(openmp), os.environ.get("LD_PRELOAD")]))
     environments = []
     for n in range(workers):
-        own = [cores[(n * each + i) % len(cores)] for i in range(threads)]
-        bind = os.environ.get("VLLM_CPU_OMP_THREADS_BIND") or ",".join(map(str, own))
-        environments.append({**common, "VLLM_CPU_OMP_THREADS_BIND": bind, "OMP_NUM_THREADS": str(len(own))})
+        share = [cores[(n * each + i) % len(cores)] for i in range(threads)]
+        bind = os.environ.get("VLLM_CPU_OMP_THREADS_BIND") or ",".join(map(str, share))
+        environments.append({**common, "VLLM_CPU_OMP_THREADS_BIND": bind, "OMP_NUM_THREADS": str(len(share))})
     return environments
 
 

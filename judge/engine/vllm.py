@@ -12,7 +12,8 @@ An adapter is read with its base, unmerged (`judge.engine.vllm_adapter`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +30,19 @@ from judge.engine.vllm_adapter import adapter_arguments, load_adapter
 from judge.models.bundle import open_model
 
 
-class _Meter(tqdm):  # type: ignore[misc]  # tqdm has no types
-    """Tells how many prompts are finished, in the place where vLLM wants a tqdm bar; draws nothing."""
+def _meter(progress: Progress) -> type[tqdm]:
+    """Return what vLLM takes for a progress bar: it draws nothing, and tells how many prompts are finished."""
 
-    tell: Progress
+    class Meter(tqdm):  # type: ignore[misc]  # tqdm has no types
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "file": io.StringIO(), "delay": 1e9})
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "file": _Nowhere(), "delay": 1e9})
+        def update(self, n: float | None = 1) -> bool | None:
+            progress(int(n or 0))
+            shown: bool | None = super().update(n)
+            return shown
 
-    def update(self, n: float | None = 1) -> bool | None:
-        type(self).tell(int(n or 0))
-        shown: bool | None = super().update(n)
-        return shown
-
-
-class _Nowhere:
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        return
-
-
-def _meter(progress: Progress) -> Callable[..., tqdm]:
-    return type("Meter", (_Meter,), {"tell": staticmethod(progress)})
+    return Meter
 
 
 def engine_arguments(config: EngineConfig) -> dict[str, Any]:
@@ -67,7 +57,7 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         # of 4,096. A step has more and is summed by NCCL anyway; without, no test of peer access can fail at the start.
         "disable_custom_all_reduce": config.tensor_parallel > 1,
         "gpu_memory_utilization": config.gpu_memory_utilization,
-        "enable_prefix_caching": config.prefix_caching,
+        "enable_prefix_caching": True,
         "enable_chunked_prefill": True,
         "enforce_eager": True,  # CUDA graphs speed up decoding; one token has none
         "generation_config": "vllm",  # never a model's own sampling defaults
@@ -103,55 +93,55 @@ class VerdictsOnly(LogitsProcessor):  # type: ignore[misc]  # vLLM is not analys
         return logits
 
 
-class VllmEngine:
-    """Reads verdicts by generating one token (`vllm` and `vllm-processor`)."""
+class _Vllm:
+    """What the read-outs share: vLLM with its adapter."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, **arguments: Any) -> None:
         self.config = config
-        ids = list(config.verdict_ids)
-        arguments = engine_arguments(config)
-        if config.readout == "vllm-processor":
-            arguments |= {
-                "logits_processors": [VerdictsOnly],
-                "logprobs_mode": "processed_logprobs",
-                "additional_config": {"verdict_ids": ids},
-            }
-            self._params = SamplingParams(max_tokens=1, temperature=0.0, logprobs=3, detokenize=False)
-        else:
-            self._params = SamplingParams(
-                max_tokens=1,
-                temperature=0.0,
-                allowed_token_ids=ids,
-                logprob_token_ids=ids,
-                detokenize=False,
-            )
-        self._llm = LLM(**arguments)
+        self._llm = LLM(**engine_arguments(config), **arguments)
         self._adapter = load_adapter(self._llm, config)
 
-    def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
-        """See `Engine.read`."""
-        if self.config.prefix_caching:
-            self._llm.reset_prefix_cache()  # what a prompt gets must not depend on earlier calls
-        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self._llm.generate(requests, self._params, use_tqdm=_meter(progress), lora_request=self._adapter)
-        result = np.empty((len(prompts), 3))
-        for row, output in enumerate(outputs):
-            read = output.outputs[0].logprobs[0]
-            result[row] = [read[token].logprob for token in self.config.verdict_ids]
-        return result
+    def _requests(self, prompts: Sequence[Sequence[int]]) -> list[dict[str, list[int]]]:
+        self._llm.reset_prefix_cache()  # what a prompt gets must not depend on earlier calls
+        return [{"prompt_token_ids": list(prompt)} for prompt in prompts]
 
     def close(self) -> None:
         """Free the engine."""
         del self._llm
 
 
-class VllmClassifyEngine:
+class VllmEngine(_Vllm):
+    """Reads verdicts by generating one token (`vllm` and `vllm-processor`)."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        ids, arguments = list(config.verdict_ids), dict[str, Any]()
+        if config.readout == "vllm-processor":
+            arguments = {
+                "logits_processors": [VerdictsOnly],
+                "logprobs_mode": "processed_logprobs",
+                "additional_config": {"verdict_ids": ids},
+            }
+            asked: dict[str, Any] = {"logprobs": 3}
+        else:
+            asked = {"allowed_token_ids": ids, "logprob_token_ids": ids}
+        self._params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, **asked)
+        super().__init__(config, **arguments)
+
+    def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
+        """See `Engine.read`."""
+        outputs = self._llm.generate(
+            self._requests(prompts), self._params, use_tqdm=_meter(progress), lora_request=self._adapter
+        )
+        found = [output.outputs[0].logprobs[0] for output in outputs]
+        return np.array([[read[token].logprob for token in self.config.verdict_ids] for read in found]).reshape(-1, 3)
+
+
+class VllmClassifyEngine(_Vllm):
     """Reads verdicts with a classification head made of three rows of the output head."""
 
     def __init__(self, config: EngineConfig) -> None:
         from judge.prompting.encoding import load_tokenizer
 
-        self.config = config
         tokenizer = load_tokenizer(config.model)
         head = {
             "classifier_from_token": tokenizer.convert_ids_to_tokens(list(config.verdict_ids)),
@@ -159,27 +149,15 @@ class VllmClassifyEngine:
         }
         nested = "text_config" in open_model(config.model).config
         self._params = PoolingParams(use_activation=False)
-        self._llm = LLM(
-            runner="pooling",
-            convert="classify",
-            hf_overrides={"text_config": head} if nested else head,
-            **engine_arguments(config),
-        )
-        self._adapter = load_adapter(self._llm, config)
+        overrides = {"text_config": head} if nested else head
+        super().__init__(config, runner="pooling", convert="classify", hf_overrides=overrides)
 
     def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
         """See `Engine.read`; normalised over the three verdicts."""
-        if self.config.prefix_caching:
-            self._llm.reset_prefix_cache()
-        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self._llm.classify(
-            requests, pooling_params=self._params, use_tqdm=_meter(progress), lora_request=self._adapter
+            self._requests(prompts), pooling_params=self._params, use_tqdm=_meter(progress), lora_request=self._adapter
         )
         logits = np.array([output.outputs.probs for output in outputs], dtype=np.float64)
         peak = logits.max(axis=1, keepdims=True)
         result: NDArray[np.float64] = logits - peak - np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
         return result
-
-    def close(self) -> None:
-        """Free the engine."""
-        del self._llm

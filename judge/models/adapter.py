@@ -32,7 +32,7 @@ _NAMES = {
     "use_dora": "DoRA",
     "modules_to_save": "whole trained modules",
     "bias": "trained biases",
-    "lora_bias": "biases of its own",
+    "lora_bias": "biases of the adapter",
     "trainable_token_indices": "trained tokens",
     "alora_invocation_tokens": "Activated LoRA",
     "target_parameters": "trained parameters outside linear layers",

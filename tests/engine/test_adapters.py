@@ -151,7 +151,7 @@ def test_an_adapter_on_all_linear_layers_is_read_by_all(base: Path, plain: Path)
         ({"use_dora": True}, "use_dora=True (DoRA)"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save=['lm_head'] (whole trained modules)"),
         ({"bias": "lora_only"}, "bias=lora_only (trained biases)"),
-        ({"lora_bias": True}, "lora_bias=True (biases of its own)"),
+        ({"lora_bias": True}, "lora_bias=True (biases of the adapter)"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices=[3] (trained tokens)"),
         ({"target_parameters": ["x.y"]}, "target_parameters=['x.y'] (trained parameters outside linear layers)"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa (it changes the base model's weights)"),

@@ -1,7 +1,7 @@
 """The actor that runs on a machine of a Ray cluster and holds one engine.
 
-The engine is a pool of one worker process (`judge.engine.pool.WorkerPool`): an engine that fails is replaced there, on
-its own machine, as on a single one. Ray starts an actor that is killed again, and repeats the call that it was in.
+The engine is a pool of one worker process (`judge.engine.pool.WorkerPool`). The pool replaces a process that fails, as
+without Ray. When the actor itself is killed, Ray starts it again and repeats the call that it was in.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class EngineActor:
             return
         if context.was_current_actor_reconstructed:
             time.sleep(RETRY_SECONDS)  # the engine of the dead actor ends within a second, and frees its memory
-        own = self._share_of_cores(cores, config) if cores else {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-        self._pool = WorkerPool(config, [{**own, **environment}], Path(self.place.logs), command)
+        share = self._share_of_cores(cores, config) if cores else {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        self._pool = WorkerPool(config, [{**share, **environment}], Path(self.place.logs), command)
         self._pool.say = lambda text: self._lines.append(f"on {node}: {text}")
         self._pool.start()
 

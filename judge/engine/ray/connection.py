@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster, or a Ray of its own that is started and stopped with a run."""
+"""The connection to a Ray cluster, or to a Ray on this machine that starts and stops with a run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def connect(address: str | None, workers: int) -> contextlib.ExitStack:
         check_address(address)
     else:
         base = tempfile.gettempdir()
-        base = base if len(base) <= _LONGEST_TEMPORARY else "/tmp"  # noqa: S108 - a folder of our own in it
+        base = base if len(base) <= _LONGEST_TEMPORARY else "/tmp"  # noqa: S108 - only a new folder in it
         temporary = tempfile.mkdtemp(prefix="judge-ray-", dir=base)
         closing.callback(shutil.rmtree, temporary, ignore_errors=True)
         cores = max(len(machine.cpu_cores()), workers)

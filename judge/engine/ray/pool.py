@@ -62,7 +62,7 @@ class RayPool(Pool):
         config: what each engine runs; on GPUs, each takes `config.tensor_parallel` cards of one machine.
         workers: engines on CPUs; on GPUs there are as many as the cluster has cards for.
         environment: environment variables of the engines, beside those that their machine decides.
-        address: of the cluster; None takes RAY_ADDRESS, and without it a Ray of its own is started and stopped.
+        address: of the cluster; None takes RAY_ADDRESS, or else starts a Ray on this machine for as long as the run.
         command: the worker program.
         say: called with a line for the user when an engine had to be replaced.
     """
@@ -163,7 +163,7 @@ class RayPool(Pool):
             if engine.place is not None and engine.job is None and (job := self._look_ahead(work)):
                 engine.job, engine.number, engine.told, self._next = job, engine.number + 1, (0, 0), None
                 engine.result = engine.actor.read.remote(engine.number, job.load())
-        # a job is taken ahead where nobody reads, for that is how the end is known
+        # when nobody reads, only taking a job ahead tells whether there is one
         return any(engine.job for engine in self.members) or self._look_ahead(work) is not None
 
     def _look_ahead(self, work: Work) -> Job | None:
@@ -237,10 +237,10 @@ class RayPool(Pool):
         with contextlib.suppress(ray.exceptions.RayError):
             if idle:
                 ray.wait([e.actor.end.remote() for e in idle], num_returns=len(idle), timeout=CLOSING_SECONDS)
-            for engine in self.members:
-                ray.kill(engine.actor)  # the engine in it ends within a second
+            connection.close()  # ends our actors, and their engines within a second
+            for engine in self.members if ray.is_initialized() else []:  # the connection is the caller's
+                ray.kill(engine.actor)
         self.members = []
-        connection.close()
         for place in self.places:  # on this machine, where the actor could not remove its log itself
             shutil.rmtree(place.logs, ignore_errors=True)
 

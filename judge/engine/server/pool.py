@@ -1,4 +1,4 @@
-"""Reads prompts through a running `vllm serve` instead of an engine of one's own.
+"""Reads prompts through a running `vllm serve`, without an engine on this machine.
 
 Token ids go in as they are, and the log-probabilities of the three verdicts over the whole vocabulary come back
 (`logprob_token_ids` of /v1/completions): the same numbers as vLLM's in a worker process, up to what batches of another
@@ -6,8 +6,9 @@ composition change in the last digits. The server's prefix cache is shared withi
 put on the vocabulary: it would change nothing in vLLM's default `raw_logprobs`, and hide the mass on the verdicts in a
 server started with `processed_logprobs`.
 
-An event loop in a thread of its own sends the requests; jobs are taken and handed over in the caller's thread. What may
-pass by itself is tried again with growing pauses, for as long as the server's patience lasts.
+A second thread with an event loop sends the requests; the caller's thread takes jobs and hands results over. A failure
+that may pass by itself is followed by another try, after a longer pause each time, for as long as the user's patience
+lasts.
 """
 
 from __future__ import annotations
