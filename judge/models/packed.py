@@ -8,9 +8,9 @@
 
 A value is (code - zero) * scale. Computed in float32 it is exact for scales of 16 bits.
 
-`compressed_tensors` unpacks the first layout to the same bits, as the tests check. This module does not use it: importing
-it loads torch and transformers (6 to 11 s and 530 MiB on 2 cores), and unpacking a layer of 20,480 x 7,168 takes it 4.1 s
-and 1,290 MiB, where this module takes 1.7 s and 700 MiB.
+`compressed_tensors` unpacks the first layout to the same bits, as the tests check. This module does not use it:
+importing it loads torch and transformers (6 to 11 s and 530 MiB on 2 cores), and unpacking a layer of 20,480 x 7,168
+takes it 4.1 s and 1,290 MiB, where this module takes 1.7 s and 700 MiB.
 """
 
 from __future__ import annotations

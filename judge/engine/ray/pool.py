@@ -237,9 +237,9 @@ class RayPool(Pool):
         with contextlib.suppress(ray.exceptions.RayError):
             if idle:
                 ray.wait([e.actor.end.remote() for e in idle], num_returns=len(idle), timeout=CLOSING_SECONDS)
-            connection.close()  # ends our actors, and their engines within a second
-            for engine in self.members if ray.is_initialized() else []:  # the connection is the caller's
-                ray.kill(engine.actor)
+        connection.close()  # ends our actors, and their engines within a second
+        for engine in self.members if ray.is_initialized() else []:  # the connection is the caller's
+            ray.kill(engine.actor)
         self.members = []
         for place in self.places:  # on this machine, where the actor could not remove its log itself
             shutil.rmtree(place.logs, ignore_errors=True)
