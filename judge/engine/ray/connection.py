@@ -7,9 +7,7 @@ import logging
 import os
 import shutil
 import socket
-import sys
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 from judge.errors import JudgeError, printable
@@ -32,7 +30,6 @@ def connect(address: str | None, workers: int) -> contextlib.ExitStack:
         JudgeError: the cluster cannot be reached, or Ray does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++ side, which writes to our terminal
     import ray
 
     closing = contextlib.ExitStack()
@@ -51,8 +48,7 @@ def connect(address: str | None, workers: int) -> contextlib.ExitStack:
         cores = max(len(machine.cpu_cores()), workers)
         options = {"address": "local", "num_cpus": cores, "object_store_memory": _STORE_BYTES, "_temp_dir": temporary}
     try:
-        with _without_log_level():
-            ray.init(include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False, **options)
+        ray.init(include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False, **options)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         closing.close()
         reason = printable(" ".join(str(error).split()), 300)
@@ -78,21 +74,3 @@ def check_address(address: str) -> None:
             f"--ray-address={printable(address)}: no Ray cluster answers there ({printable(str(error), 200)}); "
             "give the HOST:PORT that `ray start --head` shows"
         ) from None
-
-
-@contextlib.contextmanager
-def _without_log_level() -> Iterator[None]:
-    """Keep Ray from telling on standard error that it tells nothing there; all else that was written is passed on."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as written:
-        os.dup2(written.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            written.seek(0)
-            for line in written:
-                if b"Set ray log level" not in line:
-                    os.write(2, line)
