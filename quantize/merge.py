@@ -18,13 +18,13 @@ from typing import Any
 from judge.errors import JudgeError
 from judge.models.bundle import ADAPTER_WEIGHTS, ModelFolder, copy_tokenizer, file_digest, open_model
 from judge.models.judge_file import write_judge_file
+from judge.models.tensor_files import write_tensors
 from judge.models.trained_rows import FILE as TRAINED_ROWS
 from judge.models.trained_rows import trained_rows_of
 from judge.runs.folder import Manifest, RunFolder
 from judge.version import __version__
 from quantize.events import MergeEvents
 from quantize.merge_plan import Dtype, MergePlan, plan_merge, reader
-from quantize.tensor_file import write_tensors
 
 STAGE = "merged"
 # What else is in a base's folder and belongs to the model.

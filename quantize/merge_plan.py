@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from judge.errors import JudgeError, printable
 from judge.models.adapter import misfit, refused_by_vllm
 from judge.models.bundle import ADAPTER_WEIGHTS, Adapter, ModelFolder, tensor_shapes
+from judge.models.tensor_files import FLOATS, Entry, read_entries
 from quantize.merge_weights import Update, check_merged, merged_weight
 from quantize.skeleton import Adapted, Skeleton
-from quantize.tensor_file import FLOATS, Entry, read_entries
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from judge.errors import JudgeError, printable
 from judge.models.bundle import Adapter, ModelFolder
-from quantize.tensor_file import Entry
+from judge.models.tensor_files import Entry
 
 
 @dataclass(frozen=True)

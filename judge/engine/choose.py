@@ -128,18 +128,7 @@ def _choose_dtype(weights: Weights, settings: PoolSettings, gpus: list[machine.G
 
 
 # What a server decides by itself.
-_OF_THE_SERVER = (
-    "readout",
-    "dtype",
-    "weights",
-    "device",
-    "parallel",
-    "workers",
-    "gpu_memory_utilization",
-    "batch_tokens",
-    "engine",
-    "ray_address",
-)
+_OF_THE_SERVER = (*(n for n in EngineSettings.model_fields if n != "shard_tokens"), "engine", "ray_address")
 
 
 def _server_pool(model: ModelFolder, settings: PoolSettings, builder: PromptBuilder) -> Pool:
@@ -173,17 +162,47 @@ def make_pool(
     log_folder: Path,
     command: Sequence[str],
 ) -> Pool:
+    """Return the engines that read a model as the settings say; none of them is started yet.
+
+    Args:
+        weights: what `how_weights_are_read` returned.
+        log_folder: where engine processes of this machine write their output.
+        command: the worker program.
+
+    Raises:
+        JudgeError: no engine here reads this model so, or the server does not; the text says why.
+    """
     model = weights.model
     if settings.server is not None:
         return _server_pool(model, settings, builder)
     gpus = usable_gpus(settings)
     dtype = _choose_dtype(weights, settings, gpus)
     refuse_adapter(model, settings.readout, dtype, "cuda" if gpus else "cpu", weights.shapes if model.adapter else None)
+    config = _engine_config(weights, settings, builder, dtype, gpus)
+    if gpus:
+        config, workers = _spread(weights, settings, config, gpus)
+        # vLLM's second model runner, its default on CUDA, takes logits processors of another class only
+        special = {"VLLM_USE_V2_MODEL_RUNNER": "0"} if settings.readout == "vllm-processor" else {}
+        environments = gpu_environments(gpus, workers, config.tensor_parallel)
+    else:
+        workers = settings.workers
+        # where a CPU can, vLLM would round what goes into 4-bit layers to 8 bits: other numbers than anywhere else
+        special = {"VLLM_CPU_INT4_W4A8": "0"}
+        environments = cpu_environments(workers, machine.cpu_cores(), config.cpu_cache_gib)
+    if settings.engine == "ray":
+        return RayPool(config, workers, special, settings.ray_address, command)
+    return WorkerPool(config, [{**environment, **special} for environment in environments], log_folder, command)
+
+
+def _engine_config(
+    weights: Weights, settings: PoolSettings, builder: PromptBuilder, dtype: machine.Dtype, gpus: list[machine.Gpu]
+) -> EngineConfig:
+    model = weights.model
     batch_tokens = settings.batch_tokens or machine.default_batch_tokens(gpus)
     per_token = model.cache_bytes_per_token(4 if dtype == "float32" else 2)
     # room for a whole batch, and for the prefixes that prompts share
     cache = per_token * 2 * (batch_tokens + builder.budget.max_tokens)
-    config = EngineConfig(
+    return EngineConfig(
         model=weights.folder,
         adapter=str(model.adapter.path) if model.adapter else None,
         adapter_rank=model.adapter.rank if model.adapter else 0,
@@ -197,29 +216,22 @@ def make_pool(
         max_batch_tokens=batch_tokens,
         max_batch_rows=min(128, batch_tokens),  # vLLM wants no more rows than tokens
     )
-    if not gpus:
-        # where a CPU can, vLLM would round what goes into 4-bit layers to 8 bits: other numbers than anywhere else
-        exact = {"VLLM_CPU_INT4_W4A8": "0"}
-        if settings.engine == "ray":
-            return RayPool(config, settings.workers, exact, log_folder, settings.ray_address, command)
-        environments = cpu_environments(settings.workers, machine.cpu_cores(), config.cpu_cache_gib)
-        environments = [{**environment, **exact} for environment in environments]
-        return WorkerPool(config, environments, log_folder, command)
-    each = 2 if dtype != "float32" else 4
+
+
+def _spread(
+    weights: Weights, settings: PoolSettings, config: EngineConfig, gpus: list[machine.Gpu]
+) -> tuple[EngineConfig, int]:
+    """Return the config of each engine with its number of cards, and how many engines there are."""
+    model, each = weights.model, 2 if config.dtype != "float32" else 4
+    tokens, rows, longest = config.max_batch_tokens, config.max_batch_rows, config.max_prompt_tokens + 1
     workers, cards = machine.choose_parallel(
         settings.parallel,
         weights.loaded_bytes(each),
         gpus,
         model.heads,
         settings.gpu_memory_utilization,
-        besides(model.config, batch_tokens, config.max_batch_rows, builder.budget.max_tokens + 1, each),
+        besides(model.config, tokens, rows, longest, each),
     )
     if settings.readout != "transformers":
-        refuse_cards(model.config, gpus, dtype, cards, packed=weights.way == "stored")
-    config = config.model_copy(update={"tensor_parallel": cards})
-    # vLLM's second model runner, its default on CUDA, takes logits processors of another class only
-    runner = {"VLLM_USE_V2_MODEL_RUNNER": "0"} if settings.readout == "vllm-processor" else {}
-    if settings.engine == "ray":
-        return RayPool(config, workers, runner, log_folder, settings.ray_address, command)
-    environments = [{**environment, **runner} for environment in gpu_environments(gpus, workers, cards)]
-    return WorkerPool(config, environments, log_folder, command)
+        refuse_cards(model.config, gpus, config.dtype, cards, packed=weights.way == "stored")
+    return config.model_copy(update={"tensor_parallel": cards}), workers

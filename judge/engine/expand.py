@@ -7,22 +7,31 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from judge.errors import JudgeError, printable
 from judge.files import whole_file
-from judge.models.bundle import FLOATS, ModelFolder, copy_tokenizer
+from judge.models.bundle import ModelFolder, copy_tokenizer
 from judge.models.judge_file import FILE as JUDGE_FILE
-from judge.models.packed import Float32, Quantization, awq_values, pack_quantized_values, packed_layers, width_of
-from judge.models.tensor_files import Output, Tensors, write_tensors
+from judge.models.packed import (
+    SCALES,
+    Float32,
+    Quantization,
+    awq_values,
+    pack_quantized_values,
+    packed_layers,
+    width_of,
+)
+from judge.models.tensor_files import FLOATS, Entry, Tensors, write_tensors
 
 RECORD = "expanded.json"
 GB = 10**9
@@ -51,7 +60,8 @@ class Expansion:
         self._tensors = Tensors(model.shards)
         self.packed: list[str] = []
         try:
-            self._plan = self._outputs()
+            self._values: dict[Entry, Callable[[], NDArray[Any]]] = {}
+            self._plan = self._make_plan()
         except (JudgeError, ValueError) as error:
             raise JudgeError(f"{model.path}: {printable(str(error), 200)}") from None
 
@@ -62,19 +72,14 @@ class Expansion:
         return cache_folder() / f"{name[:80]}-{self.model.weights_digest[:12]}-float32"
 
     @property
-    def parameters(self) -> int:
-        """Number of values."""
-        return sum(math.prod(output.shape) for outputs in self._plan.values() for output in outputs)
+    def entries(self) -> list[Entry]:
+        """The tensors of the copy."""
+        return [entry for entries in self._plan.values() for entry in entries]
 
     @property
     def size(self) -> int:
         """Bytes of the copy's weights."""
-        return sum(output.size for outputs in self._plan.values() for output in outputs)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the copy's tensors."""
-        return {output.name: output.shape for outputs in self._plan.values() for output in outputs}
+        return sum(entry.size for entry in self.entries)
 
     def is_made(self) -> bool:
         """Whether the copy is there, with all its files."""
@@ -119,9 +124,12 @@ class Expansion:
             shutil.rmtree(parts, ignore_errors=True)
 
     def _write(self, folder: Path) -> None:
-        files = {shard.name: write_tensors(folder / shard.name, outputs) for shard, outputs in self._plan.items()}
+        files = {
+            shard.name: write_tensors(folder / shard.name, entries, lambda e: self._values[e](), {"format": "pt"})
+            for shard, entries in self._plan.items()
+        }
         if len(files) > 1:
-            names = {output.name: shard.name for shard, outputs in self._plan.items() for output in outputs}
+            names = {entry.name: shard.name for shard, entries in self._plan.items() for entry in entries}
             index = {"metadata": {"total_size": self.size}, "weight_map": names}
             _write_json(folder / "model.safetensors.index.json", index)
         copy_tokenizer(self.model.path, folder)
@@ -143,54 +151,69 @@ class Expansion:
             with whole_file(target) as temporary:
                 shutil.copyfile(source, temporary)
 
-    def _outputs(self) -> dict[Path, list[Output]]:
+    def _make_plan(self) -> dict[Path, list[Entry]]:
         """Return what is to be written, by the file that it comes from; a packed layer's first part says which."""
         tensors = self._tensors
-        layers = packed_layers(tensors.types, self._layout, self._quantization.zero_points)
+        layers = packed_layers(tensors.entries, self._layout, self._quantization.zero_points)
         if not layers:
             raise JudgeError(f"no packed weights, though its config says {self._quantization.name}")
         self.packed = list(layers)
-        parts_of = {next(iter(parts.values())): (layer, parts) for layer, parts in layers.items()}
+        layer_of = {next(iter(parts.values())): layer for layer, parts in layers.items()}
         used = {name for parts in layers.values() for name in parts.values()}
-        plan: dict[Path, list[Output]] = {shard: [] for shard in self.model.shards}
-        for name, (kind, shape) in tensors.types.items():
-            if name in parts_of:
-                output = self._packed(*parts_of[name])
+        plan: dict[Path, list[Entry]] = {}
+        for name, entry in tensors.entries.items():
+            if name in layer_of:
+                parts = layers[layer_of[name]]
+                entry = Entry(f"{layer_of[name]}.weight", "F32", self._shape(parts))
+                self._values[entry] = partial(self._unpacked, parts)
             elif name in used:
                 continue
-            elif kind in FLOATS:
-                output = Output(name, "F32", tuple(shape), lambda name=name: tensors.floats(name))  # type: ignore[misc]
+            elif entry.dtype in FLOATS:
+                entry = Entry(name, "F32", entry.shape)
+                self._values[entry] = partial(tensors.floats, name)
             else:
                 tensors.array(name)  # a type that is not known is refused before anything is written
-                output = Output(name, kind, tuple(shape), lambda name=name: tensors.array(name))  # type: ignore[misc]
-            plan[tensors.files[name]].append(output)
-        return {shard: outputs for shard, outputs in plan.items() if outputs}
+                self._values[entry] = partial(tensors.array, name)
+            plan.setdefault(tensors.files[name], []).append(entry)
+        return plan
 
-    def _packed(self, layer: str, parts: Mapping[str, str]) -> Output:
-        tensors, bits = self._tensors, self._quantization.bits
+    def _shape(self, parts: Mapping[str, str]) -> tuple[int, int]:
+        """Return the shape of a packed layer's weight: outputs and inputs.
+
+        Args:
+            parts: the names of the layer's tensors.
+
+        Raises:
+            JudgeError: a tensor has another type than the layout.
+            ValueError: the tensors' shapes do not belong together.
+        """
+        entries = self._tensors.entries
         for part, name in parts.items():
-            kind, shape = tensors.types[name]
-            expected = FLOATS if part in ("scales", "weight_scale") else ("I32", "I64")
+            kind, shape = entries[name].dtype, entries[name].shape
+            expected = FLOATS if part in SCALES else ("I32", "I64")
             if kind not in expected or len(shape) != (1 if part == "weight_shape" else 2):
                 raise JudgeError(f"{printable(name, 120)}: judge cannot expand {kind} of shape {shape}")
         if self._layout == "awq-gemm":
-            rows, columns = tensors.types[parts["qweight"]][1]
-            return Output(f"{layer}.weight", "F32", (columns * 8, rows), lambda: self._awq(parts))
-        outputs, inputs = (int(n) for n in tensors.array(parts["weight_shape"]))
-        width_of(tensors.types[parts["weight_packed"]][1], (outputs, inputs), bits)
+            inputs, words = entries[parts["qweight"]].shape
+            return words * 8, inputs
+        outputs, inputs = (int(n) for n in self._tensors.array(parts["weight_shape"]))
+        width_of(entries[parts["weight_packed"]].shape, (outputs, inputs), self._quantization.bits)
+        return outputs, inputs
 
-        def values() -> Float32:
-            zeros = tensors.array(parts["weight_zero_point"]) if "weight_zero_point" in parts else None
-            packed, scale = tensors.array(parts["weight_packed"]), tensors.floats(parts["weight_scale"])
-            return pack_quantized_values(packed, scale, (outputs, inputs), zeros, bits)
-
-        return Output(f"{layer}.weight", "F32", (outputs, inputs), values)
-
-    def _awq(self, parts: Mapping[str, str]) -> Float32:
+    def _unpacked(self, parts: Mapping[str, str]) -> Float32:
+        """Return the weight of a packed layer, shape (outputs, inputs)."""
         tensors = self._tensors
-        return awq_values(
-            tensors.array(parts["qweight"]), tensors.floats(parts["scales"]), tensors.array(parts["qzeros"])
-        )
+        found: dict[str, NDArray[Any]] = {
+            p: tensors.floats(name) if p in SCALES else tensors.array(name) for p, name in parts.items()
+        }
+        try:
+            if self._layout == "awq-gemm":
+                return awq_values(found["qweight"], found["scales"], found["qzeros"])
+            zeros, bits = found.get("weight_zero_point"), self._quantization.bits
+            return pack_quantized_values(found["weight_packed"], found["weight_scale"], self._shape(parts), zeros, bits)
+        except ValueError as error:
+            name = next(iter(parts.values()))
+            raise JudgeError(f"{printable(name, 120)}: damaged packed weights: {error}") from None
 
 
 def cache_folder() -> Path:

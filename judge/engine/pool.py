@@ -1,9 +1,10 @@
 """Starts engine processes, feeds them from one queue, and outlives their deaths.
 
-One process per GPU (or per group of GPUs under tensor parallelism), each seeing only its own cards. When
-a process fails, it is replaced and its job tried again in the same batches, so that an accident leaves no trace
-in the numbers; if memory ran out, with less of the card for the cache. If that fails too, prompt by prompt and,
-for memory, with half the batch from then on; a prompt that fails alone gets NaN and is left to the caller to flag.
+There is one process for each GPU (or for each group of GPUs under tensor parallelism); it sees only these cards.
+When a process fails, the pool replaces it and tries its job again in the same batches, so that an accident leaves no
+trace in the numbers. If memory ran out, the new process takes less of the card for the cache. If the job fails again,
+the pool reads it prompt by prompt, after running out of memory with half the batch from then on. A prompt that fails
+alone gets NaN, which the caller flags.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,37 +68,50 @@ class Job:
     load: Load
 
 
-class Say(Protocol):
-    """Told a line. (A `Callable` as the attribute of a dataclass is none that can be set, for mypy in a protocol.)"""
+@dataclass
+class Work:
+    """Jobs to be read, whom to tell of them, and until when.
 
-    def __call__(self, text: str, /) -> None:
-        """Show it."""
-        ...
+    Attributes:
+        jobs: in the order in which they are to start.
+        on_done: called with a job's key and its log-probabilities, shape (rows, 3).
+        on_progress: called with a job's key and a number of prompts, as these finish.
+        stop_at: time.monotonic() at which the run ends, or None.
+    """
+
+    jobs: Iterator[Job]
+    on_done: Callable[[int, Float], None]
+    on_progress: Callable[[int, int], None]
+    stop_at: float | None = None
+
+    def seconds_left(self) -> float | None:
+        """Return how long the run may still take, 0 at its end, None for any time."""
+        return None if self.stop_at is None else max(self.stop_at - time.monotonic(), 0)
 
 
-class Pool(Protocol):
+class Pool(ABC):
     """What reads jobs: local processes (`WorkerPool`), a Ray cluster (`judge.engine.ray.pool`), or a server.
 
     Attributes:
         config: what each engine runs.
-        say: told when an engine had to be replaced.
+        say: called with a line for the user when an engine had to be replaced.
         failures: engines that failed so far.
         ready_at: time.monotonic() of the first engine that was ready, None before.
     """
 
     config: EngineConfig
-    say: Say
+    say: Callable[[str], None]
     failures: int
     ready_at: float | None
 
     @property
+    @abstractmethod
     def engines(self) -> int:
         """How many jobs are read at a time."""
-        ...
 
+    @abstractmethod
     def start(self) -> None:
         """Start the engines; returns at once, while they load the model."""
-        ...
 
     def run(
         self,
@@ -105,30 +120,40 @@ class Pool(Protocol):
         on_progress: Callable[[int, int], None],
         stop_at: float | None = None,
     ) -> None:
-        """Run jobs until all are done (see `WorkerPool.run`).
+        """Read jobs until all are done; see `Work` for the arguments.
 
-        With a deadline, what is read next is decided while others are read: `jobs` is then an iterator from which a
-        job is best taken only when an engine is free for it (one more for the first engine to be ready, that is the
-        least that tells whether there is work). A pool that takes several ahead works too: the iterator ends early
-        while too much is waiting, and `run` is called again.
+        A pool takes a job when an engine is free for it. Before the first engine is ready it takes one, to learn
+        whether there is work. So with a deadline, the caller decides what is read next while other jobs are read. A
+        pool that takes several jobs ahead works too: the iterator ends early while too much is waiting, and the caller
+        calls `run` again.
+
+        Whatever ends a run early, the engines are stopped: what they were reading belongs to no later run.
 
         Args:
-            stop_at: time.monotonic() at which the run ends, also in mid-job and while engines load or are silent. The
-                engines are stopped at once then (killed, or their answers no longer waited for).
+            stop_at: the run ends then, also in mid-job and while engines load or are silent. The engines are killed,
+                or their answers no longer waited for.
 
         Raises:
             JudgeError: the engine does not start, or keeps failing.
             DeadlinePassed: `stop_at` has come and jobs were left; what they would have given is lost.
         """
-        ...
+        try:
+            self._run(Work(iter(jobs), on_done, on_progress, stop_at))
+        except BaseException as error:
+            self.close(at_once=isinstance(error, DeadlinePassed))
+            raise
 
+    @abstractmethod
+    def _run(self, work: Work) -> None:
+        """Start the engines where they are not running, and read all jobs."""
+
+    @abstractmethod
     def close(self, at_once: bool = False) -> None:
         """Stop the engines; safe to call more than once.
 
         Args:
             at_once: kill them instead of asking them first: a deadline has come.
         """
-        ...
 
 
 @dataclass
@@ -151,7 +176,7 @@ class _Worker:
 
 
 @dataclass
-class WorkerPool:
+class WorkerPool(Pool):
     """A set of engine processes for one config.
 
     Args:
@@ -159,23 +184,25 @@ class WorkerPool:
         environments: the environment variables of each worker, beside the common ones; one worker each.
         log_folder: where the workers' output goes, `worker-N.log`.
         command: the worker program.
-        say: told when an engine had to be replaced.
+        say: called with a line for the user when an engine had to be replaced.
     """
 
     config: EngineConfig
     environments: Sequence[dict[str, str]]
     log_folder: Path
     command: Sequence[str] = WORKER_COMMAND
-    say: Say = print
+    say: Callable[[str], None] = print
     failures: int = 0
     failures_in_a_row: int = 0
     last_failure: str = ""
-    memory: dict[int, dict[str, int]] = field(default_factory=dict)  # of each worker that was ready, as it last told
+    memory: dict[int, dict[str, int]] = field(default_factory=dict)  # of each worker that was ready, bytes
     load_seconds: float = 0.0  # the longest that an engine took to load the model
     last_jobs_done: list[int] = field(default_factory=list)  # by each worker, up to the last close
     ready_at: float | None = None  # time.monotonic() of the first engine that was ready
     _workers: list[_Worker] = field(default_factory=list)
-    _stop_at: float | None = None
+    _work: Work = field(init=False, repr=False)  # of the last run
+    _queue: deque[_Task] = field(default_factory=deque)  # what is to be read before the next job
+    _parts: dict[int, tuple[Float, int]] = field(default_factory=dict)  # of jobs that are read prompt by prompt
 
     @property
     def engines(self) -> int:
@@ -188,67 +215,35 @@ class WorkerPool:
             self.log_folder.mkdir(parents=True, exist_ok=True)
             self._workers = [self._spawn(n) for n in range(len(self.environments))]
 
-    def run(
-        self,
-        jobs: Iterable[Job],
-        on_done: Callable[[int, Float], None],
-        on_progress: Callable[[int, int], None],
-        stop_at: float | None = None,
-    ) -> None:
-        """Run jobs until all are done.
-
-        Args:
-            jobs: in the order in which they are to start; each is taken when an engine is free for it.
-            on_done: called with a job's key and its log-probabilities, shape (rows, 3).
-            on_progress: called with a job's key and a number of prompts, as these finish.
-            stop_at: time.monotonic() at which the engines are killed, whatever they do.
-
-        Raises:
-            JudgeError: the engine does not start, or keeps failing.
-            DeadlinePassed: `stop_at` came before the end.
-
-        Whatever ends it early, the engines are stopped: what they were reading belongs to no later run.
-        """
-        try:
-            self._stop_at = stop_at
-            with self._killed_in_time():
-                self._run(iter(jobs), on_done, on_progress)
-        except BaseException as error:
-            self.close(at_once=isinstance(error, DeadlinePassed))
-            raise
-
-    def _run(
-        self,
-        jobs: Iterator[Job],
-        on_done: Callable[[int, Float], None],
-        on_progress: Callable[[int, int], None],
-    ) -> None:
+    def _run(self, work: Work) -> None:
         self.start()
-        parts: dict[int, tuple[Float, int]] = {}
-        queue: deque[_Task] = deque()
-        while self._give_out(queue, jobs):
-            for connection in wait([w.connection for w in self._workers], self._seconds_left()):
-                worker = next(w for w in self._workers if w.connection is connection)
-                message = self._receive(worker)
-                event = message["event"]
-                if "memory" in message and event != "failed":
-                    self.memory[worker.number] = message["memory"]
-                if event == "ready":
-                    worker.ready = True
-                    self.load_seconds = max(self.load_seconds, float(message.get("seconds", 0)))
-                    self.ready_at = self.ready_at or time.monotonic()
-                elif event == "progress" and worker.task:
-                    on_progress(worker.task.job.key, message["rows"])
-                elif event == "done" and worker.task:
-                    task, worker.task = worker.task, None
-                    worker.jobs_done += 1
-                    self.failures_in_a_row = 0
-                    logprobs = np.array(message["logprobs"], dtype=np.float64).reshape(-1, 3)
-                    _collect(task, logprobs, parts, on_done)
-                elif event == "failed":
-                    self._handle_failure(worker, message, queue, parts, on_done)
-            if self._seconds_left() == 0:
-                raise DeadlinePassed
+        self._work, self._parts, self._queue = work, {}, deque()
+        with self._killed_in_time():
+            while self._give_out():
+                for connection in wait([w.connection for w in self._workers], work.seconds_left()):
+                    worker = next(w for w in self._workers if w.connection is connection)
+                    self._hear(worker, self._receive(worker))
+                if work.seconds_left() == 0:
+                    raise DeadlinePassed
+
+    def _hear(self, worker: _Worker, message: dict[str, Any]) -> None:
+        """Act on a worker's message."""
+        event, task = message["event"], worker.task
+        if "memory" in message and event != "failed":
+            self.memory[worker.number] = message["memory"]
+        if event == "ready":
+            worker.ready = True
+            self.load_seconds = max(self.load_seconds, float(message.get("seconds", 0)))
+            self.ready_at = self.ready_at or time.monotonic()
+        elif event == "progress" and task:
+            self._work.on_progress(task.job.key, message["rows"])
+        elif event == "done" and task:
+            worker.task = None
+            worker.jobs_done += 1
+            self.failures_in_a_row = 0
+            self._collect(task, np.array(message["logprobs"], dtype=np.float64).reshape(-1, 3))
+        elif event == "failed":
+            self._handle_failure(worker, message)
 
     def close(self, at_once: bool = False) -> None:
         """Stop the workers and whatever they started; safe to call more than once.
@@ -291,10 +286,11 @@ class WorkerPool:
     @contextlib.contextmanager
     def _killed_in_time(self) -> Iterator[None]:
         """Kill the workers soon after the deadline: one that hangs in the middle of a message would hold us up."""
-        if self._stop_at is None:
+        left = self._work.seconds_left()
+        if left is None:
             yield
             return
-        timer = threading.Timer(max(self._stop_at - time.monotonic(), 0) + 0.5, self._kill_all)
+        timer = threading.Timer(left + 0.5, self._kill_all)
         timer.daemon = True
         timer.start()
         try:
@@ -308,20 +304,18 @@ class WorkerPool:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(worker.process.pid, signal.SIGKILL)
 
-    def _seconds_left(self) -> float | None:
-        return None if self._stop_at is None else max(self._stop_at - time.monotonic(), 0)
-
-    def _give_out(self, queue: deque[_Task], jobs: Iterator[Job]) -> bool:
+    def _give_out(self) -> bool:
         """Give each idle worker what waits, or the next job; return whether anything is still to be read."""
         for worker in self._workers:
-            if worker.ready and worker.task is None:
-                queue.extend(_Task(job) for job in itertools.islice(jobs, 0 if queue else 1))
-                if queue:
-                    self._give(worker, queue.popleft())
-        reading = any(w.task for w in self._workers)
-        if not queue and not reading:  # nobody was ready to take what may be left
-            queue.extend(_Task(job) for job in itertools.islice(jobs, 1))
-        return bool(queue) or reading
+            if worker.ready and worker.task is None and self._has_task():
+                self._give(worker, self._queue.popleft())
+        # when nobody reads, only taking a job ahead tells whether there is one
+        return any(w.task for w in self._workers) or self._has_task()
+
+    def _has_task(self) -> bool:
+        if not self._queue:
+            self._queue.extend(_Task(job) for job in itertools.islice(self._work.jobs, 1))
+        return bool(self._queue)
 
     def _give(self, worker: _Worker, task: _Task) -> None:
         prompts = task.job.load()
@@ -344,15 +338,14 @@ class WorkerPool:
             return {"event": "failed", "memory": status == -signal.SIGKILL, "message": _death(status)}
         return message
 
-    def _handle_failure(
-        self,
-        worker: _Worker,
-        message: dict[str, Any],
-        queue: deque[_Task],
-        parts: dict[int, tuple[Float, int]],
-        on_done: Callable[[int, Float], None],
-    ) -> None:
-        if self._seconds_left() == 0:  # what became of it does not matter any more
+    def _handle_failure(self, worker: _Worker, message: dict[str, Any]) -> None:
+        """Replace a worker that failed, and put what it was reading back into the queue.
+
+        Raises:
+            JudgeError: no engine has loaded the model, or they keep failing.
+            DeadlinePassed: it does not matter any more.
+        """
+        if self._work.seconds_left() == 0:
             raise DeadlinePassed
         self.failures += 1
         self.failures_in_a_row += 1
@@ -371,41 +364,35 @@ class WorkerPool:
             self.config = self.config.halved() if again else self.config.roomier()
         if task is not None and task.position is not None:
             plan = "the prompt that it was reading is left out"
-            _collect(task, np.full((1, 3), np.nan), parts, on_done)
+            self._collect(task, np.full((1, 3), np.nan))
         elif task is not None and task.attempts == 0:
             plan = "its prompts are read again" + (" with less of the card's memory" if message["memory"] else "")
             task.attempts += 1
-            queue.appendleft(task)
+            self._queue.appendleft(task)
         elif task is not None:
             smaller = " in smaller batches" if message["memory"] else ""
             plan = f"its prompts are read again, one at a time{smaller}"
-            queue.extendleft(_Task(task.job, i) for i in reversed(range(task.job.rows)))
+            self._queue.extendleft(_Task(task.job, i) for i in reversed(range(task.job.rows)))
         else:
             plan = "it was idle"
         if not worker.ready:  # it worked before, so this may pass
-            left = self._seconds_left()
+            left = self._work.seconds_left()
             time.sleep(RETRY_SECONDS if left is None else min(RETRY_SECONDS, left))
         self.say(f"an engine failed and is started again; {plan} ({self.last_failure})")
         self._workers[worker.number] = self._spawn(worker.number)
 
-
-def _collect(
-    task: _Task,
-    logprobs: Float,
-    parts: dict[int, tuple[Float, int]],
-    on_done: Callable[[int, Float], None],
-) -> None:
-    """Hand a finished job over; prompts that ran alone are put together first."""
-    job = task.job
-    if task.position is None:
-        on_done(job.key, logprobs)
-        return
-    result, done = parts.pop(job.key, (np.full((job.rows, 3), np.nan), 0))
-    result[task.position] = logprobs[0]
-    if done + 1 == job.rows:
-        on_done(job.key, result)
-    else:
-        parts[job.key] = (result, done + 1)
+    def _collect(self, task: _Task, logprobs: Float) -> None:
+        """Hand a finished job over; prompts that ran alone are put together first."""
+        job = task.job
+        if task.position is None:
+            self._work.on_done(job.key, logprobs)
+            return
+        result, done = self._parts.pop(job.key, (np.full((job.rows, 3), np.nan), 0))
+        result[task.position] = logprobs[0]
+        if done + 1 == job.rows:
+            self._work.on_done(job.key, result)
+        else:
+            self._parts[job.key] = (result, done + 1)
 
 
 def _kill(worker: _Worker, seconds: float | None = None) -> None:
@@ -426,17 +413,11 @@ def _death(status: int | None) -> str:
 
 
 def gpu_environments(gpus: Sequence[Gpu], workers: int, cards_each: int) -> list[dict[str, str]]:
-    """Return the environment of each worker on GPUs: every worker sees only its own cards."""
-    environments = []
-    for n in range(workers):
-        cards = gpus[n * cards_each : (n + 1) * cards_each]
-        environments.append(
-            {
-                "CUDA_VISIBLE_DEVICES": ",".join(g.device for g in cards),
-                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in the worker itself, which dies with us
-            }
-        )
-    return environments
+    """Return the environment of each worker on GPUs: each sees only the cards that it runs on."""
+    shares = [gpus[n * cards_each : (n + 1) * cards_each] for n in range(workers)]
+    # the engine runs in the worker itself, which dies with us
+    common = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(gpu.device for gpu in share), **common} for share in shares]
 
 
 def cpu_environments(workers: int, cores: Sequence[int], cache_gib: int) -> list[dict[str, str]]:
@@ -455,9 +436,9 @@ def cpu_environments(workers: int, cores: Sequence[int], cache_gib: int) -> list
         common["LD_PRELOAD"] = " ".join(filter(None, [str(openmp), os.environ.get("LD_PRELOAD")]))
     environments = []
     for n in range(workers):
-        own = [cores[(n * each + i) % len(cores)] for i in range(threads)]
-        bind = os.environ.get("VLLM_CPU_OMP_THREADS_BIND") or ",".join(map(str, own))
-        environments.append({**common, "VLLM_CPU_OMP_THREADS_BIND": bind, "OMP_NUM_THREADS": str(len(own))})
+        share = [cores[(n * each + i) % len(cores)] for i in range(threads)]
+        bind = os.environ.get("VLLM_CPU_OMP_THREADS_BIND") or ",".join(map(str, share))
+        environments.append({**common, "VLLM_CPU_OMP_THREADS_BIND": bind, "OMP_NUM_THREADS": str(len(share))})
     return environments
 
 

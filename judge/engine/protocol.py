@@ -1,7 +1,7 @@
 """Engines: token ids in, three log-probabilities a prompt out.
 
-An engine runs in a worker process of its own (`judge.engine.worker`), started and supervised by
-`judge.engine.pool`. This module holds what both sides share and imports nothing heavy.
+Each engine runs in a worker process (`judge.engine.worker`) that `judge.engine.pool` starts and supervises. This module
+holds what both sides share and imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class EngineConfig(BaseModel):
         cpu_cache_gib: key-value cache on a CPU, GiB.
         max_batch_tokens: most tokens in one step of the engine.
         max_batch_rows: most prompts in one step.
-        prefix_caching: reuse the cache of a shared prompt prefix.
         adapter: folder of a PEFT LoRA adapter that every prompt is read with, or None.
         adapter_rank: the largest rank of its layers.
         dummy: random weights and no tokenizer; of the model's folder only `config.json` is read (vLLM only).
@@ -55,7 +54,6 @@ class EngineConfig(BaseModel):
     cpu_cache_gib: int = 1
     max_batch_tokens: int = 8192
     max_batch_rows: int = 128
-    prefix_caching: bool = True
     adapter: str | None = None
     adapter_rank: int = 0
     dummy: bool = False

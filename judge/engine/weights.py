@@ -59,12 +59,12 @@ class Weights:
         """The shapes of packed weights once unpacked, with those of all other tensors; None for plain floats."""
         if self.quantization is None or self.quantization.layout is None:
             return None
-        return (self.expansion or Expansion(self.model, self.quantization)).shapes
+        return {e.name: e.shape for e in (self.expansion or Expansion(self.model, self.quantization)).entries}
 
     def loaded_bytes(self, bytes_per_value: int) -> int:
         """Return the memory that they take once loaded."""
         if self.expansion:
-            return self.expansion.parameters * bytes_per_value
+            return sum(entry.values for entry in self.expansion.entries) * bytes_per_value
         return self.model.loaded_bytes(bytes_per_value)
 
     def make_ready(self, say: Callable[[str], None]) -> None:
@@ -163,8 +163,9 @@ def cpu_obstacle(model: ModelFolder, quantization: Quantization, has_kernel: boo
     if dtype == "float32":
         return "the 4-bit kernel for CPUs does not compute in float32"
     expansion = Expansion(model, quantization)
+    shapes = {entry.name: entry.shape for entry in expansion.entries}
     for layer in expansion.packed:
-        shape = expansion.shapes[f"{layer}.weight"]
+        shape = shapes[f"{layer}.weight"]
         if ".experts." in layer:
             return "vLLM's 4-bit kernel for CPUs reads no experts"
         if any(size % _CPU_MULTIPLE for size in shape) or math.prod(shape) == 0:

@@ -49,7 +49,7 @@ def serve(connection: Connection, wrap: Any = None) -> int:
     except EOFError:
         return 0
     except Exception as error:  # whatever an engine raises is reported; its state is not to be trusted then
-        traceback.print_exc()  # into the log, before anybody is told to look there
+        traceback.print_exc()  # into the log, before an error points the user to it
         _send(connection, event="failed", memory=_is_memory(error), message=f"{type(error).__name__}: {error}")
         raise
 
@@ -101,7 +101,7 @@ def _receive(connection: Connection) -> dict[str, Any]:
 def die_with_parent(parent: int) -> None:
     """Watch the parent and end this process and its children once it is gone, even by kill -9.
 
-    (The kernel's own signal for this comes when the parent's *thread* ends, which may live shorter.)
+    (The kernel has a signal for this, but sends it already when the parent's *thread* ends.)
     """
     while os.getppid() == parent:
         time.sleep(_PARENT_SECONDS)

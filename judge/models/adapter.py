@@ -20,42 +20,19 @@ Shapes = Mapping[str, Sequence[int]]
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # Settings of PEFT 0.21 that vLLM 0.32 applies as PEFT does (vllm/lora/peft_helper.py), or that changed the training
 # only, or that the adapter's tensors already show. Any other setting that is on is refused: vLLM would skip it.
-_READ_BY_VLLM = frozenset(
-    (
-        "peft_type",
-        "task_type",
-        "auto_mapping",
-        "peft_version",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-        "r",
-        "lora_alpha",
-        "rank_pattern",
-        "alpha_pattern",
-        "use_rslora",
-        "target_modules",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "fan_in_fan_out",
-        "lora_dropout",
-        "megatron_core",
-        "loftq_config",
-        "eva_config",
-        "corda_config",
-        "lora_ga_config",
-        "qalora_group_size",
-        "runtime_config",
-    )
-)
+_READ_BY_VLLM = frozenset((
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+    "inference_mode", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules",
+    "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "lora_dropout", "megatron_core",
+    "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config",
+))  # fmt: skip
 # Ways to initialise that leave the base's weights alone; PiSSA, OLoRA, CorDA and LoftQ change them on loading.
 _PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 _NAMES = {
     "use_dora": "DoRA",
     "modules_to_save": "whole trained modules",
     "bias": "trained biases",
-    "lora_bias": "biases of its own",
+    "lora_bias": "biases of the adapter",
     "trainable_token_indices": "trained tokens",
     "alora_invocation_tokens": "Activated LoRA",
     "target_parameters": "trained parameters outside linear layers",

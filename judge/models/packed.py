@@ -4,9 +4,13 @@
   `weight_scale` (outputs, groups), `weight_zero_point` (words, groups; none if symmetric) and `weight_shape`
   (compressed_tensors/compressors/pack_quantized/base.py).
 * `awq-gemm`, written by AutoAWQ: `qweight` (inputs, words), `scales` (groups, outputs) and `qzeros` (groups, words),
-  with the outputs of each word in AWQ's own order (awq/modules/linear/gemm.py).
+  with the outputs of each word in the order of `_AWQ_POSITIONS` (awq/modules/linear/gemm.py).
 
 A value is (code - zero) * scale. Computed in float32 it is exact for scales of 16 bits.
+
+`compressed_tensors` unpacks the first layout to the same bits, as the tests check. This module does not use it:
+importing it loads torch and transformers (6 to 11 s and 530 MiB on 2 cores), and unpacking a layer of 20,480 x 7,168
+takes it 4.1 s and 1,290 MiB, where this module takes 1.7 s and 700 MiB.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ PARTS: dict[Layout, tuple[str, ...]] = {
     "pack-quantized": ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point"),
     "awq-gemm": ("qweight", "scales", "qzeros"),
 }
+SCALES = ("weight_scale", "scales")
 _BITS = (4, 8)
 _WORD = 32
 # Position, within eight outputs, of each output in a word (awq/utils/packing_utils.py, AWQ_REVERSE_ORDER).
@@ -42,7 +47,7 @@ class Quantization:
         name: the format's name, for the user.
         layout: one that judge knows exactly, or None.
         bits: of the codes of its layers.
-        zero_points: every layer has zero points of its own.
+        zero_points: every layer has zero points.
     """
 
     name: str
@@ -175,7 +180,7 @@ def width_of(packed: Sequence[int], shape: tuple[int, int], bits: Sequence[int])
     """Return the bits of a layer's codes: the one of `bits` with which its words hold a weight of that shape.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no width fits.
     """
     outputs, inputs = shape
     fitting = [b for b in bits if min(shape) > 0 and tuple(packed) == (outputs, -(-inputs * b // _WORD))]

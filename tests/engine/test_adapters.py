@@ -151,7 +151,7 @@ def test_an_adapter_on_all_linear_layers_is_read_by_all(base: Path, plain: Path)
         ({"use_dora": True}, "use_dora=True (DoRA)"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save=['lm_head'] (whole trained modules)"),
         ({"bias": "lora_only"}, "bias=lora_only (trained biases)"),
-        ({"lora_bias": True}, "lora_bias=True (biases of its own)"),
+        ({"lora_bias": True}, "lora_bias=True (biases of the adapter)"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices=[3] (trained tokens)"),
         ({"target_parameters": ["x.y"]}, "target_parameters=['x.y'] (trained parameters outside linear layers)"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa (it changes the base model's weights)"),
@@ -266,9 +266,7 @@ def test_the_classify_readout_refuses_an_adapted_output_head(base: Path, tmp_pat
         refuse_adapter(model, "vllm-classify", "float32", "cpu")
 
 
-def test_vllm_refuses_what_it_cannot_read_with_advice_and_transformers_does_not(
-    base: Path, plain: Path, tmp_path: Path
-) -> None:
+def test_vllm_refuses_what_it_cannot_read_and_transformers_reads_it(base: Path, plain: Path, tmp_path: Path) -> None:
     shutil.copytree(plain, tmp_path / "dora")
     edit_config(tmp_path / "dora", use_dora=True)
     norm = "base_model.model.model.norm.weight"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,44 +15,27 @@ import pytest
 from numpy.typing import NDArray
 
 from judge.deadline import DeadlinePassed
-from judge.engine.pool import Job, WorkerPool, cpu_environments, gpu_environments
+from judge.engine.pool import WORKER_COMMAND, Job, WorkerPool, cpu_environments, gpu_environments
 from judge.engine.protocol import EngineConfig
 from judge.errors import JudgeError
 from judge.hardware.machine import Gpu
+from tests.kit.workers import worker
 
 PROMPTS = [np.arange(5, 5 + n, dtype=np.int32) for n in (9, 4, 17, 6, 11, 8)]
 BAD_LENGTH = 17  # the prompt that the broken workers below fail on
 
 pytestmark = pytest.mark.engine
 
-# A real engine inside a worker that fails on one prompt, as one that does not fit in memory would.
-BROKEN_WORKER = """
-import os, signal, sys, time
-from multiprocessing.connection import Connection
-from judge.engine.worker import serve
 
-class Broken:
-    def __init__(self, engine):
-        self.engine = engine
-
-    def read(self, prompts, progress):
-        if any(len(p) == {length} for p in prompts):
-            {failure}
-        return self.engine.read(prompts, progress)
-
-serve(Connection(int(sys.argv[1])), Broken)
-"""
-
-
-def make_pool(model: Path, folder: Path, workers: int = 1, failure: str | None = None) -> WorkerPool:
+def make_pool(model: Path, folder: Path, workers: int = 1, command: Sequence[str] = WORKER_COMMAND) -> WorkerPool:
     config = EngineConfig(
         model=str(model), readout="transformers", verdict_ids=(10, 11, 12), max_prompt_tokens=64, max_batch_tokens=2048
     )
-    environments = cpu_environments(workers, [0], 1)
-    pool = WorkerPool(config, environments, folder)
-    if failure:
-        pool.command = (sys.executable, "-c", BROKEN_WORKER.format(length=BAD_LENGTH, failure=failure))
-    return pool
+    return WorkerPool(config, cpu_environments(workers, [0], 1), folder, command)
+
+
+def broken(failure: str, length: int = BAD_LENGTH, mark: Path | str = "") -> tuple[str, ...]:
+    return worker("broken", length, failure, mark)
 
 
 def run(pool: WorkerPool, job_size: int = 3) -> NDArray[np.float64]:
@@ -84,47 +69,39 @@ def test_two_workers_share_the_jobs_and_give_the_same_bytes_as_one(
     tiny_model: Path, tmp_path: Path, expected: NDArray[np.float64]
 ) -> None:
     # a second a job, so that the later of the two workers finds some left
-    pool = make_pool(tiny_model, tmp_path, workers=2, failure="pass\n        time.sleep(1)")
+    pool = make_pool(tiny_model, tmp_path, workers=2, command=broken("sleep:1", length=0))
     assert run(pool, job_size=1).tobytes() == expected.tobytes()
     assert sum(pool.last_jobs_done) == len(PROMPTS)
     assert min(pool.last_jobs_done) >= 1
 
 
-@pytest.mark.parametrize(
-    "failure",
-    ["raise MemoryError('out of memory')", "os.kill(os.getpid(), signal.SIGKILL)", "raise RuntimeError('CUDA error')"],
-    ids=["memory", "killed", "error"],
-)
-def test_a_prompt_that_kills_the_engine_gets_nan_and_all_others_their_numbers(
+@pytest.mark.parametrize("failure", ["memory", "killed", "error"])
+def test_a_prompt_that_kills_the_engine_gets_nan_and_no_other_does(
     tiny_model: Path, tmp_path: Path, expected: NDArray[np.float64], failure: str
 ) -> None:
-    pool = make_pool(tiny_model, tmp_path, failure=failure)
+    pool = make_pool(tiny_model, tmp_path, command=broken(failure))
     result = run(pool)
     bad = np.array([len(p) == BAD_LENGTH for p in PROMPTS])
     assert np.isnan(result[bad]).all()
     assert result[~bad].tobytes() == expected[~bad].tobytes()
     assert pool.failures == 3  # the job, the job again, the prompt alone
     # what the kernel kills with SIGKILL has most likely run out of memory
-    assert pool.config.max_batch_tokens == (2048 if "CUDA error" in failure else 512)
+    assert pool.config.max_batch_tokens == (2048 if failure == "error" else 512)
 
 
 def test_an_engine_that_dies_once_costs_nothing(
     tiny_model: Path, tmp_path: Path, expected: NDArray[np.float64]
 ) -> None:
-    mark = tmp_path / "died"
-    failure = f"if not os.path.exists({str(mark)!r}): open({str(mark)!r}, 'w').close(); os._exit(7)"
-    pool = make_pool(tiny_model, tmp_path, failure=failure)
+    pool = make_pool(tiny_model, tmp_path, command=broken("exit", mark=tmp_path / "died"))
     assert run(pool).tobytes() == expected.tobytes()
     assert pool.failures == 1
     assert pool.last_failure == "the engine process ended with status 7"
 
 
-def test_memory_that_runs_out_once_changes_no_number_and_only_what_is_left_for_the_cache(
+def test_memory_that_runs_out_once_changes_the_cache_and_no_number(
     tiny_model: Path, tmp_path: Path, expected: NDArray[np.float64]
 ) -> None:
-    mark = tmp_path / "died"
-    once = f"if not os.path.exists({str(mark)!r}): open({str(mark)!r}, 'w').close(); raise MemoryError('out of memory')"
-    pool = make_pool(tiny_model, tmp_path, failure=once)
+    pool = make_pool(tiny_model, tmp_path, command=broken("memory", mark=tmp_path / "died"))
     assert run(pool).tobytes() == expected.tobytes()
     assert pool.failures == 1
     assert pool.config.max_batch_tokens == 2048
@@ -141,10 +118,10 @@ def test_an_engine_that_keeps_failing_ends_the_run(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("judge.engine.pool.MAX_FAILURES", 3)  # each costs a start
-    pool = make_pool(tiny_model, tmp_path, failure="pass\n        raise RuntimeError('x')")
-    with pytest.raises(JudgeError, match="the engine failed 3 times in a row: RuntimeError: x"):
+    pool = make_pool(tiny_model, tmp_path, command=broken("error", length=0))
+    with pytest.raises(JudgeError, match="the engine failed 3 times in a row: RuntimeError: CUDA error"):
         run(pool)
-    assert "RuntimeError: x" in (tmp_path / "worker-0.log").read_text()
+    assert "RuntimeError: CUDA error" in (tmp_path / "worker-0.log").read_text()
 
 
 def test_a_run_that_was_broken_off_leaves_nothing_to_the_next_one(
@@ -160,21 +137,9 @@ def test_a_run_that_was_broken_off_leaves_nothing_to_the_next_one(
     assert run(pool).tobytes() == expected.tobytes()
 
 
-# It says that it is ready, and then takes no prompts, or hangs up and does not end either.
-STUCK_WORKER = """
-import sys, time
-from multiprocessing.connection import Connection
-connection = Connection(int(sys.argv[1]))
-connection.send_bytes(b'{{"event": "ready"}}')
-{then}
-time.sleep(600)
-"""
-
-
-@pytest.mark.parametrize("then", ["", "connection.close()"], ids=["takes-nothing", "hangs-up"])
-def test_an_engine_that_is_stuck_in_a_message_does_not_hold_up_a_deadline(tmp_path: Path, then: str) -> None:
-    pool = make_pool(tmp_path / "nowhere", tmp_path)
-    pool.command = (sys.executable, "-c", STUCK_WORKER.format(then=then))
+@pytest.mark.parametrize("then", ["takes-nothing", "hangs-up"])
+def test_an_engine_stuck_in_a_message_does_not_hold_up_a_deadline(tmp_path: Path, then: str) -> None:
+    pool = make_pool(tmp_path / "nowhere", tmp_path, command=worker("stuck", then))
     long = [np.full(500_000, 12_345, dtype=np.int32)]  # more than a socket takes
     began = time.monotonic()
     with pytest.raises(DeadlinePassed):
@@ -183,21 +148,9 @@ def test_an_engine_that_is_stuck_in_a_message_does_not_hold_up_a_deadline(tmp_pa
 
 
 def test_workers_die_with_their_parent_even_when_it_is_killed(tiny_model: Path, tmp_path: Path) -> None:
-    import subprocess
-
-    program = f"""
-import sys
-from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-import tests.test_pool as t
-t.BROKEN_WORKER = t.BROKEN_WORKER.replace("serve(Conn", "import threading; from judge.engine.worker import *; "
-    "threading.Thread(target=die_with_parent, args=(int(sys.argv[2]),), daemon=True).start(); serve(Conn")
-# both workers sit in a long read when their parent is killed
-pool = t.make_pool(Path({str(tiny_model)!r}), Path({str(tmp_path)!r}), workers=2, failure="pass\\n        "
-    "open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w').close(); time.sleep(600)")
-t.run(pool, job_size=1)
-"""
-    parent = subprocess.Popen([sys.executable, "-c", program])
+    program = Path(__file__).with_name("run_two_workers.py")  # both sit in a long read when their parent is killed
+    environment = {**os.environ, "PYTHONPATH": str(program.parents[2])}
+    parent = subprocess.Popen([sys.executable, str(program), str(tiny_model), str(tmp_path)], env=environment)
     deadline = time.monotonic() + 60
     while len(pids := [int(p.name) for p in tmp_path.iterdir() if p.name.isdigit()]) < 2:
         assert time.monotonic() < deadline

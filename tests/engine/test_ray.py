@@ -32,29 +32,13 @@ from judge.scoring.settings import ScoreSettings
 from judge.tables.parquet_folder import read_table
 from judge.tables.table import Table
 from tests.kit.labelled_tables import labelled_rows, write_table
+from tests.kit.workers import worker
 
 PROMPTS = [np.arange(5, 5 + n, dtype=np.int32) for n in (9, 4, 17)]
 
-# A real engine that takes its time, so that something can happen to it in the middle.
-SLOW_WORKER = """
-import sys, time
-from multiprocessing.connection import Connection
-from judge.engine.worker import serve
-
-class Slow:
-    def __init__(self, engine):
-        self.engine = engine
-
-    def read(self, prompts, progress):
-        time.sleep({seconds})
-        return self.engine.read(prompts, progress)
-
-serve(Connection(int(sys.argv[1])), Slow)
-"""
-
 
 def slow(seconds: float) -> tuple[str, ...]:
-    return (sys.executable, "-c", SLOW_WORKER.format(seconds=seconds))
+    return worker("slow", 0, seconds, 0, "")
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +126,7 @@ def test_every_pass_of_a_run_gives_the_bytes_of_the_local_engine(
     assert read.any()
     assert predictions.second[read].tobytes() == local.second[read].tobytes()
     assert isinstance(on_ray.pool, RayPool)
-    pids = [event["pid"] for event in on_ray.pool.actors.values()]
+    pids = [place.pid for place in on_ray.pool.places]
     assert len(pids) == 2
     assert not on_ray.pool.failures
     assert predictions.seconds > 0
@@ -160,7 +144,7 @@ def test_a_worker_killed_in_mid_run_changes_no_byte(
     def kill(_: int) -> None:
         assert isinstance(on_ray.pool, RayPool)
         if not killed:
-            killed.append(next(iter(on_ray.pool.actors.values()))["pid"])
+            killed.append(on_ray.pool.places[0].pid)
             os.kill(killed[0], signal.SIGKILL)
 
     watch = Watch(kill)
@@ -181,7 +165,7 @@ def test_an_interrupted_run_goes_on_by_shard_and_leaves_no_engine(
     def interrupt(_: int) -> None:
         if len(list(tmp_path.glob("shard-*"))) >= 3:
             assert isinstance(first.pool, RayPool)
-            pids.extend(event["pid"] for event in first.pool.actors.values())
+            pids.extend(place.pid for place in first.pool.places)
             pids.extend(engines_of(pids))
             raise KeyboardInterrupt
 
@@ -199,11 +183,11 @@ def test_an_interrupted_run_goes_on_by_shard_and_leaves_no_engine(
     assert same_bytes(predictions, local)
 
 
-def pool_of(model: Path, folder: Path, command: Sequence[str] = WORKER_COMMAND, workers: int = 1) -> RayPool:
+def pool_of(model: Path, command: Sequence[str] = WORKER_COMMAND, workers: int = 1) -> RayPool:
     config = EngineConfig(
         model=str(model), readout="transformers", verdict_ids=(10, 11, 12), max_prompt_tokens=64, max_batch_tokens=2048
     )
-    return RayPool(config, workers, {}, folder, command=command)
+    return RayPool(config, workers, {}, command=command)
 
 
 def run(pool: RayPool, **values: Any) -> dict[int, Any]:
@@ -219,14 +203,28 @@ def run(pool: RayPool, **values: Any) -> dict[int, Any]:
 @pytest.mark.engine
 @pytest.mark.usefixtures("cluster")
 def test_a_deadline_ends_engines_that_are_reading(tiny_model: Path, tmp_path: Path) -> None:
-    pool = pool_of(tiny_model, tmp_path, slow(60))
-    pool.start()
-    assert pool._stream is not None
-    wait_until(lambda: bool(pool._stream and pool._stream.events()), 60)  # the actor is there
-    stop_at = time.monotonic() + 1
+    pool = pool_of(tiny_model, worker("broken", 17, f"pid:{tmp_path}", ""))
+    pool.run([Job(0, 2, lambda: PROMPTS[:2])], lambda *_: None, lambda *_: None)  # the engine is ready then
+    stop_at = time.monotonic() + 2
     with pytest.raises(DeadlinePassed):
         run(pool, stop_at=stop_at)
     assert time.monotonic() - stop_at < 10
+    (engine,) = tmp_path.iterdir()
+    wait_until(lambda: not alive(int(engine.name)))
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("cluster")
+def test_progress_inside_a_shard_is_told(tiny_model: Path) -> None:
+    told: list[int] = []
+    pool = pool_of(tiny_model, worker("slow", 0, 0, 0.1, ""))
+    try:
+        # 3 seconds of reading, and news every half second
+        pool.run([Job(0, 3, lambda: PROMPTS)], lambda *_: told.append(0), lambda _, rows: told.append(rows))
+    finally:
+        pool.close()
+    assert sum(told) == 3
+    assert len(told) > 2  # in parts
 
 
 @pytest.mark.engine
@@ -234,7 +232,7 @@ def test_a_deadline_ends_engines_that_are_reading(tiny_model: Path, tmp_path: Pa
 def test_a_model_that_is_not_there_is_one_line_that_names_the_machine(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(JudgeError) as caught:
-        run(pool_of(tmp_path / "nowhere", tmp_path))
+        run(pool_of(tmp_path / "nowhere"))
     message = str(caught.value)
     assert message.startswith("on ")
     assert f"{tmp_path}/nowhere: there is no such folder here; the model must be at one path on all nodes" in message
@@ -246,7 +244,7 @@ def test_a_model_that_is_not_there_is_one_line_that_names_the_machine(tmp_path: 
 @pytest.mark.usefixtures("cluster")
 def test_an_engine_that_cannot_load_is_one_line_that_names_its_log(tmp_path: Path) -> None:
     with pytest.raises(JudgeError, match="the engine failed while it loaded the model: ") as caught:
-        run(pool_of(tmp_path, tmp_path / "run"))
+        run(pool_of(tmp_path))
     message = str(caught.value)
     assert "\n" not in message
     log = Path(message.rpartition("(its log: ")[2].removesuffix(")"))
@@ -255,15 +253,15 @@ def test_an_engine_that_cannot_load_is_one_line_that_names_its_log(tmp_path: Pat
 
 @pytest.mark.engine
 @pytest.mark.usefixtures("cluster")
-def test_more_engines_than_cores_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_more_engines_than_cores_are_refused(tiny_model: Path) -> None:
     with pytest.raises(JudgeError, match="--workers=3: the cluster has 2 CPU cores; each engine needs one of its own"):
-        run(pool_of(tiny_model, tmp_path, workers=3))
+        run(pool_of(tiny_model, workers=3))
 
 
-def test_without_ray_there_is_one_line(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_there_is_one_line(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # what Python takes for a package that is not there
     with pytest.raises(JudgeError, match=r'Ray is not installed \(pip install "judge\[ray\]"\)'):
-        pool_of(tiny_model, tmp_path).start()
+        pool_of(tiny_model).start()
 
 
 @pytest.mark.parametrize(
@@ -295,24 +293,8 @@ def test_each_engine_gets_as_many_cores_as_its_machine_can_give(nodes: list[int]
         assert not fits(cores + 1)
 
 
-# The command of a user: a Ray of its own, vLLM, Parquet folders in and out.
-PROGRAM = """
-import sys
-from pathlib import Path
-from judge.cli.score import SubmissionOptions, run_score
-from judge.scoring.settings import ScoreSettings
-
-engine, workers = sys.argv[3], 2 if sys.argv[3] == "ray" else 1
-settings = ScoreSettings(max_tokens=300, shard_tokens=2000, engine=engine, workers=workers)
-run_score(Path(sys.argv[1]), Path("table"), Path(sys.argv[2]), settings, SubmissionOptions(),
-          cells="auto", on_bad_row="error", restart=False)
-"""
-
-
 @pytest.mark.engine
-def test_vllm_on_a_ray_of_its_own_writes_the_folder_that_the_local_engine_writes(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_vllm_on_a_ray_of_its_own_writes_what_the_local_engine_writes(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "table").mkdir()
     rows = labelled_rows(40)
     write_table(tmp_path / "table" / "a.parquet", rows[:25])
@@ -322,7 +304,7 @@ def test_vllm_on_a_ray_of_its_own_writes_the_folder_that_the_local_engine_writes
     (tmp_path / "temporary").mkdir()
     for engine in ("ray", "local"):
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tiny_model), engine, engine],
+            [sys.executable, str(Path(__file__).with_name("score_a_folder.py")), str(tiny_model), engine, engine],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

@@ -55,7 +55,7 @@ def test_every_vllm_readout_of_the_demo_model_equals_transformers(
 
 
 @pytest.mark.engine
-def test_full_vocabulary_readouts_agree_on_the_mass_and_the_others_do_not_claim_one(
+def test_readouts_agree_on_the_mass_or_do_not_claim_one(
     demo_readouts: dict[str, Predictions],
 ) -> None:
     reference = verdict_mass(demo_readouts["transformers"].first)
@@ -93,7 +93,7 @@ def test_the_classify_readout_refuses_an_output_head_with_a_bias(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["final_logit_softcapping", "logit_scale"])
-def test_the_classify_readout_refuses_models_that_change_their_logits_after_the_head(tmp_path: Path, name: str) -> None:
+def test_the_classify_readout_refuses_logits_changed_after_the_head(tmp_path: Path, name: str) -> None:
     folder = save_llama(tmp_path / "capped")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, name: 0.5}))

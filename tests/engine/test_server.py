@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,10 @@ from judge import Judge
 from judge.cli.score import SubmissionOptions, run_score
 from judge.deadline import Deadline
 from judge.engine.choose import make_pool
-from judge.engine.pool import Job, Say
+from judge.engine.pool import Pool, Work
 from judge.engine.protocol import EngineConfig
 from judge.engine.server.pool import ServerPool
 from judge.errors import JudgeError
-from judge.prompting.verdict import Float
 from judge.scoring.settings import ScoreSettings
 from tests.kit.server_doubles import Proxy, endpoint, vllm_serve
 
@@ -51,11 +50,11 @@ def score(model: Path, table: Path, output: Path, deadline: Deadline | None = No
 
 
 @dataclass
-class HerePool:
+class HerePool(Pool):
     """The local engine within this process, which has loaded torch already: a process of its own takes five seconds."""
 
     config: EngineConfig
-    say: Say = print
+    say: Callable[[str], None] = print
     failures: int = 0
     ready_at: float | None = 0.0
     engines: int = 1
@@ -63,20 +62,14 @@ class HerePool:
     def start(self) -> None:
         pass
 
-    def run(
-        self,
-        jobs: Iterable[Job],
-        on_done: Callable[[int, Float], None],
-        on_progress: Callable[[int, int], None],
-        stop_at: float | None = None,
-    ) -> None:
+    def _run(self, work: Work) -> None:
         from judge.engine.transformers import TransformersEngine
 
-        assert stop_at is None
+        assert work.stop_at is None
         engine = TransformersEngine(self.config)
-        for job in jobs:
+        for job in work.jobs:
             prompts = [prompt.tolist() for prompt in job.load()]
-            on_done(job.key, engine.read(prompts, partial(on_progress, job.key)))
+            work.on_done(job.key, engine.read(prompts, partial(work.on_progress, job.key)))
 
     def close(self, at_once: bool = False) -> None:
         pass
@@ -249,7 +242,7 @@ def test_a_server_that_hangs_is_waited_for(
 
 
 @pytest.mark.engine
-def test_with_a_deadline_a_server_that_goes_away_leaves_a_complete_file_and_a_run_that_goes_on(
+def test_a_server_lost_before_a_deadline_leaves_a_file_and_goes_on(
     served: Served, table: Path, undisturbed: pd.DataFrame, tmp_path: Path
 ) -> None:
     output = tmp_path / "p.csv"

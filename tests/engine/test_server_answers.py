@@ -255,7 +255,7 @@ ENDINGS: dict[str, tuple[Reply, str]] = {
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-def test_a_server_that_breaks_for_good_ends_the_run_and_finished_jobs_are_kept(scripted: Scripted, name: str) -> None:
+def test_a_server_that_breaks_for_good_ends_the_run_and_jobs_are_kept(scripted: Scripted, name: str) -> None:
     reply, line = ENDINGS[name]
 
     def breaks(key: int) -> None:

@@ -62,7 +62,7 @@ def read_pack_quantized(tensors: Tensors, name: str) -> Packed:
 
 
 def read_gemm(tensors: Tensors, name: str) -> Packed:
-    """AWQ GEMM: everything transposed, packed along the outputs in an order of its own."""
+    """AWQ GEMM: everything transposed, packed along the outputs in the order of GEMM_ORDER."""
 
     def unpack(words: NDArray[np.int32]) -> NDArray[np.int64]:
         fields = _fields(words)

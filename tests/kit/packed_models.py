@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from judge.models.bundle import copy_tokenizer
+from judge.engine.expand import Expansion
+from judge.models.bundle import copy_tokenizer, open_model
+from judge.models.packed import read_quantization
 
 AWQ_GROUP = 32
 
@@ -69,3 +71,19 @@ def _steps(weight: Any) -> tuple[Any, Any]:
     scales = ((high - low) / 15).half().float()
     zeros = (-low / scales).round().clamp(0, 15)
     return scales.t().contiguous(), zeros.t().contiguous()
+
+
+def expansion_of(folder: Path) -> Expansion:
+    model = open_model(folder)
+    quantization = read_quantization(model.quantization)
+    assert quantization is not None
+    return Expansion(model, quantization)
+
+
+def tensors_of(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    found: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found |= load_file(file)
+    return found

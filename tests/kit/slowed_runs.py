@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import random
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,45 +22,9 @@ from judge.runs.folder import read_run_record
 from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Flag
 from judge.tables.table import read_ids
+from tests.kit.workers import worker
 
 ROWS, BUDGET = 120, 400
-# An engine that loads and reads as slowly as it is told: seconds to load, seconds a token. From a second a token on it
-# reads nothing, so there is no model behind it. Where a file is named that marks its end, it reads three jobs, makes
-# the file, and dies; and dies at once from then on.
-SLOW_WORKER = """
-import os, sys, time
-if os.path.exists({mark!r}):
-    os._exit(7)
-from multiprocessing.connection import Connection
-import numpy as np
-from judge.engine.worker import serve
-
-if {token} >= 1:
-    connection = Connection(int(sys.argv[1]))
-    connection.send_bytes(b'{{"event": "ready"}}')
-    time.sleep(600)
-
-class Slow:
-    def __init__(self, engine):
-        self.engine, self.jobs = engine, 0
-        time.sleep({load})
-
-    def read(self, prompts, progress):
-        self.jobs += 1
-        if {mark!r} and self.jobs > 3:
-            open({mark!r}, "w").close()
-            os._exit(7)
-        results = []
-        for prompt in prompts:
-            time.sleep(len(prompt) * {token})
-            results.append(self.engine.read([prompt], progress))
-        return np.concatenate(results)
-
-    def close(self):
-        self.engine.close()
-
-serve(Connection(int(sys.argv[1])), Slow)
-"""
 
 
 def write_long_table(path: Path) -> Path:
@@ -93,7 +56,8 @@ def run(
     def make_slow(*args: Any) -> Any:
         pool = make_pool(*args)
         assert isinstance(pool, WorkerPool)
-        pool.command = (sys.executable, "-c", SLOW_WORKER.format(load=load, token=token, mark=str(mark)))
+        # from a second a token on it reads nothing, so there need not be a model behind it
+        pool.command = worker("slow", load, 0, token, mark) if token < 1 else worker("stuck", "takes-nothing")
         if deadline is not None and seconds and not load and token < 1:
             pool.run([Job(0, 1, lambda: [np.arange(5, 6, dtype=np.int32)])], lambda *_: None, lambda *_: None)
             object.__setattr__(deadline, "at", time.monotonic() + seconds)

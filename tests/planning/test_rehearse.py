@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import tempfile
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from judge.planning.time_model import Estimate, Point, fit
 from judge.runs.prepared import Prepared
 from judge.scoring.scorer import Scorer
 from judge.tables.comparison import Flag
-from tests.engine.test_pool import BROKEN_WORKER
+from tests.kit.workers import worker
 
 PER_FLOP, PER_TOKEN, PER_PROMPT = 2e-11, 2e-4, 5e-3
 
@@ -244,8 +243,7 @@ def test_rows_that_do_not_fit_into_memory_are_named_with_the_batch_that_worked(
     with Scorer(model, settings, tmp_path) as scorer:
         comparisons = [row for chunk in table.chunks() for row in chunk]
         longest = max(len(prompt.ids) for prompt in scorer.builder.build(comparisons))
-        program = BROKEN_WORKER.format(length=longest, failure="raise MemoryError('out of memory')")
-        scorer.pool.command = (sys.executable, "-c", program)  # type: ignore[attr-defined]
+        scorer.pool.command = worker("broken", longest, "memory", "")  # type: ignore[attr-defined]
         events = RehearsalTerminal(quiet=True)
         found, costs = rehearse(scorer, table, tmp_path, 6, 3, events)
     assert 12 not in np.concatenate(found.chosen.sample)

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from judge.errors import JudgeError, RunInterrupted
 from judge.models.bundle import ADAPTER_WEIGHTS, open_model
+from judge.models.tensor_files import Entry, read_entries, write_tensors
 from quantize.merge import merge
 from quantize.merge_plan import Dtype
 from quantize.merge_weights import Update, check_merged, merged_weight
-from quantize.tensor_file import Entry, read_entries, write_tensors
 from tests.kit.tiny_models import edit_config, save, save_adapter, save_llama
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster, or a Ray of its own that is started and stopped with a run."""
+"""The connection to a Ray cluster, or to a Ray on this machine that starts and stops with a run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import logging
 import os
 import shutil
 import socket
-import sys
 import tempfile
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from judge.errors import JudgeError, printable
@@ -23,69 +19,43 @@ _STORE_BYTES = 256 << 20  # a shard of 262,144 tokens is 1 MiB
 _LONGEST_TEMPORARY = 40
 
 
-@dataclass
-class Connection:
-    """A connection to Ray.
+def connect(address: str | None, workers: int) -> contextlib.ExitStack:
+    """Connect to a cluster, or start a Ray for `workers` engines on this machine.
 
-    Attributes:
-        is_ours: it was made here; somebody else's is left as it is.
-        stays_closed: no call of Ray's opens another one once it is closed.
-        temporary: the folder of a Ray that was started here.
+    Returns:
+        What closes the connection. A Ray that was started here ends with that; a connection that was there before is
+        left as it is.
+
+    Raises:
+        JudgeError: the cluster cannot be reached, or Ray does not start.
     """
-
-    is_ours: bool
-    stays_closed: bool = False
-    temporary: str | None = None
-
-    def close(self) -> None:
-        """Disconnect; a Ray that was started here ends with that."""
-        import ray
-
-        if self.is_ours:
-            ray.shutdown()
-        if self.temporary is not None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-
-
-def connect(address: str | None, workers: int) -> Connection:
-    stays_closed = "ray" not in sys.modules  # what the environment says counts when Ray is imported
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of its C++ side, which writes to our terminal
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # no other Ray when this one has ended
     import ray
-    import ray.data
 
-    # of more engines than shards, which the end of any run has
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data\.")
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    closing = contextlib.ExitStack()
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     if ray.is_initialized():
-        return Connection(is_ours=False)
+        return closing
     address = address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"address": address}
     if address:
         check_address(address)
-    quiet: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.CRITICAL, "log_to_driver": False}
-    try:
-        if address:
-            with _without_log_level():
-                ray.init(address=address, **quiet)
-            return Connection(is_ours=True, stays_closed=stays_closed)
+    else:
         base = tempfile.gettempdir()
-        base = base if len(base) <= _LONGEST_TEMPORARY else "/tmp"  # noqa: S108 - a folder of our own in it
+        base = base if len(base) <= _LONGEST_TEMPORARY else "/tmp"  # noqa: S108 - only a new folder in it
         temporary = tempfile.mkdtemp(prefix="judge-ray-", dir=base)
-        with _without_log_level():
-            ray.init(
-                address="local",
-                num_cpus=max(len(machine.cpu_cores()), workers),
-                object_store_memory=_STORE_BYTES,
-                _temp_dir=temporary,
-                **quiet,
-            )
+        closing.callback(shutil.rmtree, temporary, ignore_errors=True)
+        cores = max(len(machine.cpu_cores()), workers)
+        options = {"address": "local", "num_cpus": cores, "object_store_memory": _STORE_BYTES, "_temp_dir": temporary}
+    try:
+        ray.init(include_dashboard=False, logging_level=logging.CRITICAL, log_to_driver=False, **options)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        closing.close()
         reason = printable(" ".join(str(error).split()), 300)
         where = f"the Ray cluster at {printable(address)} cannot be reached" if address else "Ray does not start"
         raise JudgeError(f"--engine=ray: {where} ({reason})") from None
-    return Connection(is_ours=True, stays_closed=stays_closed, temporary=temporary)
+    closing.callback(ray.shutdown)  # the last that is added is done first
+    return closing
 
 
 def check_address(address: str) -> None:
@@ -104,21 +74,3 @@ def check_address(address: str) -> None:
             f"--ray-address={printable(address)}: no Ray cluster answers there ({printable(str(error), 200)}); "
             "give the HOST:PORT that `ray start --head` shows"
         ) from None
-
-
-@contextlib.contextmanager
-def _without_log_level() -> Iterator[None]:
-    """Keep Ray from telling on standard error that it tells nothing there; all else that was written is passed on."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as written:
-        os.dup2(written.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-            written.seek(0)
-            for line in written:
-                if b"Set ray log level" not in line:
-                    os.write(2, line)

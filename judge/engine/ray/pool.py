@@ -1,70 +1,86 @@
-"""Runs jobs on a Ray cluster, through Ray Data: a stream of shards into actors that hold an engine each.
+"""Runs jobs on a Ray cluster: one actor an engine, which gets a shard when it has finished the one before.
 
-The run stays where it was started: table, prompts, shards, and the finished numbers. A shard's prompts are written
-as a Parquet file into a folder that Ray Data reads as it grows, on the machine of the run; through Ray's object store
-they reach whichever actor is free, and the log-probabilities come back the same way. Only the model has to be on every
-machine. See docs/cluster.md.
+The run stays where it was started: table, prompts, shards, and the finished numbers. The token ids of a shard go to any
+actor that is free, and its log-probabilities come back. Only the model has to be on every machine. See docs/cluster.md.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from judge.deadline import DeadlinePassed
-from judge.engine.pool import WORKER_COMMAND, Job, Say
+from judge.engine.pool import CLOSING_SECONDS, MAX_FAILURES, WORKER_COMMAND, Job, Pool, Work
 from judge.engine.protocol import EngineConfig
 from judge.engine.ray.connection import connect
-from judge.engine.ray.stream import Stream
-from judge.errors import JudgeError
+from judge.errors import JudgeError, printable
+from judge.version import __version__
 
-Float = NDArray[np.float64]
+if TYPE_CHECKING:
+    from judge.engine.ray.actor import News, Place
 
-_WAIT_SECONDS = 0.1
+_WAIT_SECONDS = 0.5
 _PATIENCE_SECONDS = 60.0
-_LOOK_SECONDS = 5.0
 
 
 @dataclass
-class RayPool:
-    """The engines of a Ray cluster for one config (fulfils `judge.engine.pool.Pool`).
+class Engine:
+    """An engine on the cluster.
+
+    Attributes:
+        actor: Ray's handle of the actor that holds it.
+        asked_at: time.monotonic() at which Ray was asked for the actor's next news.
+        news: Ray's reference to them.
+        job: what it is reading.
+        number: of that among the jobs that this engine has read.
+        result: Ray's reference to what comes of it.
+        told: the news of it so far: prompts finished, and lines for the user.
+        place: where the actor runs, or ran before it ended; None until Ray has found room for it.
+    """
+
+    actor: Any
+    asked_at: float
+    news: Any
+    job: Job | None = None
+    number: int = 0
+    result: Any = None
+    told: tuple[int, int] = (0, 0)
+    place: Place | None = None
+
+
+@dataclass
+class RayPool(Pool):
+    """The engines of a Ray cluster for one config.
 
     Args:
         config: what each engine runs; on GPUs, each takes `config.tensor_parallel` cards of one machine.
         workers: engines on CPUs; on GPUs there are as many as the cluster has cards for.
         environment: environment variables of the engines, beside those that their machine decides.
-        folder: where the prompts of open shards are written.
-        address: of the cluster; None takes RAY_ADDRESS, and without it a Ray of its own is started and stopped.
+        address: of the cluster; None takes RAY_ADDRESS, or else starts a Ray on this machine for as long as the run.
         command: the worker program.
-        say: told when an engine had to be replaced.
+        say: called with a line for the user when an engine had to be replaced.
     """
 
     config: EngineConfig
     workers: int
     environment: dict[str, str]
-    folder: Path
     address: str | None = None
     command: Sequence[str] = WORKER_COMMAND
-    say: Say = print
+    say: Callable[[str], None] = print
     failures: int = 0
     ready_at: float | None = None  # time.monotonic() of the first engine that was ready
-    actors: dict[str, dict[str, Any]] = field(default_factory=dict)  # what each told when it was started last
+    members: list[Engine] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)  # of all actors since the start
+    _connection: contextlib.ExitStack | None = None
     _size: int = 0
-    _stream: Stream | None = None
-    _next: int = 0
-    _keep_logs: bool = False
-    _started_at: float = 0.0
-    _look_at: float = 0.0
+    _next: Job | None = None  # taken ahead
     _has_warned: bool = False
-    _gone: dict[str, float] = field(default_factory=dict)  # since when the machine of an actor is
 
     @property
     def engines(self) -> int:
@@ -77,28 +93,35 @@ class RayPool:
         Raises:
             JudgeError: Ray is not installed, the cluster cannot be reached, or has not what the engines need.
         """
-        if self._stream is not None:
+        if self._connection is not None:
             return
         if find_spec("ray") is None:
             raise JudgeError('--engine=ray: Ray is not installed (pip install "judge[ray]")')
-        connection = connect(self.address, self.workers)
-        from judge.engine.ray.actor import Plan, files_digest  # Ray is imported with the settings of `connect`
+        self._connection = connect(self.address, self.workers)
+        import ray  # with the settings of `connect`
+
+        from judge.engine.ray.actor import EngineActor, files_digest
 
         try:
             cores = self._choose_size()
+            folders = {name: getattr(self.config, name) for name in ("model", "adapter")}
             config = self.config.model_copy(  # an actor's working folder is another one
-                update={
-                    "model": str(Path(self.config.model).resolve()),
-                    "adapter": str(Path(self.config.adapter).resolve()) if self.config.adapter else None,
-                }
+                update={name: folder and str(Path(folder).resolve()) for name, folder in folders.items()}
             )
-            plan = Plan(config, cores, self.environment, tuple(self.command), files_digest(config.model))
-            prompts = self.folder / f"prompts-{uuid.uuid4().hex[:8]}"
-            self._next, self.actors, self._gone = 0, {}, {}
-            self._started_at = time.monotonic()
-            self._stream = Stream(connection, plan, self._size, prompts)
+            made_with = __version__, files_digest(config.model)
+            resources = {"num_cpus": cores} if cores else {"num_gpus": config.tensor_parallel, "num_cpus": 1}
+            actors = ray.remote(EngineActor).options(
+                **resources,
+                max_concurrency=2,
+                max_restarts=MAX_FAILURES,
+                max_task_retries=-1,  # a machine that is gone refuses many calls before Ray knows that it is gone
+            )
+            self.places = []
+            for _ in range(self._size):
+                actor = actors.remote(config, cores, self.environment, list(self.command), made_with)
+                self.members.append(Engine(actor, time.monotonic(), actor.tell.remote()))
         except BaseException:
-            connection.close()
+            self.close(at_once=True)
             raise
 
     def _choose_size(self) -> int:
@@ -109,87 +132,75 @@ class RayPool:
         if self.config.device == "cpu":
             self._size = self.workers
             return cores_each([int(node.get("CPU", 0)) for node in nodes], self.workers)
-        self._size = sum(int(node.get("GPU", 0)) // self.config.tensor_parallel for node in nodes)
+        cards = self.config.tensor_parallel
+        self._size = sum(int(node.get("GPU", 0)) // cards for node in nodes)
         if not self._size:
-            cards = self.config.tensor_parallel
             raise JudgeError(f"--engine=ray: no machine of the cluster offers {cards} GPU{'s' * (cards > 1)} to Ray")
         return 0
 
-    def run(
-        self,
-        jobs: Iterable[Job],
-        on_done: Callable[[int, Float], None],
-        on_progress: Callable[[int, int], None],
-        stop_at: float | None = None,
-    ) -> None:
-        """Run jobs until all are done (see `Pool.run`).
-
-        Raises:
-            JudgeError: an engine does not start, or keeps failing.
-            DeadlinePassed: `stop_at` came before the end.
-
-        Whatever ends it early, the engines are stopped.
-        """
-        try:
-            self._run(jobs, on_done, on_progress, stop_at)
-        except BaseException as error:
-            self._keep_logs = isinstance(error, JudgeError)
-            self.close(at_once=True)
-            raise
-
-    def _run(
-        self,
-        jobs: Iterable[Job],
-        on_done: Callable[[int, Float], None],
-        on_progress: Callable[[int, int], None],
-        stop_at: float | None,
-    ) -> None:
+    def _run(self, work: Work) -> None:
         self.start()
-        assert self._stream is not None
-        # a spare shard for each engine keeps them busy; with a deadline, what is read next is decided late
-        ahead = self._size if stop_at is not None else 2 * self._size
-        waiting, open_jobs, ended = iter(jobs), dict[int, Job](), False
-        while True:
-            while not ended and len(open_jobs) < ahead:
-                job = next(waiting, None)
-                ended = job is None
-                if job is not None:
-                    self._stream.put(self._next, job)
-                    open_jobs[self._next] = job
-                    self._next += 1
-            if not open_jobs:
-                return
-            if stop_at is not None and time.monotonic() >= stop_at:
-                raise DeadlinePassed
-            result = self._stream.take(_WAIT_SECONDS)
-            self._hear(open_jobs, on_progress)
-            self._look_after()
-            if result is not None:
-                number, logprobs = result
-                done = open_jobs.pop(number)
-                on_done(done.key, logprobs)
+        import ray
 
-    def _hear(self, open_jobs: dict[int, Job], on_progress: Callable[[int, int], None]) -> None:
-        """Take what the actors have told."""
-        assert self._stream is not None
-        for event in self._stream.events():
-            kind = event["event"]
-            if kind == "failed":
-                raise JudgeError(event["message"])
-            if kind == "say":
-                self.failures += 1
-                self.say(event["text"])
-            elif kind == "started":
-                if event["again"]:
-                    self.failures += 1
-                    self.say(
-                        f"on {event['node']}: an engine's actor ended and was started again; its shard is read again"
-                    )
-                self.actors[event["actor"]] = event
-            elif kind == "progress":
-                self.ready_at = self.ready_at or time.monotonic() - event["ready_seconds"]
-                if event["number"] in open_jobs and event["rows"]:
-                    on_progress(open_jobs[event["number"]].key, event["rows"])
+        self._next = None
+        try:
+            while self._give_out(work):
+                left = work.seconds_left()
+                refs = {e.result: e for e in self.members if e.job} | {e.news: e for e in self.members}
+                ready, _ = ray.wait(list(refs), timeout=_WAIT_SECONDS if left is None else min(left, _WAIT_SECONDS))
+                for ref in ready:
+                    self._hear(refs[ref], ref, work)
+                self._look_after()
+                if work.seconds_left() == 0:
+                    raise DeadlinePassed
+        except (JudgeError, ray.exceptions.RayError) as error:
+            self.places.clear()  # so that no log is removed, for the text may name one
+            raise _in_words(error) from None
+
+    def _give_out(self, work: Work) -> bool:
+        """Give each idle engine that has a place the next job; return whether anything is still to be read."""
+        for engine in self.members:
+            if engine.place is not None and engine.job is None and (job := self._look_ahead(work)):
+                engine.job, engine.number, engine.told, self._next = job, engine.number + 1, (0, 0), None
+                engine.result = engine.actor.read.remote(engine.number, job.load())
+        # when nobody reads, only taking a job ahead tells whether there is one
+        return any(engine.job for engine in self.members) or self._look_ahead(work) is not None
+
+    def _look_ahead(self, work: Work) -> Job | None:
+        self._next = self._next or next(work.jobs, None)
+        return self._next
+
+    def _hear(self, engine: Engine, ref: Any, work: Work) -> None:
+        """Take an engine's news, or the result of its job."""
+        import ray
+
+        found = ray.get(ref)
+        news: News = found[0] if ref == engine.result else found
+        if news.place != engine.place:
+            self._notice_new_place(engine, news.place)
+        job = engine.job
+        if job is not None and news.number == engine.number:
+            self.ready_at = self.ready_at or time.monotonic() - news.ready_seconds
+            rows, lines = news.rows - engine.told[0], news.lines[engine.told[1] :]
+            engine.told = news.rows, len(news.lines)
+            self.failures += len(lines)
+            for line in lines:
+                self.say(line)
+            if rows > 0:
+                work.on_progress(job.key, rows)
+        if ref == engine.news:
+            engine.asked_at, engine.news = time.monotonic(), engine.actor.tell.remote()
+        elif job is not None:
+            engine.job = engine.result = None
+            work.on_done(job.key, found[1])
+
+    def _notice_new_place(self, engine: Engine, place: Place) -> None:
+        if engine.place is not None:
+            self.failures += 1
+            node = engine.place.node
+            self.say(f"on {node}: an engine's actor ended and was started again; its shard is read again")
+        engine.place, engine.told = place, (0, 0)
+        self.places.append(place)
 
     def _look_after(self) -> None:
         """Say when no engine finds room, and end a run that would wait for a machine that is gone.
@@ -199,20 +210,15 @@ class RayPool:
         """
         import ray
 
-        now = time.monotonic()
-        if now < self._look_at:
-            return
-        self._look_at = now + _LOOK_SECONDS
-        if not self.actors and now - self._started_at > _PATIENCE_SECONDS and not self._has_warned:
+        silent = [e for e in self.members if time.monotonic() - e.asked_at > _PATIENCE_SECONDS]
+        if silent and not any(engine.place for engine in self.members) and not self._has_warned:
             self._has_warned = True
             self.say("no machine of the cluster has room for an engine yet (see `ray status`); waiting for one")
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        gone = {event["actor"]: event["node"] for event in self.actors.values() if event["node_id"] not in alive}
-        self._gone = {actor: self._gone.get(actor, now) for actor in gone}
-        for actor, since in self._gone.items():
-            if now - since > _PATIENCE_SECONDS:
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]} if any(e.place for e in silent) else set()
+        for place in (engine.place for engine in silent if engine.place):
+            if place.node_id not in alive:
                 raise JudgeError(
-                    f"--engine=ray: the machine {gone[actor]} is gone, and no other has room for its engine; what is "
+                    f"--engine=ray: the machine {place.node} is gone, and no other has room for its engine; what is "
                     "finished is kept: give the same command again to go on with the machines that are left"
                 )
 
@@ -220,11 +226,23 @@ class RayPool:
         """Stop the engines, and Ray where it was started here; safe to call more than once.
 
         Args:
-            at_once: kill them instead of letting them end in good order.
+            at_once: kill them instead of letting them end in good order. Engines that are reading are always killed.
         """
-        stream, self._stream, self.ready_at = self._stream, None, None
-        if stream is not None:
-            stream.close(at_once, self._keep_logs)
+        connection, self._connection, self.ready_at = self._connection, None, None
+        if connection is None:
+            return
+        import ray
+
+        idle = [engine for engine in self.members if engine.job is None and engine.place is not None and not at_once]
+        with contextlib.suppress(ray.exceptions.RayError):
+            if idle:
+                ray.wait([e.actor.end.remote() for e in idle], num_returns=len(idle), timeout=CLOSING_SECONDS)
+        connection.close()  # ends our actors, and their engines within a second
+        for engine in self.members if ray.is_initialized() else []:  # the connection is the caller's
+            ray.kill(engine.actor)
+        self.members = []
+        for place in self.places:  # on this machine, where the actor could not remove its log itself
+            shutil.rmtree(place.logs, ignore_errors=True)
 
 
 def cores_each(nodes: Sequence[int], workers: int) -> int:
@@ -237,3 +255,19 @@ def cores_each(nodes: Sequence[int], workers: int) -> int:
         if sum(node // cores for node in nodes) >= workers:
             return cores
     raise JudgeError(f"--workers={workers}: the cluster has {sum(nodes)} CPU cores; each engine needs one of its own")
+
+
+def _in_words(error: Exception) -> JudgeError:
+    """Return why a run ended, as far as Ray tells."""
+    import ray
+
+    cause = getattr(error, "cause", error)
+    if isinstance(cause, JudgeError):
+        return cause
+    text = str(error)
+    if "No module named 'judge" in text:
+        return JudgeError("--engine=ray: judge is not installed on a machine of the cluster; install it on all of them")
+    line = printable(next(filter(None, map(str.strip, text.splitlines())), type(error).__name__), 300)
+    if isinstance(error, ray.exceptions.RayActorError):
+        return JudgeError(f"--engine=ray: an engine's actor ended {MAX_FAILURES + 1} times ({line})")
+    return JudgeError(f"--engine=ray: {type(error).__name__}: {line}")

@@ -1,4 +1,4 @@
-"""What is made sure of before a server is given prompts: the model, its length, its tokenizer, the three verdicts."""
+"""What judge checks before it gives prompts to a server: the model, its length, its tokenizer, the three verdicts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from judge.errors import JudgeError, printable
 from judge.prompting.builder import PromptBuilder
 from judge.tables.comparison import Comparison
 
-# The checks come before anything is written: a server that hangs is to be known soon.
+# The checks come before anything is written, so a user learns soon that a server hangs.
 CHECK_SECONDS = 60.0
 # A row with what tokenizers read differently: several scripts, digits, code, runs of white space, an emoji.
 _PROBE = Comparison(

@@ -1,4 +1,4 @@
-"""Reads prompts through a running `vllm serve` instead of an engine of one's own.
+"""Reads prompts through a running `vllm serve`, without an engine on this machine.
 
 Token ids go in as they are, and the log-probabilities of the three verdicts over the whole vocabulary come back
 (`logprob_token_ids` of /v1/completions): the same numbers as vLLM's in a worker process, up to what batches of another
@@ -6,28 +6,32 @@ composition change in the last digits. The server's prefix cache is shared withi
 put on the vocabulary: it would change nothing in vLLM's default `raw_logprobs`, and hide the mass on the verdicts in a
 server started with `processed_logprobs`.
 
-An event loop in a thread of its own sends the requests; jobs are taken and handed over in the caller's thread. What may
-pass by itself is tried again with growing pauses, for as long as the server's patience lasts.
+A second thread with an event loop sends the requests; the caller's thread takes jobs and hands results over. A failure
+that may pass by itself is followed by another try, after a longer pause each time, for as long as the user's patience
+lasts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import numpy as np
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from numpy.typing import NDArray
 
 from judge.deadline import DeadlinePassed
-from judge.engine.pool import Job
+from judge.engine.pool import Job, Pool, Work
 from judge.engine.protocol import EngineConfig
 from judge.engine.server.checks import Connection, Endpoint, connect, fresh_salt, probe_of
-from judge.engine.server.loop import Loop, Outage
 from judge.engine.server.requests import Client, Refused, Unavailable, server_key, server_url
 from judge.errors import JudgeError
 
@@ -43,6 +47,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 # So often may the server fail on one request (status 500) before its prompts are sent one by one, then left out.
 MOST_CRASHES = 3
 _POLL_SECONDS = 0.5
+_CLOSING_SECONDS = 2.0
+# Shorter interruptions are not worth a line.
+UNTOLD_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,44 @@ class _OpenJob:
     left: int
 
 
-class ServerPool:
-    """Reads jobs through a server; fulfils `judge.engine.pool.Pool`.
+@dataclass
+class Outage:
+    """How long the server has been giving no answer. Written by the loop's thread, read by the caller's."""
+
+    url: str
+    patience: float
+    began: float | None = None
+    told: bool = False
+    count: int = 0
+    lines: deque[str] = field(default_factory=deque)
+
+    def note(self, error: Unavailable) -> None:
+        """Take note of a request without an answer.
+
+        Raises:
+            JudgeError: there has been none for too long.
+        """
+        now = time.monotonic()
+        self.began = now if self.began is None else self.began
+        silent = now - self.began
+        if silent >= self.patience:
+            raise JudgeError(
+                f"{self.url}: no answer for {silent:,.0f} s ({error}); what is finished is kept: start the server "
+                "again as before, then give the same command again"
+            )
+        if silent > UNTOLD_SECONDS and not self.told:
+            self.told, self.count = True, self.count + 1
+            self.lines.append(f"{self.url} does not answer ({error}); trying again for up to {self.patience:g} s")
+
+    def over(self) -> None:
+        """Take note of an answer."""
+        if self.told:
+            self.lines.append(f"{self.url} answers again")
+        self.began, self.told = None, False
+
+
+class ServerPool(Pool):
+    """Reads jobs through a server.
 
     Args:
         endpoint: the server, and how to ask it.
@@ -80,14 +123,15 @@ class ServerPool:
         self.ready_at: float | None = None
         self._endpoint = endpoint
         self._outage = Outage(endpoint.url, endpoint.patience)
-        self._loop: Loop | None = None
-        self._client: Client | None = None
+        self._stack: ExitStack | None = None  # the open connections and their thread
+        self._portal: BlockingPortal
+        self._client: Client
+        self._waiting: deque[_Request] = deque()
+        self._sent: dict[Future[Float], _Request] = {}
+        self._open: dict[int, _OpenJob] = {}
         self._introduced = False
-        loop = Loop()
-        try:
-            self._connection: Connection = loop.submit(connect(endpoint)).result()
-        finally:
-            loop.close()
+        with start_blocking_portal() as portal:
+            self._connection: Connection = portal.call(connect, endpoint)
         self.config = EngineConfig(
             model=self._connection.model,
             server=self._connection.fingerprint,
@@ -103,83 +147,57 @@ class ServerPool:
         return 2
 
     def start(self) -> None:
-        """Open the connections."""
-        if self._loop is None:
-            self._loop = Loop()
-            self._client = self._endpoint.client()
+        """Open the connections, and a thread with an event loop that sends the requests."""
+        if self._stack is None:
+            self._stack = ExitStack()
+            self._portal = self._stack.enter_context(start_blocking_portal(name="judge-server"))
+            self._client = self._portal.call(self._endpoint.client)
             self._outage = Outage(self._endpoint.url, self._endpoint.patience, lines=self._outage.lines)
             self.ready_at = time.monotonic()
 
-    def run(
-        self,
-        jobs: Iterable[Job],
-        on_done: Callable[[int, Float], None],
-        on_progress: Callable[[int, int], None],
-        stop_at: float | None = None,
-    ) -> None:
-        """Run jobs until all are done (see `judge.engine.pool.Pool.run`).
+    def _run(self, work: Work) -> None:
+        """Read all jobs.
 
         Raises:
             JudgeError: the server has not answered for too long, or answers what no vLLM would.
-            DeadlinePassed: see there.
         """
         if not self._introduced:
             self._introduced = True
             self.say(f"reading with {self._connection.described} at {self._endpoint.url}")
+        self.start()
+        self._waiting, self._sent, self._open = deque(), {}, {}
         try:
-            self.start()
-            self._run(iter(jobs), on_done, on_progress, stop_at)
-        except BaseException:
-            self.close()
-            raise
+            while self._send(work):
+                left = work.seconds_left()
+                seconds = _POLL_SECONDS if left is None else min(left, _POLL_SECONDS)
+                for future in wait(self._sent, seconds, FIRST_COMPLETED).done:
+                    self._take(self._sent.pop(future), future.result(), work)
+                self._tell()
+                if self._open and work.seconds_left() == 0:
+                    raise DeadlinePassed
         finally:
             self._tell()
 
-    def _run(
-        self,
-        jobs: Iterator[Job],
-        on_done: Callable[[int, Float], None],
-        on_progress: Callable[[int, int], None],
-        stop_at: float | None,
-    ) -> None:
-        waiting: deque[_Request] = deque()
-        sent: dict[Future[Float], _Request] = {}
-        unfinished: dict[int, _OpenJob] = {}
-        while True:
-            self._send(jobs, waiting, sent, unfinished)
-            if not sent:
-                return
-            left = _POLL_SECONDS if stop_at is None else min(stop_at - time.monotonic(), _POLL_SECONDS)
-            for future in wait(sent, max(left, 0), FIRST_COMPLETED).done:
-                request = sent.pop(future)
-                logprobs = future.result()
-                on_progress(request.key, len(logprobs))
-                job = unfinished[request.key]
-                job.logprobs[request.start : request.start + len(logprobs)] = logprobs
-                job.left -= len(logprobs)
-                if job.left == 0:
-                    on_done(request.key, unfinished.pop(request.key).logprobs)
-            self._tell()
-            if stop_at is not None and time.monotonic() >= stop_at and unfinished:
-                raise DeadlinePassed
+    def _send(self, work: Work) -> bool:
+        """Send as many requests as allowed, of the next job when no others wait; return whether any is under way."""
+        while len(self._sent) < self._endpoint.requests:
+            if not self._waiting and (job := next(work.jobs, None)) is not None:
+                self._open[job.key] = _OpenJob(np.full((job.rows, 3), np.nan), job.rows)
+                self._waiting.extend(requests_of(job))
+            if not self._waiting:
+                break
+            request = self._waiting.popleft()
+            self._sent[self._portal.start_task_soon(self._read, request.prompts, request.salt)] = request
+        return bool(self._sent)
 
-    def _send(
-        self,
-        jobs: Iterator[Job],
-        waiting: deque[_Request],
-        sent: dict[Future[Float], _Request],
-        unfinished: dict[int, _OpenJob],
-    ) -> None:
-        """Send requests until as many as allowed are under way; the next job is taken when no others wait."""
-        assert self._loop is not None
-        while len(sent) < self._endpoint.requests:
-            if not waiting and (job := next(jobs, None)) is not None:
-                unfinished[job.key] = _OpenJob(np.full((job.rows, 3), np.nan), job.rows)
-                waiting.extend(requests_of(job))
-            if not waiting:
-                return
-            request = waiting.popleft()
-            sent[self._loop.submit(self._read(request.prompts, request.salt))] = request
+    def _take(self, request: _Request, logprobs: Float, work: Work) -> None:
+        """Put the answer to a request into its job, and hand the job over when it is complete."""
+        work.on_progress(request.key, len(logprobs))
+        job = self._open[request.key]
+        job.logprobs[request.start : request.start + len(logprobs)] = logprobs
+        job.left -= len(logprobs)
+        if job.left == 0:
+            work.on_done(request.key, self._open.pop(request.key).logprobs)
 
     def close(self, at_once: bool = False) -> None:
         """Close the connections; what the server is reading for them it gives up. Safe to call more than once.
@@ -188,10 +206,18 @@ class ServerPool:
             at_once: makes no difference here.
         """
         del at_once
-        if self._loop is not None:
-            client, loop = self._client, self._loop
-            self._client = self._loop = self.ready_at = None
-            loop.close(client)
+        stack, self._stack, self.ready_at = self._stack, None, None
+        if stack is not None:
+            with contextlib.suppress(TimeoutError, CancelledError):
+                self._portal.start_task_soon(self._end).result(timeout=_CLOSING_SECONDS)
+            # not longer: the thread may be looking up a name, which nothing can end
+            thread = threading.Thread(target=stack.close, daemon=True)
+            thread.start()
+            thread.join(_CLOSING_SECONDS)
+
+    async def _end(self) -> None:
+        await self._client.close()
+        await self._portal.stop(cancel_remaining=True)
 
     def _tell(self) -> None:
         self.failures += self._outage.count
@@ -235,7 +261,6 @@ class ServerPool:
             Unavailable: the server has failed on these prompts again and again.
             JudgeError: it has not answered for too long, or with something strange.
         """
-        assert self._client is not None
         client, crashes, tries = self._client, 0, 0
         body = self._endpoint.body(self._connection.model, prompts, salt)
         while True:
