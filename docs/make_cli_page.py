@@ -5,55 +5,39 @@ python docs/make_cli_page.py
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
-COMMANDS = (
-    "",
-    "data",
-    "data validate",
-    "data split",
-    "data dedupe",
-    "data mix",
-    "data describe",
-    "train",
-    "plan",
-    "rehearse",
-    "mock-table",
-    "doctor",
-    "score",
-    "experiment",
-    "evaluate",
-    "report",
-    "show",
-    "compare",
-    "calibrate",
-    "ensemble",
-    "merge",
-    "quantize",
-    "drift",
-    "check",
-    "prompt",
-    "prompt list",
-    "prompt show",
-    "prompt check",
-    "prompt diff",
-    "demo-model",
-)
+from judge.cli.main import COMMANDS, app, subcommands
+
+HEAD = "# Commands\n\nWritten by `python docs/make_cli_page.py`; a test compares it with the program.\n"
+
+
+def help_of(name: str) -> str:
+    """Return the help of a command (empty: of the program) as an 80-column terminal shows it."""
+    shown = io.StringIO()
+    with patch.dict(os.environ, {"COLUMNS": "80", "NO_COLOR": "1"}), contextlib.redirect_stdout(shown):
+        app(args=[*name.split(), "--help"], prog_name="judge", standalone_mode=False)
+    return shown.getvalue().strip()
 
 
 def page() -> str:
-    """Return the page: the help of every command, as an 100-column terminal shows it."""
-    judge = str(Path(sys.executable).parent / "judge")
-    parts = ["# Commands\n\nWritten by `python docs/make_cli_page.py`; a test compares it with the program.\n"]
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
-    for name in COMMANDS:
-        command = [judge, *name.split(), "--help"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)  # noqa: S603
-        parts.append(f"## `judge {name}`\n\n```\n{done.stdout.strip()}\n```\n")
-    return "\n".join(parts).replace("## `judge `", "## `judge`")
+    """Return the page: the help of every command, in groups and in the order of the work."""
+    return "\n".join(_parts())
+
+
+def _parts() -> Iterator[str]:
+    yield HEAD
+    yield f"```\n{help_of('')}\n```\n"
+    for title, commands in COMMANDS.items():
+        yield f"## {title}\n"
+        for command in commands:
+            for name in (command, *(f"{command} {sub}" for sub in subcommands(command))):
+                yield f"### `judge {name}`\n\n```\n{help_of(name)}\n```\n"
 
 
 if __name__ == "__main__":

@@ -5,23 +5,28 @@
 ...     predictions = judge.score(frame)
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from judge.errors import JudgeError, RunInterrupted
-from judge.version import __version__
-
+# This file imports nothing, not even from the standard library: `python -m judge` executes it while the user's working
+# folder still stands first on the path (see `judge.__main__`), and `import judge` is to load neither pandas nor torch.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from judge.api import Judge
+    from judge.errors import JudgeError, RunInterrupted
+    from judge.version import __version__
 
 __all__ = ["Judge", "JudgeError", "RunInterrupted", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    # Nothing heavy is imported before it is needed: `import judge` loads neither pandas nor torch.
     if name == "Judge":
         from judge.api import Judge
 
         return Judge
+    if name in ("JudgeError", "RunInterrupted"):
+        from judge import errors
+
+        return getattr(errors, name)
+    if name == "__version__":
+        from judge.version import __version__
+
+        return __version__
     raise AttributeError(f"module 'judge' has no attribute {name!r}")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from judge.deadline import parse_deadline
-from judge.errors import JudgeError, setting_problem
+from judge.errors import parse_settings
 from judge.models.bundle import open_model
+from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Cells
 from judge.tables.table import OnBadRow, Table
 
@@ -51,7 +52,7 @@ class Judge:
     """
 
     def __init__(self, model: str | Path, *, base: str | Path | None = None, **settings: Any) -> None:
-        self._settings = parse_settings(settings)
+        self._settings = parse_settings(ScoreSettings, settings)
         self._model = open_model(model, base, weights_needed=self._settings.server is None)
         self._scorer: Scorer | None = None
         self._logs: Path | None = None
@@ -117,20 +118,3 @@ class Judge:
     def __del__(self) -> None:
         if getattr(self, "_scorer", None) is not None:
             self.close()
-
-
-def parse_settings(settings: dict[str, Any]) -> Any:
-    """Return `ScoreSettings` from plain values, with errors that a user can act on.
-
-    Raises:
-        JudgeError: every unknown field and impossible value, in one line.
-    """
-    from pydantic import ValidationError
-
-    from judge.scoring.settings import ScoreSettings
-
-    try:
-        return ScoreSettings(**settings)
-    except ValidationError as error:
-        problems = [setting_problem(problem, ScoreSettings.model_fields) for problem in error.errors()]
-        raise JudgeError("; ".join(problems)) from None

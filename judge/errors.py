@@ -6,8 +6,10 @@ Every such error ends in one line on standard error and exit status 2.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+Settings = TypeVar("Settings")
 
 
 class JudgeError(Exception):
@@ -60,3 +62,32 @@ def setting_problem(problem: Mapping[str, Any], known: Iterable[str], word: str 
     message = problem["msg"].removeprefix("Value error, ")
     shown = f"{name}={printable(problem['input'])}: " if name else ""
     return f"{shown}{message[0].lower()}{message[1:]}"
+
+
+def parse_settings(
+    model: type[Settings],
+    values: Mapping[str, Any],
+    source: str = "",
+    spelled: Callable[[str], str] = str,
+) -> Settings:
+    """Return settings from plain values.
+
+    Args:
+        model: a pydantic model or dataclass.
+        source: where the values come from; the error begins with it.
+        spelled: gives the name of a setting as the user wrote it, such as `--batch-tokens`.
+
+    Raises:
+        JudgeError: every unknown setting and impossible value, in one line.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return model(**values)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            name, *rest = problem["loc"] or ("",)
+            shown = {**problem, "loc": (spelled(str(name)), *rest)}
+            problems.append(setting_problem(shown, model.__pydantic_fields__))  # type: ignore[attr-defined]
+        raise JudgeError((f"{source}: " if source else "") + "; ".join(problems)) from None

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings_dataclass
 
 from judge.errors import counted, printable
 from judge.models.bundle import ModelFolder
@@ -19,17 +21,22 @@ from judge.tables.comparison import Flag
 from judge.tables.table import Table
 
 
-@dataclass(frozen=True)
+@settings_dataclass(frozen=True)
 class Limits:
-    """How far a stage may be from the reference.
+    """How far a stage may be from the reference."""
 
-    Attributes:
-        log_loss: largest increase of the log loss, nats.
-        flips: largest share of rows whose most probable verdict is another.
-    """
-
-    log_loss: float = 0.01
-    flips: float = 0.03
+    log_loss: float = Field(
+        default=0.01,
+        ge=0,
+        description="Largest increase of the log loss that passes, nats.",
+        json_schema_extra={"flag": "--max-log-loss"},
+    )
+    flips: float = Field(
+        default=0.03,
+        ge=0,
+        description="Largest share of changed verdicts that passes.",
+        json_schema_extra={"flag": "--max-flips"},
+    )
 
 
 @dataclass(frozen=True)

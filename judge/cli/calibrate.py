@@ -1,4 +1,4 @@
-"""What `judge calibrate` does around the fitting: the bundle, prompts without content, storing, and what is printed."""
+"""`judge calibrate`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from judge.api import Judge
-from judge.calibration.calibrate import NO_MODEL, CalibrateResult, CalibrateSettings, calibrate
+from judge.calibration.calibrate import NO_MODEL, CalibrateResult, CalibrateSettings
+from judge.calibration.calibrate import calibrate as fit
+from judge.cli.commands import Flags
+from judge.cli.options import AsJson, Base
 from judge.errors import JudgeError, counted, printable
 from judge.files import whole_file
 from judge.models.bundle import ModelFolder, file_digest, open_model
@@ -35,6 +39,40 @@ _AS_RECORDED = {
     "dtype": "dtype",
     "weights": "weights",
 }
+
+
+def calibrate(
+    settings: Annotated[CalibrateSettings, Flags()],
+    predictions: Annotated[
+        Path | None,
+        typer.Argument(help="Held-out predictions that judge score wrote: .parquet, .csv, or a submission."),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Argument(help="The labelled table of the same ids: .csv, .parquet or .jsonl.")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="The judge that wrote them: a calibration that helps is stored in it.")
+    ] = None,
+    base: Base = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Take the calibration out of --bundle; nothing else.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a correction of a judge's probabilities on held-out predictions; keep it only if it is shown to help.
+
+    judge score applies what is stored in the bundle.
+    """
+    if remove:
+        if bundle is None or predictions is not None:
+            raise JudgeError("--remove goes with --bundle FOLDER and nothing else")
+        lines = remove_calibration(bundle)
+    elif predictions is None or table is None:
+        raise JudgeError("give the predictions and their labelled table: judge calibrate PREDICTIONS TABLE")
+    else:
+        lines = calibrate_output(predictions, table, settings, bundle=bundle, base=base, as_json=as_json)
+    for line in lines:
+        typer.echo(line)
 
 
 def calibrate_output(
@@ -67,7 +105,7 @@ def calibrate_output(
     def content_free() -> Three | str:
         return NO_MODEL if model is None else _without_content(model, base, record, must)
 
-    result = calibrate(stored, Table.open(table, on_bad_row="placeholder"), settings, content_free)
+    result = fit(stored, Table.open(table, on_bad_row="placeholder"), settings, content_free)
     calibration = result.calibration(file_digest(predictions), record.get("prompt"))
     if model is not None and not record:
         result.warnings.append(

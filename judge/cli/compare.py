@@ -1,4 +1,4 @@
-"""What `judge compare` prints: a table for people, or one JSON object."""
+"""`judge compare`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from judge.cli.commands import Flags
+from judge.cli.options import AsJson, LabelledTable
 from judge.cli.words import aligned
 from judge.errors import counted, printable
-from judge.evaluation.compare import ChangedRow, CompareResult, Difference, compare
+from judge.evaluation.compare import ChangedRow, CompareResult, Difference
+from judge.evaluation.compare import compare as measure
 from judge.evaluation.judged_rows import left_out_text
 from judge.evaluation.members import read_members
 from judge.evaluation.settings import CompareSettings
@@ -22,17 +28,17 @@ _LEAST_MOVED = 0.005  # less is 0.00 in print
 _TITLES = {"log_loss": ("log loss", ".4f"), "accuracy": ("accuracy", ".1%"), "brier": ("Brier score", ".4f")}
 
 
-def run_compare(
-    first: Path, second: Path, table: Path, settings: CompareSettings, as_json: bool = False
-) -> Iterator[str]:
-    """Compare two files of predictions on a labelled table and yield the lines to print.
-
-    Raises:
-        JudgeError: see `read_members`, `Table` and `judge.evaluation.compare.compare`.
-    """
-    members = read_members([first, second])
-    result = compare(members, Table.open(table, on_bad_row="placeholder"), settings)
-    yield from [json_text(result)] if as_json else text_lines(result)
+def compare(
+    first: Annotated[Path, typer.Argument(help="Predictions of one judge, A: .parquet, .csv, or a submission.")],
+    second: Annotated[Path, typer.Argument(help="Predictions of another, B, for the same table.")],
+    table: LabelledTable,
+    settings: Annotated[CompareSettings, Flags()],
+    as_json: AsJson = False,
+) -> None:
+    """Say whether one judge is better than another on the same labelled rows, or whether nothing can be said."""
+    result = measure(read_members([first, second]), Table.open(table, on_bad_row="placeholder"), settings)
+    for line in [json_text(result)] if as_json else text_lines(result):
+        typer.echo(line)
 
 
 def json_text(result: CompareResult) -> str:

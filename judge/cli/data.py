@@ -1,4 +1,4 @@
-"""The commands of `judge data`: parse, call one function, print. Heavy imports happen inside the commands."""
+"""The commands of `judge data`."""
 
 from __future__ import annotations
 
@@ -7,33 +7,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from judge.errors import counted
+from judge.cli.commands import command, group
+from judge.cli.options import CellsOption, NewTable, TableFile
+from judge.errors import JudgeError, counted
 
-data_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Check, split, clean, mix and describe tables for training.",
-)
+data = group("Check, split, clean, mix and describe tables for training.")
 
 Tables = Annotated[list[Path], typer.Argument(metavar="TABLE", help="Tables: .csv, .parquet or .jsonl.")]
-TableFile = Annotated[Path, typer.Argument(help="Table of comparisons: .csv, .parquet or .jsonl.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Table to write: .csv, .parquet or .jsonl.")]
 Seed = Annotated[int, typer.Option(help="Another seed chooses other prompts.")]
-CellsOption = Annotated[
-    Literal["auto", "json", "plain"],
-    typer.Option(help="Cells are JSON lists with one string a turn, plain text, or whichever each looks like."),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-@data_app.command()
-def validate(tables: Tables, cells: CellsOption = "auto", debug: Debug = False) -> None:
+@command(data)
+def validate(tables: Tables, cells: CellsOption = "auto") -> None:
     """Read tables as training does and say what is wrong; exit status 1 if anything is.
 
     A table that training cannot read at all ends with exit status 2.
     """
-    del debug
     from judge.data.tables import validate as run
 
     found = run(tables, cells)
@@ -48,25 +37,24 @@ def validate(tables: Tables, cells: CellsOption = "auto", debug: Debug = False) 
         raise typer.Exit(1)
 
 
-@data_app.command()
+@command(data)
 def split(
     tables: Tables,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the parts.")],
     holdout: Annotated[
         float | None, typer.Option(help="Share of the rows to hold out: writes train and heldout. [default: 0.1]")
     ] = None,
-    folds: Annotated[int | None, typer.Option(help="Number of folds, instead of --holdout: writes fold-1 …")] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Number of folds, instead of --holdout: writes fold-1, fold-2 and so on.")
+    ] = None,
     seed: Seed = 0,
     suffix: Annotated[
         Literal["csv", "parquet", "jsonl"] | None, typer.Option(help="Format of the parts. [default: the table's]")
     ] = None,
     cells: CellsOption = "auto",
-    debug: Debug = False,
 ) -> None:
     """Split tables; rows with the same first prompt stay together, verdicts are balanced."""
-    del debug
     from judge.data.tables import split_tables
-    from judge.errors import JudgeError
 
     if holdout is not None and folds is not None:
         raise JudgeError("--holdout and --folds: give one of them")
@@ -75,10 +63,10 @@ def split(
         typer.echo(line)
 
 
-@data_app.command()
+@command(data)
 def dedupe(
     table: TableFile,
-    output: Output,
+    output: NewTable,
     near: Annotated[
         bool, typer.Option("--near", help="Also rows with the same responses and near-duplicate prompts.")
     ] = False,
@@ -86,44 +74,38 @@ def dedupe(
         Literal["keep-first", "drop"], typer.Option(help="Copies with contradicting verdicts: keep the first, or none.")
     ] = "keep-first",
     cells: CellsOption = "auto",
-    debug: Debug = False,
 ) -> None:
     """Take out rows that compare the same as an earlier one, also with A and B exchanged."""
-    del debug
     from judge.data.tables import dedupe as run
 
     for line in run(table, output, near, conflicts, cells):
         typer.echo(line)
 
 
-@data_app.command()
+@command(data)
 def mix(
-    output: Output,
+    output: NewTable,
     source: Annotated[list[Path], typer.Option(help="A table; again for each further one. The first is the standard.")],
     weight: Annotated[list[float] | None, typer.Option(help="Of each source, in their order. [default: 1]")] = None,
     rows: Annotated[int | None, typer.Option(help="Draw so many rows, in proportion to the weights.")] = None,
     seed: Seed = 0,
     cells: CellsOption = "auto",
-    debug: Debug = False,
 ) -> None:
     """Make one table for training out of several, and compare their verdicts with the first one's."""
-    del debug
     from judge.data.mix import mix as run
 
     for line in run(source, weight or [], output, rows, seed, cells):
         typer.echo(line)
 
 
-@data_app.command()
+@command(data)
 def describe(
     table: TableFile,
     model: Annotated[Path | None, typer.Option(help="Folder of a model: count its tokens too.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     cells: CellsOption = "auto",
-    debug: Debug = False,
 ) -> None:
     """Say what is in a table: turns, verdicts, languages, lengths."""
-    del debug
     from json import dumps
 
     from judge.data.describe import describe as run

@@ -1,4 +1,4 @@
-"""What `judge doctor` prints: a line for each finding, in groups, or one JSON object."""
+"""`judge doctor`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,41 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Annotated
 
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from judge.cli.commands import Flags
+from judge.cli.options import AsJson, Base
+from judge.doctor.doctor import Examination, examine, without_model
+from judge.doctor.finding import Finding
 from judge.errors import JudgeError, counted
-
-if TYPE_CHECKING:
-    from judge.doctor.doctor import Examination
-    from judge.doctor.finding import Finding
+from judge.models.prompting import PromptSettings
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+def doctor(
+    prompt: Annotated[PromptSettings, Flags("template max_tokens")],
+    model: Annotated[
+        Path | None, typer.Argument(help="Model folder, judge bundle or adapter. [default: look at the machine alone]")
+    ] = None,
+    base: Base = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder that results go to. [default: this one]")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes longer than seconds.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at the machine, the packages, the model and whether all works offline; every problem says what to do.
+
+    Exit status 1 if there is a problem.
+    """
+    if run_doctor(Examination(model, base, prompt.template, prompt.max_tokens, output, quick), as_json):
+        raise typer.Exit(1)
 
 
 def run_doctor(wanted: Examination, as_json: bool = False) -> int:
@@ -23,11 +49,6 @@ def run_doctor(wanted: Examination, as_json: bool = False) -> int:
     Raises:
         JudgeError: options that belong to a model, and no model.
     """
-    from rich.console import Console
-    from rich.text import Text
-
-    from judge.doctor.doctor import examine, without_model
-
     mistake = without_model(wanted)
     if mistake is not None:
         raise JudgeError(mistake.line)

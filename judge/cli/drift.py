@@ -1,4 +1,4 @@
-"""What `judge drift` does around the measuring: folders, what the user sees, and the record in the bundle."""
+"""`judge drift`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import signal
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from judge.cli.commands import Flags
+from judge.cli.options import Base, CellsOption, Restart
 from judge.errors import JudgeError, RunInterrupted, printable
 from judge.files import whole_file
 from judge.models.bundle import ModelFolder, is_adapter, open_model
@@ -22,6 +27,30 @@ from quantize.drift import FILE, choose_rows, measure_drift
 from quantize.drift_figures import Drift, Limits, StageFigures
 
 DEFAULT_ROWS = 1000
+
+
+def drift(
+    stages: Annotated[
+        list[Path], typer.Argument(help="Folders, in the order in which they were made: base, bundle, merged, 4-bit.")
+    ],
+    data: Annotated[Path, typer.Option(help="Table of comparisons, best labelled; rows that trained are left out.")],
+    limits: Annotated[Limits, Flags()],
+    settings: Annotated[ScoreSettings, Flags("readout dtype device weights")],
+    rows: Annotated[int, typer.Option(help="Most rows to measure on, drawn at random.")] = DEFAULT_ROWS,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+    base: Base = None,
+    cells: CellsOption = "auto",
+    restart: Restart = False,
+) -> None:
+    """Say what merging and quantising changed about the verdicts; exit status 1 if it is too much.
+
+    The first stage that is a judge is the reference. The figures are kept in the last stage's folder (drift.json).
+    """
+    found = run_drift(stages, data, settings, limits, base=base, rows=rows, seed=seed, cells=cells, restart=restart)
+    for line in drift_lines(found):
+        typer.echo(line)
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 def run_drift(
@@ -56,7 +85,7 @@ def run_drift(
     try:
         chosen = choose_rows(stages, table, rows, seed, work)
         events.begin()
-        drift = measure_drift(stages, chosen, settings, limits, work, events)
+        found = measure_drift(stages, chosen, settings, limits, work, events)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping the engines takes some seconds
         raise RunInterrupted(f"stopped; what is finished is kept in {work}: give the same command to go on") from None
@@ -67,8 +96,8 @@ def run_drift(
     finally:
         events.end()
     shutil.rmtree(work)
-    _keep(stages[-1], drift, table, events)
-    return drift
+    _keep(stages[-1], found, table, events)
+    return found
 
 
 def _open_stage(folder: Path, base: Path | None) -> ModelFolder:

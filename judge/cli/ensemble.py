@@ -1,4 +1,4 @@
-"""`judge ensemble`: files in, one blended file out, and what is printed about it."""
+"""`judge ensemble`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
 
+from judge.cli.commands import Flags
+from judge.cli.options import AsJson
 from judge.cli.score import SubmissionOptions, check_submission_options
 from judge.errors import JudgeError, counted
-from judge.evaluation.ensemble import Ensemble, EnsembleFigures, Score, ensemble
+from judge.evaluation.ensemble import Ensemble, EnsembleFigures, Score, parse_weights
+from judge.evaluation.ensemble import ensemble as blend
 from judge.evaluation.judged_rows import left_out_text
 from judge.evaluation.members import read_members
 from judge.evaluation.settings import EnsembleSettings
@@ -30,6 +34,29 @@ from judge.version import __version__
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def ensemble(
+    members: Annotated[list[Path], typer.Argument(help="What judge score wrote for one table, two files or more.")],
+    settings: Annotated[EnsembleSettings, Flags("trained_rows partial resamples seed folds")],
+    submission: Annotated[SubmissionOptions, Flags("path sample floor")],
+    table: Annotated[
+        Path | None, typer.Option(help="Labelled table: the weights are fitted and the blend is measured on it.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Blended predictions: .parquet or .csv.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="One for each file, summing to 1, such as 0.6,0.4. [default: fitted; equal without a table]"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Blend predictions of several judges, and say whether that is better than the best of them alone."""
+    if weights is not None:
+        settings = settings.model_copy(update={"weights": parse_weights(weights)})
+    for line in run_ensemble(members, table, output, settings, submission, as_json):
+        typer.echo(line)
 
 
 def run_ensemble(
@@ -66,7 +93,7 @@ def run_ensemble(
     _check_permission(outputs)
     stored = read_members(members)
     table = None if table_path is None else Table.open(table_path, on_bad_row="placeholder")
-    found = ensemble(stored, table, settings)
+    found = blend(stored, table, settings)
     ids, order = _ids(stored[0].ids, table)
     check_form(form, ids.to_pylist())
     if output is not None and record is not None:

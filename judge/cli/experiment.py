@@ -1,13 +1,15 @@
-"""What `judge experiment` does around an experiment: which one it is, what the user sees, and the files it leaves."""
+"""`judge experiment`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
+from judge.cli.commands import Flags
 from judge.cli.experiment_text import result_lines
 from judge.cli.train import quiet_libraries
 from judge.errors import JudgeError, printable
@@ -16,7 +18,7 @@ from judge.experiment.arm_figures import apart, most_disputed
 from judge.experiment.files import RECORD, RESULTS, write_results
 from judge.experiment.result import ExperimentResult
 from judge.experiment.run import run_experiment
-from judge.experiment.settings import ExperimentSettings, experiment_of, load_experiment
+from judge.experiment.settings import ArmSettings, ExperimentSettings, experiment_of, load_experiment
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float
 from judge.report.experiment_page import experiment_sections
@@ -29,6 +31,37 @@ REPORT = "report.html"
 # The browser of rows holds at most so many: those on which the arms disagree most.
 MOST_ROWS = 2_000
 _FILES = (".yaml", ".yml")
+
+
+def experiment(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="EXPERIMENT.yaml | MODEL... TABLE", help="A file, or models and a table.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for results, report and what was read.")],
+    arms: Annotated[
+        dict[str, Any],
+        Flags("template max_tokens truncation swap calibration train train_rows", ArmSettings, several=True),
+    ],
+    others: Annotated[
+        dict[str, Any],
+        Flags(
+            "train_seeds baseline metric margin rows level power seed resamples base cells readout dtype "
+            "weights device workers",
+            ExperimentSettings,
+        ),
+    ],
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of what was read, to share between experiments. [default: OUT/cache]")
+    ] = None,
+) -> None:
+    """Compare prompt templates, budgets, models or trainings on the same rows, and say what is really different.
+
+    Options that are given several times make arms: all their combinations. What was read is kept; the same command
+    goes on where it stopped, and an arm or rows more cost only what is new.
+    """
+    if "template" in arms:
+        arms["templates"] = arms.pop("template")
+    run_experiment_command(experiment_settings(arguments, arms, others), output, cache)
 
 
 def experiment_settings(

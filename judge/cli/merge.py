@@ -1,21 +1,41 @@
-"""`judge merge`: one merge with its progress, and its figures as aligned lines."""
+"""`judge merge`."""
 
 from __future__ import annotations
 
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
+import typer
+
+from judge.cli.options import Base
 from judge.errors import RunInterrupted
 from judge.models.bundle import open_model
 from judge.runs.terminal import Terminal, duration
-
-if TYPE_CHECKING:
-    from quantize.merge_plan import Dtype
+from quantize.merge_plan import Dtype
 
 # Set before torch and transformers are imported.
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def merge(
+    bundle: Annotated[Path, typer.Argument(help="Judge bundle or folder of a LoRA adapter.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the merged model.")],
+    base: Base = None,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Number format of the merged weights. auto: each tensor as the base stores it.")
+    ] = "auto",
+    proof: Annotated[
+        bool,
+        typer.Option(
+            help="Compare the verdicts of base, adapter and merged model on built-in rows, in float32 on the CPU."
+        ),
+    ] = True,
+    restart: Annotated[bool, typer.Option("--restart", help="Drop what another command left in OUT.parts.")] = False,
+) -> None:
+    """Merge a judge's adapter into its base model, in float32, and prove that the verdicts stayed."""
+    run_merge(bundle, output, base, dtype, proof, restart)
 
 
 class MergeTerminal(Terminal):
@@ -39,7 +59,7 @@ def run_merge(bundle: Path, output: Path, base: Path | None, dtype: Dtype, proof
         os.environ.setdefault(name, value)
     from transformers.utils.logging import disable_progress_bar
 
-    from quantize.merge import merge
+    from quantize.merge import merge as merge_model
 
     disable_progress_bar()
     for name in ("peft", "bitsandbytes"):  # what they say while they load is not about this merge
@@ -48,7 +68,7 @@ def run_merge(bundle: Path, output: Path, base: Path | None, dtype: Dtype, proof
     events = MergeTerminal()
     events.begin()
     try:
-        figures = merge(model, output, dtype, events, proof, restart)
+        figures = merge_model(model, output, dtype, events, proof, restart)
     except KeyboardInterrupt:
         raise RunInterrupted(f"stopped; nothing is written to {output}") from None
     finally:

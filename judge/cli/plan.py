@@ -1,4 +1,4 @@
-"""What `judge plan` does around the planning: settings in, lines and an exit status out."""
+"""`judge plan`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from judge.cli.commands import Flags
+from judge.cli.options import AsJson, CellsOption, Duration, OnBadRowOption, TableFile
 from judge.cli.plan_text import json_object, text_lines
 from judge.deadline import parse_duration
 from judge.errors import JudgeError
@@ -22,6 +26,36 @@ from judge.tables.table import OnBadRow, Table
 if TYPE_CHECKING:
     from judge.planning.lengths import PromptLengths
     from judge.planning.time_model import TimeModel
+
+
+def plan(
+    model: Annotated[Path, typer.Argument(help="Model folder, judge bundle, or a config.json alone.")],
+    table: TableFile,
+    settings: Annotated[
+        ScoreSettings,
+        Flags("template max_tokens truncation swap dtype weights parallel workers gpu_memory_utilization batch_tokens"),
+    ],
+    gpu: Annotated[
+        str | None, typer.Option(help="Cards to plan for, such as T4, 2xT4 or cpu. [default: this machine's]")
+    ] = None,
+    deadline: Duration = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of the model's tokenizer, where MODEL has none.")
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure this machine first, with random weights: a minute or two.")
+    ] = False,
+    cells: CellsOption = "auto",
+    on_bad_row: OnBadRowOption = "error",
+    as_json: AsJson = False,
+) -> None:
+    """Say before a scoring what it takes: memory, what cannot work, hours with a range, and what to change.
+
+    Nothing is loaded but the config and the tokenizer. Exit status 1 if it cannot work or may not fit the deadline.
+    """
+    options = PlanOptions(gpu, deadline, tokenizer, probe, as_json)
+    if run_plan(model, table, settings, options, cells=cells, on_bad_row=on_bad_row, echo=typer.echo):
+        raise typer.Exit(1)
 
 
 class PlanTerminal(ScoringTerminal):

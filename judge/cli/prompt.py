@@ -1,11 +1,14 @@
-"""What `judge prompt list`, `show`, `check` and `diff` print."""
+"""The commands of `judge prompt`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import typer
+
+from judge.cli.commands import command, group
 from judge.errors import JudgeError, counted, printable
 from judge.prompting.template import PARTS, Slot, Template, TemplateError, copies, load_template, named_template
 from judge.prompting.template_folders import template_files
@@ -16,6 +19,60 @@ if TYPE_CHECKING:
     from judge.prompting.check import Checked, Sample
     from judge.prompting.diff import TokenCosts
     from judge.prompting.encoding import TextEncoder
+
+
+prompt = group("Look at the prompt templates.")
+
+
+@command(prompt, "list")
+def prompt_list() -> None:
+    """List the prompt templates that have a name: shipped ones, and files in prompts/ and your own folder."""
+    for line in list_lines():
+        typer.echo(line)
+
+
+@command(prompt, "show")
+def prompt_show(
+    template: Annotated[str, typer.Argument(help="A shipped name or a .yaml file.")],
+    model: Annotated[Path | None, typer.Option(help="Show it as this model gets it, with token counts.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Fill in the first row of this table.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest prompt in tokens.")] = 2048,
+) -> None:
+    """Show a prompt template, or the prompt that a model gets for the first row of a table."""
+    for line in show_template(template, model, table, max_tokens):
+        typer.echo(line)
+
+
+@command(prompt, "check")
+def prompt_check(
+    template: Annotated[str, typer.Argument(help="A name or a .yaml file.")],
+    model: Annotated[Path | None, typer.Option(help="Check it with this model's tokenizer.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Rows to show. [default: made-up ones]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest prompt. [default: as in scoring]")] = None,
+    truncation: Annotated[
+        Literal["middle", "start", "end", "oldest-turns"] | None, typer.Option(help="Where over-long texts are cut.")
+    ] = None,
+) -> None:
+    """Find mistakes in a prompt template, on the most awkward rows; exit status 1 if there is one."""
+    lines, failed = run_check(template, model, table, max_tokens, truncation)
+    for line in lines:
+        typer.echo(line)
+    if failed:
+        raise typer.Exit(1)
+
+
+@command(prompt, "diff")
+def prompt_diff(
+    first: Annotated[str, typer.Argument(help="A name or a .yaml file.")],
+    second: Annotated[str, typer.Argument(help="Another.")],
+    model: Annotated[Path | None, typer.Option(help="Count tokens with this model's tokenizer, of --table.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Rows to count on.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest prompt. [default: as in scoring]")] = None,
+    rows: Annotated[int, typer.Option(help="Most rows to count on, drawn at random.")] = 1000,
+) -> None:
+    """Show what differs between two prompt templates, word by word, and in tokens."""
+    for line in diff_lines(first, second, model, table, max_tokens, rows):
+        typer.echo(line)
 
 
 def list_lines() -> Iterator[str]:

@@ -1,16 +1,16 @@
-"""What `judge quantize` does around the quantising: the calibration table, what the user sees, the figures."""
+"""`judge quantize`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+import typer
 
+from judge.cli.commands import Flags
 from judge.cli.drift import default_table, drift_lines, run_drift
-from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.runs.terminal import Terminal, duration
 from judge.scoring.settings import ScoreSettings
@@ -21,6 +21,35 @@ from quantize.calibration import Calibration, calibration_prompts, shortfall
 from quantize.drift_figures import Limits
 from quantize.size_report import SizeReport
 from quantize.unfinished import check_output
+
+
+def quantize(
+    model: Annotated[Path, typer.Argument(help="Merged judge, or any 16-bit model folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the 4-bit model.")],
+    settings: Annotated[QuantizeSettings, Flags()],
+    limits: Annotated[Limits, Flags()],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Labelled table to calibrate on; may be given more than once. [default: what trained it]"),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt template. [default: the bundle's, otherwise side-by-side]")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--drift/--no-drift", help="Measure what it changed, as judge drift.")
+    ] = True,
+    drift_data: Annotated[
+        Path | None,
+        typer.Option(help="Table to measure on. [default: the rows of the training table that were held out]"),
+    ] = None,
+) -> None:
+    """Write a 4-bit AWQ copy of a judge, calibrated on its own prompts, and measure the drift.
+
+    Exit status 1 if the drift is too much; the 4-bit model is kept all the same. Interrupted work starts over.
+    """
+    options = DriftOptions(limits, drift_data) if measure else None
+    if not run_quantize(model, output, data, settings, template=template, drift=options):
+        raise typer.Exit(1)
 
 
 class QuantizeTerminal(Terminal):
@@ -54,20 +83,6 @@ class DriftOptions:
 
     limits: Limits
     data: Path | None = None
-
-
-def parse_quantize_settings(values: dict[str, Any]) -> QuantizeSettings:
-    """Return the settings from plain values.
-
-    Raises:
-        JudgeError: an impossible value.
-    """
-    try:
-        return QuantizeSettings(**values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        flag = str(problem["loc"][0]).replace("_", "-")
-        raise JudgeError(f"--{flag}={problem['input']}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
 
 
 def run_quantize(

@@ -1,4 +1,4 @@
-"""What `judge rehearse` does around the measuring: opening things, showing progress, lines or JSON."""
+"""`judge rehearse`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import signal
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from judge.cli.commands import Flags
+from judge.cli.options import AsJson, Base, CellsOption, Duration, Model, OnBadRowOption, TableFile
 from judge.deadline import parse_deadline
 from judge.engine.choose import usable_gpus
 from judge.errors import JudgeError, RunInterrupted
@@ -16,7 +20,7 @@ from judge.models.bundle import open_model
 from judge.planning.rehearsal import Costs, Rehearsal, Verdict, decide, drift_of, reading_time, total_time
 from judge.planning.rehearsal_rows import WatchedTable
 from judge.planning.rehearsal_text import lines
-from judge.planning.rehearse import rehearse
+from judge.planning.rehearse import rehearse as measure
 from judge.runs.terminal import ScoringTerminal
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
@@ -25,6 +29,44 @@ from judge.tables.table import OnBadRow
 
 # Rows of the random sample: about a minute and a half of a 135M model on two slow cores, or of an 8B on a T4.
 CPU_SAMPLE, GPU_SAMPLE = 48, 256
+
+
+def rehearse(
+    model: Model,
+    table: TableFile,
+    settings: Annotated[
+        ScoreSettings,
+        Flags(
+            "template max_tokens truncation swap readout dtype weights device parallel workers gpu_memory_utilization "
+            "batch_tokens"
+        ),
+    ],
+    deadline: Duration = None,
+    sample: Annotated[int | None, typer.Option(help="Rows of the random sample. [default: 256, on a CPU 48]")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed draws other rows.")] = 0,
+    base: Base = None,
+    cells: CellsOption = "auto",
+    on_bad_row: OnBadRowOption = "error",
+    as_json: AsJson = False,
+) -> None:
+    """Run the real engine on the longest, the odd and some random rows: memory, speed, and how long the whole takes.
+
+    Nothing is left behind. Exit status 1 if the whole table would not fit the deadline.
+    """
+    fits = run_rehearse(
+        model,
+        table,
+        settings,
+        cells=cells,
+        on_bad_row=on_bad_row,
+        deadline=deadline,
+        sample=sample,
+        seed=seed,
+        as_json=as_json,
+        base=base,
+    )
+    if not fits:
+        raise typer.Exit(1)
 
 
 class RehearsalTerminal(ScoringTerminal):
@@ -66,7 +108,7 @@ def run_rehearse(
             with Scorer(folder, settings, Path(name)) as scorer:
                 count = sample or (GPU_SAMPLE if scorer.pool.config.device == "cuda" else CPU_SAMPLE)
                 events.begin()
-                found, costs = rehearse(scorer, table, Path(name), count, seed, events)
+                found, costs = measure(scorer, table, Path(name), count, seed, events)
                 events.end()
                 verdict = decide(found, costs, scorer.budget.max_tokens, seconds)
                 cards = [gpu.name for gpu in usable_gpus(settings)]

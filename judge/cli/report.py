@@ -1,11 +1,16 @@
-"""What `judge report` does: evaluates predictions and writes one HTML file with figures and a browser of rows."""
+"""`judge report`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from judge.cli.commands import Flags
+from judge.cli.options import CellsOption, LabelledTable, PredictionsFile
 from judge.errors import JudgeError, counted, printable
 from judge.evaluation.evaluate import evaluate_joined
 from judge.evaluation.judged_rows import JudgedRows, join
@@ -19,6 +24,27 @@ from judge.runs.terminal import ReadingTerminal
 from judge.stats.resample import check_resampling
 from judge.tables.comparison import Cells, Flag
 from judge.tables.table import Table
+
+
+def report(
+    predictions: PredictionsFile,
+    table: LabelledTable,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write: .html.")],
+    settings: Annotated[EvaluateSettings, Flags()],
+    model: Annotated[
+        Path | None, typer.Option(help="The judge's folder: adds its loss curve, drift and settings to the page.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Most rows in the browser, evenly from the table. [default: all]")
+    ] = None,
+    cells: CellsOption = "auto",
+) -> None:
+    """Write an evaluation as one HTML page: charts, biases, slices, and a browser of all rows.
+
+    The page needs no network. It holds the texts of the table.
+    """
+    for line in run_report(predictions, table, output, settings, model=model, cells=cells, most_rows=rows):
+        typer.echo(line)
 
 
 def run_report(

@@ -1,13 +1,19 @@
-"""What `judge score` does around the scoring: files, resuming, submission, and what the user sees."""
+"""`judge score`."""
 
 from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from judge.deadline import Deadline, DeadlinePassed, leave_abandoned, within
+import typer
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings_dataclass
+
+from judge.cli.commands import Flags
+from judge.cli.options import Base, CellsOption, Model, OnBadRowOption, Restart, TableFile
+from judge.deadline import Deadline, DeadlinePassed, leave_abandoned, parse_deadline, process_began, within
 from judge.errors import JudgeError, RunInterrupted, counted
 from judge.models.bundle import ModelFolder, open_model
 from judge.predictions.predictions import (
@@ -32,17 +38,64 @@ from judge.tables.table import OnBadRow, Table, read_ids
 LOW_MASS = 0.5
 
 
-@dataclass(frozen=True)
+@settings_dataclass(frozen=True)
 class SubmissionOptions:
-    """Where to write a submission (None: nowhere), the contest's sample of it, the smallest probability.
+    """Where a submission is written, if anywhere, and how."""
 
-    `quick_below`: tables of fewer rows get a uniform submission at once, and nothing else.
+    path: Path | None = Field(
+        default=None,
+        description="Also write a contest submission (CSV).",
+        json_schema_extra={"flag": "--submission"},
+    )
+    sample: Path | None = Field(
+        default=None, description="The contest's sample submission: its columns, order and ids are used."
+    )
+    floor: float = Field(default=1e-4, description="Smallest probability in the submission.")
+    quick_below: int = Field(
+        default=0,
+        description="Write a uniform submission at once, without a model, for a table of fewer rows than this.",
+    )
+
+
+def score(
+    model: Model,
+    table: TableFile,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", help="Predictions: .parquet or .csv; without a suffix, a folder of Parquet files."
+        ),
+    ],
+    settings: Annotated[ScoreSettings, Flags("swap calibration template max_tokens truncation shares *")],
+    submission: Annotated[SubmissionOptions, Flags()],
+    base: Base = None,
+    cells: CellsOption = "auto",
+    on_bad_row: OnBadRowOption = "error",
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            help="End by then, complete: 8h30m from the start, or a clock time such as 2026-11-22T07:30. What there is "
+            "no time for is given up in a stated order and flagged."
+        ),
+    ] = None,
+    restart: Restart = False,
+) -> None:
+    """Score a table of comparisons: the probabilities that A, B or neither is preferred.
+
+    An interrupted run goes on where it stopped when the same command is given again.
     """
-
-    path: Path | None = None
-    sample: Path | None = None
-    floor: float = 1e-4
-    quick_below: int = 0
+    run_score(
+        model,
+        table,
+        output,
+        settings,
+        submission,
+        cells=cells,
+        on_bad_row=on_bad_row,
+        restart=restart,
+        base=base,
+        deadline=parse_deadline(deadline, process_began()) if deadline is not None else None,
+    )
 
 
 def run_score(

@@ -1,4 +1,4 @@
-"""`judge show`: one comparison in the terminal, with what people and the judge said of it.
+"""`judge show`.
 
 All texts are hostile: they are shown through `visible` and as `rich.text.Text`, never as markup.
 """
@@ -9,13 +9,16 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from rich.console import Console, RenderableType
 from rich.rule import Rule
 from rich.table import Table as Grid
 from rich.text import Text
 
+from judge.cli.options import PredictionsFile, TableFile
 from judge.errors import JudgeError, counted, printable, suggestion
 from judge.evaluation.row_facts import facts_of, gathered
 from judge.predictions.file import StoredPredictions, read_predictions
@@ -50,6 +53,19 @@ class ShownRow:
     second: Float | None
     flags: Flag
     cut: bool | None
+
+
+CONTEXT = {"ignore_unknown_options": True}  # an id may begin with a minus
+
+
+def show(
+    predictions: PredictionsFile,
+    table: TableFile,
+    row_id: Annotated[str, typer.Argument(metavar="ID", help="The row's id in the table.")],
+    width: Annotated[int | None, typer.Option(help="Columns to use. [default: the terminal's]")] = None,
+) -> None:
+    """Print one comparison: the conversation with A and B side by side, people's verdict and the judge's."""
+    run_show(predictions, table, row_id, width)
 
 
 def run_show(

@@ -1,4 +1,4 @@
-"""`judge train`: settings from a config file and flags, one run, its figures as a table."""
+"""`judge train`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from judge.cli.settings_flags import settings_app
+from judge.cli.commands import Flags
 from judge.errors import JudgeError
 from judge.training.settings import TrainSettings, parse_train_settings, read_config
 
@@ -24,24 +24,23 @@ _ENVIRONMENT = {
 }
 
 
-def run_train(
+def train(
+    given: Annotated[dict[str, Any], Flags(model=TrainSettings)],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the judge bundle.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with any of the settings below.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any of the settings that are flags.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with this output's unfinished run: same data, same settings.")
     ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Drop this output's unfinished run.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    given: dict[str, Any] | None = None,
 ) -> None:
-    """Train a judge on labelled comparisons: adapter (LoRA, QLoRA) or all weights, written as a judge bundle.
+    """Train a judge on labelled comparisons, and write it as a judge bundle.
 
-    Settings come from --config; flags override it. On several GPUs: accelerate launch -m judge train …
+    It trains an adapter (LoRA, QLoRA) or all weights. Settings come from --config; flags override it. On several
+    GPUs: accelerate launch -m judge train, with the same options.
     """
-    del debug
     if output is None:
         raise JudgeError("no output: give the bundle's folder with -o")
-    values = {**(read_config(config) if config else {}), **(given or {})}
+    values = {**(read_config(config) if config else {}), **given}
     source = str(config) if config and not given else "judge train"
     settings = parse_train_settings(values, source, set(given) if config and given else None)
     train_judge(settings, output, resume, restart)
@@ -52,12 +51,12 @@ def train_judge(settings: TrainSettings, output: Path, resume: bool = False, res
     quiet_libraries()
     from judge.cli.train_progress import TrainingTerminal
     from judge.training.heldout import learnt_nothing, table_lines
-    from judge.training.train import train
+    from judge.training.train import train as train_bundle
 
     events = TrainingTerminal(quiet=os.environ.get("RANK", "0") != "0")
     events.begin()
     try:
-        figures = train(settings, output, resume, restart, events)
+        figures = train_bundle(settings, output, resume, restart, events)
     finally:
         events.end()
     events.print_lines([*table_lines(figures), f"wrote {output}"])
@@ -80,8 +79,3 @@ def quiet_libraries() -> None:
     disable_progress_bar()
     for name in ("bitsandbytes", "accelerate", "trl", "peft", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def train_app() -> typer.Typer:
-    """Return the command with a flag for every setting."""
-    return settings_app(TrainSettings, run_train)

@@ -37,6 +37,7 @@ class EvaluateSettings(LabelledSettings):
     self_names: tuple[str, ...] = Field(
         default=(),
         description="Name of a model that is the judge itself or its relative; more than once if need be.",
+        json_schema_extra={"flag": "--self"},
     )
 
 

@@ -108,7 +108,11 @@ class ExperimentSettings(EngineSettings):
     power: float = Field(default=0.8, gt=0, lt=1, description="Wanted chance to find a difference.")
     seed: int = Field(default=0, ge=0, description="Seed of drawing rows and resampling.")
     resamples: int = Field(default=2000, ge=100, le=100_000, description="Bootstrap resamples of prompt groups.")
-    train_seeds: list[int] = Field(default=[0, 1], description="Seeds with which each arm that is trained is trained.")
+    train_seeds: list[int] = Field(
+        default=[0, 1],
+        description="Seeds with which each arm that is trained is trained.",
+        json_schema_extra={"flag": "--train-seed"},
+    )
     arms: list[ArmSettings] = Field(min_length=2, max_length=MOST_ARMS, description="The arms, two or more.")
 
     @property

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from judge.errors import JudgeError, printable, setting_problem
+from judge.errors import JudgeError, parse_settings, printable
 from judge.prompting.budget import Policy
 from judge.tables.comparison import Cells
 
@@ -83,7 +83,9 @@ class TrainSettings(BaseModel):
     eval_batch_size: int | None = _field(None, "Rows a device takes at once to evaluate. [default: batch size]", ge=1)
     patience: int | None = _field(None, "End after this many evaluations without a better log loss.", ge=1)
     log_every: int = _field(10, "Steps between two lines of the metrics file.", ge=1)
-    report_to: tuple[str, ...] = _field((), "Also log to tensorboard, wandb, mlflow, …; may be given more than once.")
+    report_to: tuple[str, ...] = _field(
+        (), "Also log to tensorboard, wandb, mlflow or another of the trainer's; more than once if need be."
+    )
 
     @field_validator("shares")
     @classmethod
@@ -147,11 +149,7 @@ def parse_train_settings(
         key: [value] if key in ("data", "report_to") and isinstance(value, str) else value
         for key, value in values.items()
     }
-    try:
-        settings = TrainSettings(**values)
-    except ValidationError as error:
-        problems = [setting_problem(problem, TrainSettings.model_fields) for problem in error.errors()]
-        raise JudgeError(f"{source}: " + "; ".join(problems)) from None
+    settings = parse_settings(TrainSettings, values, source)
     unused = unused_settings(settings)
     # what a flag makes pointless in a config file is left out; what was asked for in one place is a mistake
     pointless = [name for name in unused if given is not None and name not in given]

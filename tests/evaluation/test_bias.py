@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.cli.bias_lines import bias_lines
+from judge.cli.evaluate import bias_lines
 from judge.evaluation.bias import Bias, bias_report
 from judge.evaluation.bias_effects import LEAST_GROUPS, call_of
 from judge.evaluation.judged_rows import JudgedRows

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from rich.cells import cell_len
 
-from judge.cli.bias_lines import percent
-from judge.cli.evaluate_text import text_lines
+from judge.cli.evaluate import percent, text_lines
 from judge.cli.words import aligned
 from judge.evaluation.evaluate import evaluate
 from judge.evaluation.settings import EvaluateSettings

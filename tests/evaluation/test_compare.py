@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from sklearn import metrics as sklearn_metrics
 
-from judge.cli.compare import json_text, run_compare, text_lines
+from judge.cli.compare import compare as compare_command
+from judge.cli.compare import json_text, text_lines
 from judge.errors import JudgeError
 from judge.evaluation.compare import CompareResult, compare
 from judge.evaluation.settings import CompareSettings
@@ -253,7 +254,9 @@ def write(path: Path, ids: Sequence[str], p: Float) -> Path:
     return path
 
 
-def test_files_are_compared_by_id_and_unlabelled_rows_are_left_out(tmp_path: Path) -> None:
+def test_files_are_compared_by_id_and_unlabelled_rows_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     frame = frame_of(60)
     frame.loc[:9, "winner"] = ""
     frame.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
@@ -262,15 +265,16 @@ def test_files_are_compared_by_id_and_unlabelled_rows_are_left_out(tmp_path: Pat
     order = np.random.default_rng(0).permutation(60)
     first = write(tmp_path / "a.csv", frame["id"].tolist(), p[0])
     second = write(tmp_path / "b.csv", frame["id"].iloc[order].tolist(), p[1][order])
-    (text,) = run_compare(first, second, tmp_path / "t.jsonl", QUICK, as_json=True)
-    found = json.loads(text)
+    compare_command(first, second, tmp_path / "t.jsonl", QUICK, as_json=True)
+    found = json.loads(capsys.readouterr().out)
     assert (found["rows"], found["unlabelled"]) == (50, 10)
     for side, q in zip("ab", p, strict=True):
         expected = sklearn_metrics.log_loss(labels_of(kept), q[10:])
         assert found["differences"]["log_loss"][side]["value"] == pytest.approx(expected, rel=1e-12)
     assert found["settings"]["level"] == 0.95
     assert found["warnings"] == ["a.csv, b.csv: no column flags, so it is not known whether rows trained the judge"]
-    lines = list(run_compare(first, second, tmp_path / "t.jsonl", QUICK))
+    compare_command(first, second, tmp_path / "t.jsonl", QUICK)
+    lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
         "judge A         a.csv",
         "judge B         b.csv",
@@ -282,5 +286,5 @@ def test_a_judge_is_not_compared_with_itself(tmp_path: Path) -> None:
     p = np.random.default_rng(0).dirichlet([2, 2, 2], 3)
     first, second = (write(tmp_path / name, ["x", "y", "z"], p) for name in ("a.csv", "b.csv"))
     with pytest.raises(JudgeError) as caught:
-        list(run_compare(first, second, tmp_path / "t.csv", QUICK))
+        compare_command(first, second, tmp_path / "t.csv", QUICK)
     assert str(caught.value) == "b.csv: holds the same probabilities as a.csv; give each judge once"

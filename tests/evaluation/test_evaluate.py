@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from judge.cli.evaluate import json_text
-from judge.cli.evaluate_text import text_lines
+from judge.cli.evaluate import json_text, text_lines
 from judge.evaluation.judged_rows import join
 from judge.evaluation.settings import EvaluateSettings
 from judge.prompting.verdict import entropy

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from judge.cli.evaluate_text import text_lines
+from judge.cli.evaluate import text_lines
 from tests.kit.evaluated_tables import evaluated, frame_of, stored_for
 
 

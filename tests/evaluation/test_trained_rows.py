@@ -8,8 +8,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from judge.cli.evaluate import json_text
-from judge.cli.evaluate_text import text_lines
+from judge.cli.evaluate import json_text, text_lines
 from judge.evaluation.settings import EvaluateSettings, TrainedRows
 from judge.predictions.file import StoredPredictions
 from judge.tables.comparison import Flag

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from judge.api import parse_settings
 from judge.cli.rehearse import RehearsalTerminal, run_rehearse
 from judge.data.mock_table import DEMO_TABLE, mock_table
 from judge.errors import JudgeError
@@ -24,6 +23,7 @@ from judge.planning.rehearse import rehearse
 from judge.planning.time_model import Estimate, Point, fit
 from judge.runs.prepared import Prepared
 from judge.scoring.scorer import Scorer
+from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Flag
 from tests.kit.workers import worker
 
@@ -207,7 +207,7 @@ def test_a_rehearsal_reads_every_kind_of_row_and_leaves_nothing_behind(
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     before = sorted(tiny_model.rglob("*"))
-    settings = parse_settings({"readout": "transformers", "max_tokens": 512, "device": "cpu", "swap": "all"})
+    settings = ScoreSettings(readout="transformers", max_tokens=512, device="cpu", swap="all")
     options = {"cells": "auto", "sample": 10, "seed": 0, "as_json": True}
     fits = run_rehearse(tiny_model, table, settings, on_bad_row="placeholder", deadline="9h", **options)  # type: ignore[arg-type]
     figures = json.loads(capsys.readouterr().out)
@@ -237,7 +237,7 @@ def test_rows_that_do_not_fit_into_memory_are_named_with_the_batch_that_worked(
     rows = [{"id": i, "prompt": "A " * (5 + i % 9), "response_a": "B", "response_b": "A"} for i in range(30)]
     rows[12]["prompt"] = "A B " * 60
     pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
-    settings = parse_settings({"readout": "transformers", "max_tokens": 512, "device": "cpu", "batch_tokens": 1024})
+    settings = ScoreSettings(readout="transformers", max_tokens=512, device="cpu", batch_tokens=1024)
     model, table = open_model(tiny_model), WatchedTable.open(tmp_path / "table.csv")
     assert isinstance(table, WatchedTable)
     with Scorer(model, settings, tmp_path) as scorer:

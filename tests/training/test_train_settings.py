@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from judge.cli.train import train_app
+from judge.cli.main import app
 from judge.errors import JudgeError
 from judge.training.settings import TrainSettings, parse_train_settings, read_config
 
@@ -103,7 +103,7 @@ def test_the_shipped_configs_are_valid_and_begin_with_their_command() -> None:
 
 
 def test_every_setting_is_a_flag_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
-    train_app()(args=["--help"], prog_name="judge train", standalone_mode=False)
+    app(args=["train", "--help"], standalone_mode=False)
     shown = " ".join(capsys.readouterr().out.split())
     assert len(TrainSettings.model_fields) >= 40
     for name, field in TrainSettings.model_fields.items():
@@ -121,7 +121,7 @@ def test_flags_reach_the_settings_as_the_config_would(tmp_path: Path, monkeypatc
     config.write_text(yaml.safe_dump(values), encoding="utf-8")
     flags = ["--seed", "5", "--rslora", "--no-gradient-checkpointing", "--shares", "0.3", "0.3", "--source-weights"]
     arguments = ["--config", str(config), "-o", "out", *flags, "a=0.5", "--source-weights", "b=2"]
-    train_app()(args=arguments, standalone_mode=False)
+    app(args=["train", *arguments], standalone_mode=False)
     (settings,) = seen
     assert (settings.seed, settings.lora_rank, settings.rslora, settings.data) == (5, 8, True, ("a.csv", "b.csv"))
     assert settings.gradient_checkpointing is False
@@ -132,7 +132,7 @@ def test_flags_reach_the_settings_as_the_config_would(tmp_path: Path, monkeypatc
 
 def test_a_source_weight_that_is_no_number_is_refused() -> None:
     with pytest.raises(JudgeError, match="--source-weights=web: expected NAME=NUMBER"):
-        train_app()(args=["-o", "x", "--source-weights", "web"], standalone_mode=False)
+        app(args=["train", "-o", "x", "--source-weights", "web"], standalone_mode=False)
 
 
 def test_reading_settings_loads_neither_torch_nor_trl() -> None:
