@@ -169,7 +169,7 @@ def main() -> None:
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # child processes import nothing of the user's working folder either
     seen = {"debug": False}
     try:
-        status = app(standalone_mode=False, obj=seen)
+        status = app(prog_name="judge", standalone_mode=False, obj=seen)
     except (RunInterrupted, typer.Abort) as error:
         typer.echo(f"\n{error}", err=True)
         status = 130

@@ -83,9 +83,7 @@ class TrainSettings(BaseModel):
     eval_batch_size: int | None = _field(None, "Rows a device takes at once to evaluate. [default: batch size]", ge=1)
     patience: int | None = _field(None, "End after this many evaluations without a better log loss.", ge=1)
     log_every: int = _field(10, "Steps between two lines of the metrics file.", ge=1)
-    report_to: tuple[str, ...] = _field(
-        (), "Also log to tensorboard, wandb, mlflow or another of the trainer's; more than once if need be."
-    )
+    report_to: tuple[str, ...] = _field((), "Also log to tensorboard, wandb, mlflow and others; once for each.")
 
     @field_validator("shares")
     @classmethod
