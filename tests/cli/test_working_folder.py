@@ -16,8 +16,8 @@ from tests.kit.tiny_models import save_llama
 
 ROOT = Path(__file__).parents[2]
 TRAPS = (
-    "quantize prompts datasets trl torch json typing difflib numpy pandas pydantic transformers yaml typer rich logging "
-    "dataclasses random tokenizers safetensors accelerate peft pyarrow"
+    "quantize prompts datasets trl torch json typing difflib numpy pandas pydantic transformers yaml typer rich "
+    "logging dataclasses random tokenizers safetensors accelerate peft pyarrow"
 )
 
 
