@@ -1,7 +1,6 @@
 """`judge calibrate`: corrections of probabilities.
 
-Doors:
+Door:
 
 - `calibrate`: the stage: chooses one and proves it
-- `fit`: how each kind is fitted
 """

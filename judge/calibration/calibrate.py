@@ -16,11 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from judge.calibration.fit import Task, Three, cross_validate, make_task
+from judge.calibration.fit import Task, cross_validate, make_task
 from judge.errors import JudgeError, counted
 from judge.evaluation.judged_rows import JudgedRows, join, without_trained
 from judge.evaluation.settings import LabelledSettings
-from judge.models.calibration import METHODS, ORDERS, Calibration, Fitted, Method, Orders, mean_of_read, orders_read
+from judge.models.calibration import (
+    METHODS,
+    ORDERS,
+    Calibration,
+    Fitted,
+    Method,
+    Orders,
+    Three,
+    mean_of_read,
+    orders_read,
+)
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float, entropy
 from judge.stats.metrics import expected_calibration_error, label_rates, log_losses

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.models.calibration import Calibration, Method, log_of, mean_of_read
+from judge.models.calibration import Calibration, Method, Three, log_of, mean_of_read
 from judge.prompting.verdict import SWAPPED, Float
 from judge.stats.metrics import log_losses
 from judge.stats.softmax_fit import Bounds, fit_softmax
 
-Three = tuple[float, float, float]
 # Two parameters give three biases that sum to 0: a number added to all three would change nothing.
 _BIASES = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
 

@@ -12,11 +12,10 @@ import numpy as np
 
 from judge.api import Judge
 from judge.calibration.calibrate import NO_MODEL, CalibrateResult, CalibrateSettings, calibrate
-from judge.calibration.fit import Three
 from judge.errors import JudgeError, counted, printable
 from judge.files import whole_file
 from judge.models.bundle import ModelFolder, file_digest, open_model
-from judge.models.calibration import ORDERS, Calibration
+from judge.models.calibration import ORDERS, Calibration, Three
 from judge.models.judge_file import FILE, JudgeFile, read_judge_file, with_calibration
 from judge.predictions.file import StoredPredictions, read_predictions
 from judge.prompting.verdict import NAMES, probabilities

@@ -1,4 +1,4 @@
-"""The arms of an experiment with their models, templates and prompts: all that is known before an engine runs."""
+"""The arms of an experiment with their models, templates and prompts, checked before an engine runs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from judge.scoring.settings import ScoreSettings
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm, ready to be read; one for each training seed where it is trained.
+    """One arm, ready to be read; an arm that is trained has one of these for each training seed.
 
     Attributes:
-        scorer: checked model, template, budget, swap and calibration. Its own engines are started only where it is the
-            arm with the largest budget of those that share them.
+        scorer: its checked model, template, budget, swap policy and calibration. Of the arms that share an engine, only
+            the one with the largest budget starts it.
         engine: equal for arms that one engine can read.
         seed: the seed that its judge was trained with, or None.
     """
@@ -38,7 +38,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """The arm's name; of all its seeds."""
+        """The arm's name, the same for all its seeds."""
         return self.settings.name
 
     @property
@@ -52,7 +52,7 @@ class Arm:
         return self.scorer.model
 
     def effect(self) -> tuple[Any, ...]:
-        """Return what decides the arm's numbers: equal for arms that cannot differ."""
+        """Return all that decides the arm's numbers: arms with an equal effect give equal numbers."""
         calibration = self.scorer.calibration.numbers() if self.scorer.calibration else None
         return self.engine, self.scorer.builder.fingerprint(), self.scorer.share, calibration
 
@@ -90,7 +90,7 @@ def check_templates(settings: ExperimentSettings) -> None:
     """Check that every template can be loaded, before anything that takes time.
 
     Raises:
-        JudgeError: one cannot.
+        JudgeError: a template cannot be loaded.
     """
     for arm in settings.arms:
         if arm.template is not None:
@@ -142,15 +142,15 @@ def _arm(arm: ArmSettings, model: ModelFolder, settings: ExperimentSettings, log
 
 
 def refuse_identical(arms: Sequence[Arm]) -> None:
-    """Check that no two arms are the same in effect.
+    """Check that no two arms must give the same numbers.
 
     Raises:
-        JudgeError: two are.
+        JudgeError: two arms are.
     """
-    for one, other in combinations(arms, 2):
-        if one.effect() == other.effect():
+    for arm, other in combinations(arms, 2):
+        if arm.effect() == other.effect():
             raise JudgeError(
-                f"arms {printable(one.title)!r} and {printable(other.title)!r} are identical: the same model, prompts, "
+                f"arms {printable(arm.title)!r} and {printable(other.title)!r} are identical: the same model, prompts, "
                 "swap and calibration; change or leave out one of them"
             )
 
@@ -162,7 +162,7 @@ def trained_rows_of_all(arms: Sequence[Arm]) -> TrainedRows | None:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Put the arm's name before the text of a mistake."""
+    """Put the arm's name before the text of an error."""
     try:
         yield
     except JudgeError as error:

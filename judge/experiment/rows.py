@@ -19,7 +19,7 @@ from judge.tables.table import Table
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Fewer groups than these have no interval worth the name.
+# An interval over prompt groups needs two groups.
 FEWEST_GROUPS = 2
 
 
@@ -51,8 +51,8 @@ class ExperimentRows:
         table: gives these rows only, in its own order.
         order: the place of each row in the table's order of these rows, shape (rows,).
         ids, labels, groups, facts: as in `judge.evaluation.judged_rows.JudgedRows`.
-        labelled: labelled rows in the table.
-        trained_on: those of them that trained a judge, and are left out.
+        labelled: number of labelled rows in the table.
+        trained_on: number of labelled rows that trained a judge; they are left out.
         notes: what was left out, for the user.
     """
 
@@ -84,12 +84,12 @@ def draw_rows(table: Table, trained: TrainedRows | None, wanted: int | None, see
     Args:
         table: read once, in a stream.
         trained: what trained any of the judges; these rows are left out for all arms.
-        wanted: about so many rows are drawn, by whole prompt groups; None takes all. With the same seed, more rows
-            are the same ones and others.
+        wanted: about how many rows to draw, by whole prompt groups; None takes all. With the same seed, a larger number
+            holds the rows of a smaller one.
         seed: of the draw.
 
     Raises:
-        JudgeError: the table cannot be read, has no labels, or nothing is left of it.
+        JudgeError: the table cannot be read, has no labels, or no row is left.
     """
     rows, labelled, shared = _labelled_rows(table, trained)
     new = len(rows)
@@ -129,8 +129,8 @@ def draw_rows(table: Table, trained: TrainedRows | None, wanted: int | None, see
 
 
 def _labelled_rows(table: Table, trained: TrainedRows | None) -> tuple[list[_Row], int, int]:
-    """Return the labelled rows that trained no judge, how many have a label, and how many of the rows share a prompt
-    with ones that trained a judge.
+    """Return the labelled rows that trained no judge, the number of all labelled rows, and how many of the returned
+    rows share a prompt with one that trained a judge.
     """
     rows, labelled, shared = [], 0, 0
     for chunk in table.chunks():
@@ -164,7 +164,7 @@ def _notes(table: Table, labelled: int, left: int, shared: int) -> list[str]:
 
 
 def _drawn(rows: list[_Row], wanted: int, seed: int) -> list[_Row]:
-    """Return the rows of so many groups, in a random order, as have at most `wanted` rows; of one at least."""
+    """Return the rows of the first prompt groups in a random order: at most `wanted` rows, and one group at least."""
     groups, counts = np.unique(np.array([row.group for row in rows], dtype=np.uint64), return_counts=True)
     order = np.argsort(shuffled(groups, seed), kind="stable")
     taken = max(int(np.searchsorted(np.cumsum(counts[order]), wanted, side="right")), 1)

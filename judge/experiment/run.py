@@ -1,8 +1,8 @@
 """An experiment from its settings to its result.
 
-The steps, in order: check the arms and the table, train what is to be trained, say what the rows can show, read every
-arm's prompts, compare the arms. The folder keeps what has been read, so that the same experiment goes on where it was
-stopped, and one with more arms or rows reads only what is new.
+The steps, in order: check the arms and the table, train the judges of arms that are trained, say what the rows can
+show, read every arm's prompts, compare the arms. The folder keeps what has been read. So the same experiment goes on
+where it stopped, and an experiment with more arms or rows reads only what is new.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from judge.stats.resample import FEW_GROUPS
 from judge.tables.table import Table
 
 CACHE, LOGS, PREPARED = "cache", "logs", "prepared"
-# What may lie in the folder of an experiment that was stopped before its record was written.
+# What lies in the folder of an experiment that stopped before it wrote its record.
 _BEFORE_RECORD = ("lock", TRAINED, LOGS, CACHE, PREPARED)
 
 
@@ -47,8 +47,8 @@ def run_experiment(
     """Do an experiment.
 
     Args:
-        folder: keeps the record, the cache, the logs and what is trained; made where it is not there.
-        events: told about the progress, and in notes what the user should know before anything is read.
+        folder: keeps the record, the cache, the logs and the trained judges; it is made if it does not exist.
+        events: hears of the progress, and gets notes of what the user should know before anything is read.
         cache: another folder for the cache, to share it between experiments.
 
     Raises:
@@ -101,7 +101,7 @@ def check_cache(folder: Path | None) -> None:
     """Check before a run that a cache can be kept in `folder`.
 
     Raises:
-        JudgeError: it is a file, or lies in one.
+        JudgeError: the cache is a file, or lies in a file.
     """
     for path in [] if folder is None else [folder, *folder.resolve().parents]:
         if path.exists() and not path.is_dir():
@@ -109,7 +109,7 @@ def check_cache(folder: Path | None) -> None:
 
 
 class _Experiment:
-    """One experiment whose arms and rows are known."""
+    """An experiment whose arms and rows are known: reads the arms and compares them."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class _Experiment:
             self.events.note("this leaves out the spread between training seeds")
 
     def _prepare(self, folder: Path) -> list[Prepared]:
-        """Build every arm's prompts; arms with the same ones share them."""
+        """Build every arm's prompts; arms with equal prompts share one copy."""
         both: dict[tuple[str, str], bool] = {}
         for arm in self.arms:
             both[_prompts_of(arm)] = both.get(_prompts_of(arm), False) or arm.scorer.share != 0
@@ -190,7 +190,7 @@ class _Experiment:
         return [made[_prompts_of(arm)] for arm in self.arms]
 
     def _compare_prompts(self, prepared: Sequence[Prepared]) -> None:
-        """Warn of budgets that make no difference: no prompt of either arm is cut."""
+        """Warn of arms that differ in their budgets only where no prompt of either is cut."""
         seen: dict[tuple[Any, ...], str] = {}
         for arm, prompts in zip(self.arms, prepared, strict=True):
             if (prompts.rows["cut"] > 0).any() or (prompts.rows["cut_turns"] > 0).any():

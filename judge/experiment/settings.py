@@ -23,38 +23,34 @@ from judge.tables.table import OnBadRow
 from judge.training.settings import read_config
 
 Metric = Literal["log_loss", "accuracy", "brier"]
-# Smaller differences are of no use to anybody: a hundredth of a nat, two rows in a hundred.
+# The default margin, below which a difference does not matter: a hundredth of a nat, two rows in a hundred.
 DEFAULT_MARGIN: dict[Metric, float] = {"log_loss": 0.01, "brier": 0.01, "accuracy": 0.02}
 MOST_ARMS = 20
 MOST_SEEDS = 20
 
 
 class ArmSettings(BaseModel):
-    """One way to judge.
-
-    Attributes:
-        name: how it is called; made from what differs between the arms where it is not given.
-        model: folder of the model or judge bundle, by default the experiment's.
-        base: the base model of an adapter, where it is not in the folder that the adapter names.
-        template, max_tokens, truncation, swap, calibration: see `judge.scoring.settings.ScoreSettings`.
-        train: config of `judge train`: the arm's judge is trained first, once for each of `train_seeds`. `template`,
-            `max_tokens` and `truncation` then replace the config's.
-        train_rows: train on about so many of the config's rows only, drawn by whole prompts; more rows are the same
-            ones and others.
-    """
+    """One way to judge; `judge.scoring.settings.ScoreSettings` has the same choices."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    model: str | None = None
-    base: str | None = None
-    template: str | None = None
-    max_tokens: int | None = Field(default=None, gt=0)
-    truncation: Policy | None = None
-    swap: str = "off"
-    calibration: Literal["auto", "off"] = "auto"
-    train: str | None = None
-    train_rows: int | None = Field(default=None, ge=1)
+    name: str = Field(description="How the arm is called. [default: what differs between the arms]")
+    model: str | None = Field(
+        default=None, description="Folder of a model or judge bundle. [default: the experiment's]"
+    )
+    base: str | None = Field(default=None, description="The base model of an adapter, if it has moved.")
+    template: str | None = Field(default=None, description="Prompt template of an arm; give several.")
+    max_tokens: int | None = Field(default=None, gt=0, description="Budget of an arm in tokens; give several.")
+    truncation: Policy | None = Field(default=None, description="Truncation of an arm; give several.")
+    swap: str = Field(default="off", description="Swap policy of an arm; give several.")
+    calibration: Literal["auto", "off"] = Field(default="auto", description="auto or off; give both to compare.")
+    # The arm's judge is trained first, once for each of `train_seeds`; `template`, `max_tokens` and `truncation` of the
+    # arm then replace the config's.
+    train: str | None = Field(default=None, description="Training config of an arm; give several.")
+    # About so many of the config's rows, drawn by whole prompts; a larger number holds the rows of a smaller one.
+    train_rows: int | None = Field(
+        default=None, ge=1, description="Rows to train on, for a learning curve; give several."
+    )
 
     @field_validator("name", mode="before")
     @classmethod
@@ -93,41 +89,27 @@ class ArmSettings(BaseModel):
 
 
 class ExperimentSettings(EngineSettings):
-    """An experiment: arms, the rows that all of them judge, and how they are compared.
-
-    Attributes:
-        model, base: of the arms that name none.
-        data: table with labels.
-        cells, on_bad_row: how its cells are read (see `judge.tables.table.Table`).
-        rows: judge only about so many rows, drawn at random by whole prompts; None is all.
-        baseline: the arm that the others are compared with, by default the first.
-        metric: `log_loss` (nats), `brier` or `accuracy`.
-        margin: differences smaller than this do not matter; see `smallest_that_matters`.
-        level: confidence of the intervals.
-        power: with which a difference is to be found; the rows that are needed follow from it.
-        seed: of the draw of rows and of the resamples.
-        resamples: of the bootstrap over prompt groups.
-        train_seeds: with which each arm that names a training config is trained.
-        arms: two or more.
-    """
+    """An experiment: arms, the rows that all of them judge, and how they are compared."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    model: str | None = None
-    base: str | None = None
-    data: str
-    cells: Cells = "auto"
-    on_bad_row: OnBadRow = "error"
-    rows: int | None = Field(default=None, ge=1)
-    baseline: str | None = None
-    metric: Metric = "log_loss"
-    margin: float | None = Field(default=None, gt=0)
-    level: float = Field(default=0.95, gt=0.5, lt=1)
-    power: float = Field(default=0.8, gt=0, lt=1)
-    seed: int = Field(default=0, ge=0)
-    resamples: int = Field(default=2000, ge=100, le=100_000)
-    train_seeds: list[int] = Field(default=[0, 1])
-    arms: list[ArmSettings] = Field(min_length=2, max_length=MOST_ARMS)
+    model: str | None = Field(default=None, description="Model or judge bundle of the arms that name none.")
+    base: str | None = Field(default=None, description="The base model of an adapter, if it has moved.")
+    data: str = Field(description="Table with labels.")
+    cells: Cells = Field(default="auto", description="How cells are read.")
+    on_bad_row: OnBadRow = Field(default="error", description="What to do with cells that cannot be read.")
+    rows: int | None = Field(default=None, ge=1, description="Most rows, drawn in whole prompt groups. [default: all]")
+    baseline: str | None = Field(default=None, description="Arm that the others are compared with. [default: first]")
+    metric: Metric = Field(default="log_loss", description="What decides.")
+    margin: float | None = Field(
+        default=None, gt=0, description="Differences within it do not matter. [default: 0.01, accuracy 0.02]"
+    )
+    level: float = Field(default=0.95, gt=0.5, lt=1, description="Confidence level of the intervals.")
+    power: float = Field(default=0.8, gt=0, lt=1, description="Wanted chance to find a difference.")
+    seed: int = Field(default=0, ge=0, description="Seed of drawing rows and resampling.")
+    resamples: int = Field(default=2000, ge=100, le=100_000, description="Bootstrap resamples of prompt groups.")
+    train_seeds: list[int] = Field(default=[0, 1], description="Seeds with which each arm that is trained is trained.")
+    arms: list[ArmSettings] = Field(min_length=2, max_length=MOST_ARMS, description="The arms, two or more.")
 
     @property
     def baseline_name(self) -> str:

@@ -1,4 +1,4 @@
-"""Training the judges of an experiment: every arm with the same seeds, each bundle kept and found again."""
+"""Trains the judges of an experiment, every arm with the same seeds; a bundle that exists already is used again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from judge.tables.table import Table
 from judge.training.settings import TrainSettings, parse_train_settings, read_config
 
 FOLDER = "trained"
-# What changes neither the weights nor the prompts of a judge.
+# Settings that change neither the weights nor the prompts of a judge.
 _OUTSIDE = {"report_to", "log_every"}
 
 
@@ -99,7 +99,7 @@ def train_settings(arm: ArmSettings, seed: int) -> TrainSettings:
 
 
 def train_arms(settings: ExperimentSettings, folder: Path, events: Events) -> dict[str, dict[int, Path]]:
-    """Train the judges of all arms that name a config, unless they are there; go on with unfinished runs.
+    """Train the judges of all arms that name a config, except those that exist; go on with unfinished runs.
 
     Returns:
         The bundles by arm and seed.
@@ -107,14 +107,14 @@ def train_arms(settings: ExperimentSettings, folder: Path, events: Events) -> di
     Raises:
         JudgeError: see `judge.training.train.train`.
     """
-    found: dict[str, dict[int, Path]] = {}
+    bundles: dict[str, dict[int, Path]] = {}
     for arm in settings.arms:
         for seed in settings.train_seeds if arm.train is not None else []:
             values = train_settings(arm, seed)
             if arm.train_rows is not None:
                 values = values.model_copy(update={"data": _drawn(values, arm.train_rows, folder / FOLDER)})
-            found.setdefault(arm.name, {})[seed] = _train(arm, values, folder / FOLDER, events)
-    return found
+            bundles.setdefault(arm.name, {})[seed] = _train(arm, values, folder / FOLDER, events)
+    return bundles
 
 
 def _train(arm: ArmSettings, values: TrainSettings, folder: Path, events: Events) -> Path:
@@ -139,7 +139,7 @@ def _train(arm: ArmSettings, values: TrainSettings, folder: Path, events: Events
 
 
 def _digest(values: TrainSettings) -> str:
-    """Return a hash of all that decides what a run trains."""
+    """Return a hash of all that decides the weights and the prompts of a training run."""
     from judge.training.model import open_base
 
     base, bundle = open_base(values)
@@ -162,7 +162,7 @@ def _tables(values: TrainSettings) -> Iterator[str]:
 
 
 def _drawn(values: TrainSettings, wanted: int, folder: Path) -> tuple[str, ...]:
-    """Write tables of about so many of the rows, whole prompt groups of all tables together, and return their paths.
+    """Write tables with about `wanted` of the rows, drawn by prompt groups over all tables, and return their paths.
 
     The draw does not depend on the training seed, and a larger one holds a smaller one.
     """
@@ -175,8 +175,8 @@ def _drawn(values: TrainSettings, wanted: int, folder: Path) -> tuple[str, ...]:
     order = np.argsort(shuffled(keys, 0), kind="stable")
     chosen = keys[order[: max(int(np.searchsorted(np.cumsum(counts[order]), wanted, side="right")), 1)]]
     paths = []
-    for path, own in zip(values.data, groups, strict=True):
-        keep = np.isin(own, chosen)
+    for path, of_path in zip(values.data, groups, strict=True):
+        keep = np.isin(of_path, chosen)
         if keep.any():
             digest = Table.open(path, values.cells, labels="required").digest()
             target = folder / f"rows-{wanted}-{digest[:12]}" / Path(path).name

@@ -20,6 +20,7 @@ IN_PROMPT: tuple[Method, ...] = ("position", "contextual")
 Orders = Literal["one", "some", "both"]
 ORDERS: dict[Orders, str] = {"one": "one order", "some": "both orders of some rows", "both": "both orders"}
 
+Three = tuple[float, float, float]
 # A probability below this counts as this, as in `judge.stats.metrics.log_losses`.
 SMALLEST = float(np.finfo(np.float64).eps)
 # A bias whose factor is nearer to 1 than this is not worth a word.

@@ -8,7 +8,6 @@ Doors:
 - `parquet_folder`: a table as a folder of Parquet files
 - `comparison`: `Comparison`, one row: its turns, flags and label
 - `language`: the language and the script of a row
-- `labels`: labels, read strictly
 - `split`: prompt groups, row keys, folds
 - `overlap`: near-duplicate prompts
 """

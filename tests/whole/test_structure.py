@@ -18,7 +18,7 @@ HEAVY = ("torch", "vllm", "transformers", "pandas", "pyarrow", "numpy", "pydanti
 # From the ground up: a room imports from the rooms above its line only, and there from the doors that are named here.
 ROOMS = {
     "errors": "", "version": "", "files": "", "deadline": "",
-    "tables": "comparison table table_files table_writing parquet_folder language labels split overlap",
+    "tables": "comparison table table_files table_writing parquet_folder language split overlap",
     "stats": "metrics resample words permutation softmax_fit",
     "prompting": "template template_check template_folders budget encoding builder verdict awkward_rows check diff",
     "models": "bundle prompting judge_file adapter tensor_files packed trained_rows architecture arithmetic "
@@ -31,7 +31,7 @@ ROOMS = {
     "training": "settings train heldout model",
     "evaluation": "evaluate compare ensemble agreement bias bias_effects judged_rows members quality reliability "
     "row_facts self_preference settings slices",
-    "calibration": "calibrate fit",
+    "calibration": "calibrate",
     "experiment": "settings run result files arm_figures text",
     "planning": "plan layout lengths outcome probe rehearsal rehearsal_rows rehearsal_text rehearse time_model",
     "report": "page sections run_sections row_data experiment_page",
