@@ -10,6 +10,7 @@ from pathlib import Path
 from judge.cli.words import aligned
 from judge.errors import counted, printable
 from judge.evaluation.compare import ChangedRow, CompareResult, Difference, compare
+from judge.evaluation.judged_rows import left_out_text
 from judge.evaluation.members import read_members
 from judge.evaluation.settings import CompareSettings
 from judge.stats.resample import CONFIDENCE
@@ -43,14 +44,12 @@ def json_text(result: CompareResult) -> str:
 
 def text_lines(result: CompareResult) -> Iterator[str]:
     """Yield a comparison as aligned lines of plain text."""
-    left_out = [f"{result.unlabelled:,} without a label"] if result.unlabelled else []
-    left_out += [f"{result.unpredicted:,} without a prediction"] if result.unpredicted else []
-    left_out += [f"{result.dropped:,} that trained a judge"] if result.dropped else []
+    left_out = left_out_text(result.unlabelled, result.unpredicted, result.dropped, "a judge")
     yield f"judge A         {result.names[0]}"
     yield f"judge B         {result.names[1]}"
     yield (
-        f"table           {result.table}, {counted(result.rows, 'row')} in {counted(result.groups, 'prompt group')}"
-        + (f"; left out: {', '.join(left_out)}" if left_out else "")
+        f"table           {result.table}, {counted(result.rows, 'row')} in "
+        f"{counted(result.groups, 'prompt group')}{left_out}"
     )
     yield ""
     yield f"{'':12}  {'A':>8}  {'B':>8}  {'B minus A':>9}  {CONFIDENCE:.0%} interval"

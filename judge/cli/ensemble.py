@@ -15,6 +15,7 @@ import numpy as np
 from judge.cli.score import SubmissionOptions, check_submission_options
 from judge.errors import JudgeError, counted
 from judge.evaluation.ensemble import Ensemble, EnsembleFigures, Score, ensemble
+from judge.evaluation.judged_rows import left_out_text
 from judge.evaluation.members import read_members
 from judge.evaluation.settings import EnsembleSettings
 from judge.files import whole_file
@@ -172,13 +173,8 @@ def text_lines(found: Ensemble) -> Iterator[str]:
 
 
 def _measured_lines(found: Ensemble, measured: EnsembleFigures) -> Iterator[str]:
-    left_out = [f"{measured.unlabelled:,} without a label"] if measured.unlabelled else []
-    left_out += [f"{measured.unpredicted:,} without a prediction"] if measured.unpredicted else []
-    left_out += [f"{measured.dropped:,} that trained a member"] if measured.dropped else []
-    yield (
-        f"{measured.table}, {counted(measured.rows, 'row')} in {counted(measured.groups, 'prompt group')}"
-        + (f"; left out: {', '.join(left_out)}" if left_out else "")
-    )
+    left_out = left_out_text(measured.unlabelled, measured.unpredicted, measured.dropped, "a member")
+    yield f"{measured.table}, {counted(measured.rows, 'row')} in {counted(measured.groups, 'prompt group')}{left_out}"
     yield ""
     blend = "blend, out of fold" if measured.folds else "blend"
     rows = [

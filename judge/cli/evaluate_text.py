@@ -9,6 +9,7 @@ from judge.cli.words import aligned
 from judge.errors import counted, printable
 from judge.evaluation.agreement import AgreementFigure
 from judge.evaluation.evaluate import Evaluation, Part
+from judge.evaluation.judged_rows import left_out_text
 from judge.evaluation.quality import Figure, Figures
 from judge.evaluation.slices import Slice
 from judge.stats.metrics import BINS
@@ -55,14 +56,8 @@ def text_lines(evaluation: Evaluation, brief: bool = False) -> Iterator[str]:
 def _heading(evaluation: Evaluation) -> Iterator[str]:
     rows = evaluation.rows
     yield _line("predictions", f"{evaluation.predictions}, {_KINDS[evaluation.kind]}")
-    left_out = [f"{rows.unlabelled:,} without a label"] if rows.unlabelled else []
-    left_out += [f"{rows.unpredicted:,} without a prediction"] if rows.unpredicted else []
-    left_out += [f"{rows.dropped:,} that trained this judge"] if rows.dropped else []
-    yield _line(
-        "table",
-        f"{evaluation.table}, {counted(rows.table, 'row')}"
-        + (f"; left out: {', '.join(left_out)}" if left_out else ", all with a label"),
-    )
+    left_out = left_out_text(rows.unlabelled, rows.unpredicted, rows.dropped, "this judge") or ", all with a label"
+    yield _line("table", f"{evaluation.table}, {counted(rows.table, 'row')}{left_out}")
 
 
 def _title(text: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from judge.errors import JudgeError
 from judge.evaluation.members import MemberRows, labelled_rows
 from judge.evaluation.settings import CompareSettings
 from judge.predictions.file import StoredPredictions
-from judge.prompting.verdict import Float
+from judge.prompting.verdict import as_three
 from judge.stats.metrics import brier_scores, hits, log_losses
 from judge.stats.permutation import sign_flip_test
 from judge.stats.resample import Estimate, Resampler, check_resampling
@@ -171,18 +171,13 @@ def _most_changed(labelled: MemberRows, table: Table, count: int) -> list[Change
         ChangedRow(
             id=row_id,
             moved=float(moved[i]),
-            a=_three(a[i]),
-            b=_three(b[i]),
+            a=as_three(a[i]),
+            b=as_three(b[i]),
             human=VERDICTS[labelled.rows.labels[i]],
             prompt=prompts[row_id],
         )
         for row_id, i in zip(ids, order, strict=True)
     ]
-
-
-def _three(values: Float) -> tuple[float, float, float]:
-    a, b, tie = (float(v) for v in values)
-    return a, b, tie
 
 
 def prompts_of(table: Table, ids: set[str]) -> dict[str, str]:

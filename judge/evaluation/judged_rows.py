@@ -143,6 +143,21 @@ def without_trained(
     return rows.where(~trained)
 
 
+def left_out_text(unlabelled: int, unpredicted: int, dropped: int, trained: str) -> str:
+    """Say which rows of a table are left out: `; left out: 3 without a label`; empty if none is.
+
+    Args:
+        trained: who was trained with the dropped rows, such as `this judge`.
+    """
+    counts = (
+        (unlabelled, "without a label"),
+        (unpredicted, "without a prediction"),
+        (dropped, f"that trained {trained}"),
+    )
+    kinds = ", ".join(f"{count:,} {kind}" for count, kind in counts if count)
+    return f"; left out: {kinds}" if kinds else ""
+
+
 def _check_types_of_ids(known: set[str], predicted: set[str], name: str, table: str) -> None:
     """Raise an error that says so if one set of ids was turned into decimal numbers (1.0) and the other was not."""
     for left, right, decimal, whole in ((predicted, known, name, table), (known, predicted, table, name)):

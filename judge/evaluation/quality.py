@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.reliability import Reliability, class_wise_error, reliabilities
-from judge.prompting.verdict import entropy, probabilities
+from judge.prompting.verdict import as_three, entropy, probabilities
 from judge.stats.metrics import UNIFORM_LOG_LOSS, brier_scores, called, hits, label_rates, log_losses
 from judge.stats.resample import Estimate, Float, Resampler, Undefined
 from judge.stats.softmax_fit import fit_softmax
@@ -132,8 +132,8 @@ def figures_of(rows: JudgedRows, resampler: Resampler) -> Figures:
         uniform_log_loss=UNIFORM_LOG_LOSS,
         uniform_accuracy=1 / 3,
         uniform_brier=2 / 3,
-        mean_p=_three(_normalised(rows.p).mean(axis=0)),
-        label_rates=_three(rates),
+        mean_p=as_three(_normalised(rows.p).mean(axis=0)),
+        label_rates=as_three(rates),
         median_verdict_mass=float(np.median(mass)) if len(mass) else None,
         reliability=reliability,
         class_wise_ece=class_wise_error(rows, resampler),
@@ -233,11 +233,6 @@ def _tie_losses(rows: JudgedRows, losses: Float, resampler: Resampler) -> TieLos
 
 def _normalised(p: Float) -> Float:
     return np.asarray(p / p.sum(axis=1, keepdims=True))
-
-
-def _three(values: Float) -> tuple[float, float, float]:
-    a, b, tie = (float(v) for v in values)
-    return a, b, tie
 
 
 def length_baseline(rows: JudgedRows, seed: int = 0) -> Float | Undefined:

@@ -61,17 +61,8 @@ def facts_of(row: Comparison) -> Fact:
 
 def gathered(facts: Sequence[Fact]) -> Facts:
     """Return the facts of rows, at least one, as arrays."""
-    turns, characters, language, source, models, empty, refusal, identical = zip(*facts, strict=True)
-    return Facts(
-        turns=np.array(turns, dtype=np.int64),
-        characters=np.array(characters, dtype=np.int64),
-        language=np.array(language, dtype=object),
-        source=np.array(source, dtype=object),
-        models=np.array(models, dtype=object),
-        empty=np.array(empty),
-        refusal=np.array(refusal),
-        identical=np.array(identical),
-    )
+    kinds = (np.int64, np.int64, object, object, object, np.bool_, np.bool_, np.bool_)
+    return Facts(*(np.array(column, dtype=kind) for column, kind in zip(zip(*facts, strict=True), kinds, strict=True)))
 
 
 def _characters(turns: Turns) -> int:

@@ -14,7 +14,7 @@ from judge.experiment.paired import seed_errors
 from judge.experiment.power import Spread
 from judge.experiment.result import Cost, ExperimentResult
 from judge.experiment.statistics import Difference
-from judge.prompting.verdict import Float
+from judge.prompting.verdict import Float, as_three
 from judge.stats.resample import Estimate, Resampler
 
 SweepOf = Literal["max_tokens", "train_rows"]
@@ -169,16 +169,11 @@ def most_disputed(result: ExperimentResult, count: int = 12) -> list[DisputedRow
             str(result.rows.ids[i]),
             float(distance[i]),
             int(result.rows.labels[i]),
-            {name: _three(p[i]) for name, p in means.items()},
+            {name: as_three(p[i]) for name, p in means.items()},
         )
         for i in order
         if distance[i] > 0
     ]
-
-
-def _three(values: Float) -> tuple[float, float, float]:
-    a, b, tie = (float(v) for v in values)
-    return a, b, tie
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,12 @@ def probabilities(logprobs: NDArray[np.floating]) -> Float:
     return result
 
 
+def as_three(values: NDArray[np.floating]) -> tuple[float, float, float]:
+    """Return three numbers of a row, shape (3,), as a tuple."""
+    a, b, tie = (float(value) for value in values)
+    return a, b, tie
+
+
 def unread(logprobs: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Return which rows have no numbers (NaN), shape (rows,)."""
     missing: NDArray[np.bool_] = np.isnan(logprobs).any(axis=1)

@@ -47,9 +47,7 @@ def _effects(effects: Sequence[Effect], margin: float) -> Markup:
     rows = [
         ForestRow(
             tag("b", _capitalised(effect.title)),
-            None if effect.estimate is None else 100 * effect.estimate.value,
-            None if effect.estimate is None else _times(effect.estimate.low, 100),
-            None if effect.estimate is None else _times(effect.estimate.high, 100),
+            None if effect.estimate is None else effect.estimate.times(100),
             _called(effect),
             _capitalised(effect.sentence.removeprefix(f"{_capitalised(effect.title)}: ")),
             {"present": "bad", "absent": "good"}.get(effect.call, "muted"),
@@ -57,8 +55,8 @@ def _effects(effects: Sequence[Effect], margin: float) -> Markup:
         for effect in effects
     ]
     # a handful of rows can be 80 points off by chance, and would leave no room for the others
-    sure = [row for row, effect in zip(rows, effects, strict=True) if effect.groups >= LEAST_GROUPS]
-    ends = [v for row in sure for v in (row.value, row.low, row.high)]
+    sure = [row.figure for row, effect in zip(rows, effects, strict=True) if effect.groups >= LEAST_GROUPS]
+    ends = [end for points in sure if points for end in points.ends]
     within = span(ends, (-300 * margin, 300 * margin))
     head = ("Effect", f"points of score, {CONFIDENCE:.0%} interval", "Is it there?")
     return forest(rows, head, reference=0.0, band=(-100 * margin, 100 * margin), within=within, css="forest long")
@@ -72,14 +70,6 @@ def _called(effect: Effect) -> Markup:
     badge = tag("span", effect.call, css=f"call {effect.call.replace(' ', '-')}")
     counts = f"{counted(effect.rows, 'row')}, {counted(effect.groups, 'group')}"
     return Markup(" ").join((badge, tag("small", counts))) if effect.rows else badge
-
-
-def _in_points(value: Estimate) -> Markup:
-    return estimate(Estimate(100 * value.value, _times(value.low, 100), _times(value.high, 100)), "+.1f")
-
-
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
 
 
 def _shifts(bias: Bias, rows: JudgedRows) -> Markup | None:
@@ -105,9 +95,7 @@ def _lengths(bins: Sequence[LengthBin]) -> Markup | None:
 
 def _bin(one: LengthBin, figure_: Estimate | None) -> Bin:
     high = one.high or one.low
-    if figure_ is None:
-        return Bin(one.low, high, one.low, 0.0, 0)
-    return Bin(one.low, high, one.low, figure_.value, one.rows, figure_.low, figure_.high)
+    return Bin(one.low, high, one.low, figure_ or Estimate(0.0, None, None), one.rows if figure_ else 0)
 
 
 def _orders(position: PositionFigures | None) -> Markup | None:
@@ -129,10 +117,8 @@ def _models(bias: Bias) -> Markup:
     rows = [
         ForestRow(
             printable(one.name, 60),
-            100 * one.difference.value,
-            _times(one.difference.low, 100),
-            _times(one.difference.high, 100),
-            _in_points(one.difference),
+            one.difference.times(100),
+            estimate(one.difference.times(100), "+.1f"),
             _model_words(one),
             {"present": "bad", "absent": "good"}.get(one.call, "muted"),
         )

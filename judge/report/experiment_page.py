@@ -18,6 +18,7 @@ from judge.report.experiment_rows import disputed_section, slices_section
 from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, paragraph, table, tag
 from judge.report.page import Section
+from judge.stats.resample import Estimate
 
 # A hyphen that stands for a minus sign.
 _MINUS = re.compile(r"(?<!\w)-(?=\d)")
@@ -89,14 +90,13 @@ def _difference_row(arm: ArmFigures, measure: Measure) -> ForestRow:
     name, score = tag("b", printable(arm.name)), Markup(" ").join((measure.name, estimate(arm.score, measure.form)))
     if arm.difference is None:
         shown = _shown("baseline", None, score)
-        return ForestRow(name, 0.0, None, None, shown, "The others are compared with it.", "muted")
+        return ForestRow(name, Estimate(0.0, None, None), shown, "The others are compared with it.", "muted")
     one = arm.difference
     sentence = _MINUS.sub("\N{MINUS SIGN}", one.sentence.removeprefix(f"{measure.name}: "))
     if math.isnan(one.estimate.value):
-        return ForestRow(name, None, None, None, _shown(one.call, None, score), sentence, "muted")
+        return ForestRow(name, None, _shown(one.call, None, score), sentence, "muted")
     shown = _shown(one.call, estimate(one.estimate, measure.signed_form), score)
-    low, high = one.estimate.low, one.estimate.high
-    return ForestRow(name, one.estimate.value, low, high, shown, sentence, _COLOURS[one.call])
+    return ForestRow(name, one.estimate, shown, sentence, _COLOURS[one.call])
 
 
 def _shown(call: str, difference: Markup | None, below: Markup) -> Markup:

@@ -83,7 +83,7 @@ def _signed_share(value: float) -> str:
 
 
 def _chart(title: str, points: Sequence[ArmPoint], measure: Measure, x_label: str, height: float) -> Chart:
-    low, high = span(v for point in points for v in (point.score.value, point.score.low, point.score.high))
+    low, high = span(end for point in points for end in point.score.ends)
     if measure.name == "accuracy":
         low, high = max(low, 0.0), min(high, 1.0)
     words = "; ".join(f"{point.name}: {_score(point.score, measure)} at {_amount(point.x)}" for point in points)

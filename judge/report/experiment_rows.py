@@ -12,17 +12,13 @@ from judge.experiment.arm_figures import DisputedRow, SliceDifference, slice_dif
 from judge.experiment.result import ExperimentResult
 from judge.experiment.text import Measure
 from judge.report.experiment_plots import axis_form
-from judge.report.forest import ForestRow, forest
+from judge.report.forest import SLICE_TITLES, ForestRow, forest
 from judge.report.html import details, estimate, paragraph, table, tag
 from judge.report.page import Section
 from judge.report.svg import span
 from judge.tables.comparison import VERDICTS
 
-_DIMENSIONS = {
-    "length": "Characters of prompt and responses",
-    "budget": "Prompt, by the baseline’s budget of tokens",
-    "models": "Pair of models",
-}
+_TITLES = {**SLICE_TITLES, "budget": "Prompt, by the baseline’s budget of tokens"}
 _PREVIEW = 110
 # A long word may break after so many characters: it would push what the arms say off the page.
 _PIECES = re.compile(r"\S{20}|(?:\S{0,19}\s+)+\S{0,20}|\S+")
@@ -55,19 +51,17 @@ def _slice_plot(result: ExperimentResult, measure: Measure, parts: Sequence[Slic
     rows = [
         ForestRow(
             printable(part.name, 80),
-            part.difference.value,
-            part.difference.low,
-            part.difference.high,
+            part.difference,
             estimate(part.difference, measure.signed_form),
             f"{counted(part.rows, 'row')}, {counted(part.groups, 'group')}",
             "muted" if part.few else "accent",
-            _DIMENSIONS.get(part.dimension, part.dimension.capitalize()),
+            _TITLES.get(part.dimension, part.dimension.capitalize()),
         )
         for part in parts
     ]
     # a handful of rows can be far off by chance, and would leave no room for the others
     sure = [part.difference for part in parts if not part.few]
-    within = span((v for one in sure for v in (one.value, one.low, one.high)), (-1.5 * margin, 1.5 * margin))
+    within = span((end for difference in sure for end in difference.ends), (-1.5 * margin, 1.5 * margin))
     head = ("Rows", f"difference of {measure.name}{measure.of_unit}", f"{result.settings.level:.0%} interval")
     return forest(rows, head, reference=0.0, band=(-margin, margin), form=axis_form(measure), within=within)
 

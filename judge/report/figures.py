@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from judge.errors import counted
 from judge.report.html import tag
 from judge.report.svg import WIDTH, Chart, Point, line, percent, rect, svg, text
+from judge.stats.resample import Estimate
 
 VERDICTS = ("A", "B", "tie")
 COLOURS = ("a", "b", "tie")
@@ -24,15 +25,13 @@ _STRIP = 46.0  # units for the counts below a chart
 
 @dataclass(frozen=True)
 class Bin:
-    """A bin of a curve: where it lies, how often something held there, its interval, and how many rows it has."""
+    """A bin of a curve: where it lies, how often something held there, and how many rows it has."""
 
     low: float
     high: float
     at: float
-    share: float
+    share: Estimate
     rows: int
-    share_low: float | None = None
-    share_high: float | None = None
 
 
 def figure(title: str, *content: object, note: str | None = None, css: str | None = None) -> Markup:
@@ -53,19 +52,22 @@ def reliability(title: str, bins: Sequence[Bin], x_label: str, y_label: str, css
     """
     bins = [b for b in bins if b.rows]
     words = (
-        "; ".join(f"said {b.at:.0%}, was so in {b.share:.0%} of {counted(b.rows, 'row')}" for b in bins) or "no rows"
+        "; ".join(f"said {b.at:.0%}, was so in {b.share.value:.0%} of {counted(b.rows, 'row')}" for b in bins)
+        or "no rows"
     )
     chart = Chart(title, words, (0, 1), (0, 1), height=300, foot=_STRIP)
     chart.axes(x_label, y_label, x_form=percent, y_form=percent)
     chart.path([(0, 0), (1, 1)], "reference")
     for b in bins:
-        chart.whisker(b.at, b.share_low, b.share_high, css)
-    chart.path([(b.at, b.share) for b in bins], f"thin {css}")
+        chart.whisker(b.at, b.share.low, b.share.high, css)
+    chart.path([(b.at, b.share.value) for b in bins], f"thin {css}")
     most = max((b.rows for b in bins), default=1)
     floor = chart.height - 2
     for b in bins:
-        note = f"{b.low:.0%} to {b.high:.0%}: said {b.at:.1%}, was so in {b.share:.1%} of {counted(b.rows, 'row')}"
-        chart.dot(b.at, b.share, css, note)
+        note = (
+            f"{b.low:.0%} to {b.high:.0%}: said {b.at:.1%}, was so in {b.share.value:.1%} of {counted(b.rows, 'row')}"
+        )
+        chart.dot(b.at, b.share.value, css, note)
         tall = b.rows / most * (_STRIP - 10)
         left, right = chart.x(b.low), chart.x(b.high)
         chart.add(rect(left + 0.5, floor - tall, right - left - 1, tall, f"count {css}", note))
@@ -195,7 +197,7 @@ def share_curves(title: str, curves: Sequence[Curve], x_label: str, y_label: str
     Args:
         names: what each bin is called on the horizontal axis.
     """
-    said = [f"{c.name}: " + ", ".join(f"{b.share:.0%}" for b in c.bins if b.rows) for c in curves]
+    said = [f"{c.name}: " + ", ".join(f"{b.share.value:.0%}" for b in c.bins if b.rows) for c in curves]
     chart = Chart(title, "; ".join(said) or "no rows", (-0.5, max(len(names), 1) - 0.5), (0, 1), height=250)
     for value in chart.y.ticks():
         chart.add(line(chart.left, chart.y(value), chart.right, chart.y(value), "grid"))
@@ -210,10 +212,10 @@ def share_curves(title: str, curves: Sequence[Curve], x_label: str, y_label: str
         aside = (k - (len(curves) - 1) / 2) * 0.14
         points = [(i + aside, b) for i, b in enumerate(curve.bins) if b.rows]
         for at, b in points:
-            chart.whisker(at, b.share_low, b.share_high, curve.css)
-        chart.path([(at, b.share) for at, b in points], curve.css)
+            chart.whisker(at, b.share.low, b.share.high, curve.css)
+        chart.path([(at, b.share.value) for at, b in points], curve.css)
         for at, b in points:
-            chart.dot(at, b.share, curve.css, f"{curve.name}: {b.share:.1%} of {counted(b.rows, 'row')}")
+            chart.dot(at, b.share.value, curve.css, f"{curve.name}: {b.share.value:.1%} of {counted(b.rows, 'row')}")
     return figure(title, legend([(c.css, c.name) for c in curves]), chart.markup())
 
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from judge.report.html import tag
 from judge.report.svg import Form, Scale, line, plain, rect, span, text
+from judge.stats.resample import Estimate
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class ForestRow:
 
     Attributes:
         name: what is measured; text or markup.
-        value, low, high: the figure and its interval; a value of None is not drawn.
+        figure: drawn with its interval; None is not drawn.
         shown: the figure in words, or why there is none.
         detail: said small below the name, such as how many rows.
         css: the colour.
@@ -25,15 +26,19 @@ class ForestRow:
     """
 
     name: object
-    value: float | None
-    low: float | None
-    high: float | None
+    figure: Estimate | None
     shown: object
     detail: str = ""
     css: str = "accent"
     group: str = ""
 
 
+# Headings of slices whose dimension's own name does not say enough.
+SLICE_TITLES = {
+    "length": "Characters of prompt and responses",
+    "budget": "Prompt, by the budget of tokens",
+    "models": "Pair of models",
+}
 _LANE, _LANE_HEIGHT = 240.0, 24.0
 
 
@@ -60,7 +65,7 @@ def forest(
         css: `forest long` where sentences stand below the names.
     """
     marks = [v for v in (reference, limit, *(band or ())) if v is not None]
-    low, high = within or span((v for row in rows for v in (row.value, row.low, row.high)), marks)
+    low, high = within or span((end for row in rows if row.figure for end in row.figure.ends), marks)
     x = Scale(low, high, 12.0, _LANE - 12)
     ground = _ground(x, reference, limit, band)
     body: list[Markup] = []
@@ -96,10 +101,11 @@ def _ground(x: Scale, reference: float | None, limit: float | None, band: tuple[
 def _lane(x: Scale, row: ForestRow) -> Markup:
     middle = _LANE_HEIGHT / 2
     parts = []
-    if row.value is not None:
-        if row.low is not None and row.high is not None and row.high >= x.low and row.low <= x.high:
-            parts.append(line(x(x.inside(row.low)), middle, x(x.inside(row.high)), middle, f"whisker {row.css}"))
-        parts.append(_mark(x, row.value, row.css))
+    if row.figure is not None:
+        low, high = row.figure.low, row.figure.high
+        if low is not None and high is not None and high >= x.low and low <= x.high:
+            parts.append(line(x(x.inside(low)), middle, x(x.inside(high)), middle, f"whisker {row.css}"))
+        parts.append(_mark(x, row.figure.value, row.css))
     return tag("svg", *parts, viewBox=f"0 0 {_LANE:g} {_LANE_HEIGHT:g}", aria_hidden="true")
 
 

@@ -95,7 +95,7 @@ def drift_section(model: Path) -> Section | None:
     rows = [_stage(stage, stage is reference) for stage in drift.stages]
     # a base model that knows nothing would squeeze the others into a corner
     near = [row for row, stage in zip(rows, drift.stages, strict=True) if stage.kind != "base"] or rows
-    ends = [v for row in near for v in (row.value, row.low, row.high) if v is not None] + [0.0, limit or 0.0]
+    ends = [end for row in near if row.figure for end in row.figure.ends] + [0.0, limit or 0.0]
     room = (max(ends) - min(ends)) * 0.06 or 0.01
     words = (
         f"Each stage beside {printable(reference.name, 60)} on the same {counted(drift.rows, 'row')} of "
@@ -124,11 +124,11 @@ def _stage(stage: _Stage, is_reference: bool) -> ForestRow:
     change = stage.log_loss_change
     name, kind = printable(stage.name, 60), printable(stage.kind, 20)
     if is_reference:
-        return ForestRow(name, 0.0, None, None, "reference", kind)
+        return ForestRow(name, Estimate(0.0, None, None), "reference", kind)
     if change is None:
-        return ForestRow(name, None, None, None, "not measured: no labels", kind, "muted")
+        return ForestRow(name, None, "not measured: no labels", kind, "muted")
     css = "muted" if stage.kind == "base" else "bad" if stage.failed else "good"
-    return ForestRow(name, change.value, change.low, change.high, estimate(change.estimate(), "+.4f"), kind, css)
+    return ForestRow(name, change.estimate(), estimate(change.estimate(), "+.4f"), kind, css)
 
 
 def _stage_table(stages: Sequence[_Stage]) -> Markup:

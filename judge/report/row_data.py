@@ -19,7 +19,7 @@ import numpy as np
 
 from judge.evaluation.slices import LENGTH_EDGES
 from judge.predictions.file import StoredPredictions
-from judge.prompting.verdict import Float, probabilities
+from judge.prompting.verdict import Float, as_three, probabilities
 from judge.tables.comparison import VERDICTS, Comparison, Flag, Turns
 from judge.tables.language import language_of
 from judge.tables.table import Table
@@ -69,7 +69,7 @@ class ReportRow:
         second: the same with B shown first, mapped back to the table's A and B; None where not read.
         flags: of the table and of the predictions.
         cut: whether the prompt was cut to fit the budget.
-        mass: verdict mass, None where it is not known.
+        verdict_mass: None where it is not known.
         turns: number of turns of the longest conversation.
         characters: of the prompt, of A and of B over all turns.
         language: a code, empty where it is not known.
@@ -87,7 +87,7 @@ class ReportRow:
     second: Three | None
     flags: Flag
     cut: bool
-    mass: float | None
+    verdict_mass: float | None
     turns: int
     characters: tuple[int, int, int]
     language: str
@@ -161,7 +161,7 @@ def _report_row(
         second=_three(second, place),
         flags=row.flags if stored.flags is None else row.flags | Flag(int(stored.flags[place])),
         cut=stored.cut is not None and bool(stored.cut[place]),
-        mass=None if math.isnan(mass) else mass,
+        verdict_mass=None if math.isnan(mass) else mass,
         turns=row.turn_count,
         characters=(a, b, c),
         language=language_of(row) if language is None else language,
@@ -173,8 +173,7 @@ def _report_row(
 def _three(values: Float | None, place: int) -> Three | None:
     if values is None or not np.isfinite(values[place]).all():
         return None
-    a, b, tie = (float(v) for v in values[place])
-    return a, b, tie
+    return as_three(values[place])
 
 
 def _verdict(p: Three) -> int:
@@ -255,7 +254,7 @@ def _chunk_entry(row: ReportRow) -> dict[str, Any]:
         "p": row.p,
         "first": row.first,
         "second": row.second,
-        "mass": row.mass,
+        "mass": row.verdict_mass,
         "characters": row.characters,
         "models": row.models,
     }

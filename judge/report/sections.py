@@ -16,18 +16,12 @@ from judge.evaluation.reliability import Reliability
 from judge.evaluation.slices import Slice
 from judge.report.bias_section import bias_section
 from judge.report.figures import Bin, confusion, distribution, figure, mass_bar, reliability
-from judge.report.forest import ForestRow, forest
+from judge.report.forest import SLICE_TITLES, ForestRow, forest
 from judge.report.html import estimate, facts, paragraph, signed, table, tag
 from judge.report.page import Section
 from judge.report.summary_section import new_figures, summary_section
 from judge.stats.metrics import BINS
 from judge.stats.resample import CONFIDENCE, Estimate, Undefined
-
-_DIMENSIONS = {
-    "length": "Characters of prompt and responses",
-    "budget": "Prompt, by the budget of tokens",
-    "models": "Pair of models",
-}
 
 
 def evaluation_sections(evaluation: Evaluation, rows: JudgedRows, warnings: Sequence[str] = ()) -> list[Section]:
@@ -83,7 +77,7 @@ def _calibration(figures: Figures) -> Section:
 
 
 def _bins(one: Reliability) -> list[Bin]:
-    return [Bin(b.low, b.high, b.chance, b.right.value, b.rows, b.right.low, b.right.high) for b in one.bins]
+    return [Bin(b.low, b.high, b.chance, b.right, b.rows) for b in one.bins]
 
 
 def _verdicts(figures: Figures, probability: TieFigures | None) -> Section:
@@ -168,13 +162,11 @@ def _slices(slices: Sequence[Slice], figures: Figures) -> Section:
     rows = [
         ForestRow(
             printable(one.name, 80),
-            one.log_loss.value,
-            one.log_loss.low,
-            one.log_loss.high,
+            one.log_loss,
             Markup("").join((estimate(one.log_loss, ".3f"), tag("small", _beside(one), css="beneath"))),
             f"{counted(one.rows, 'row')}, {counted(one.groups, 'group')}",
             "muted" if one.few else "accent",
-            _DIMENSIONS.get(one.dimension, one.dimension.capitalize()),
+            SLICE_TITLES.get(one.dimension, one.dimension.capitalize()),
         )
         for one in slices
     ]
@@ -201,8 +193,7 @@ def _agreement(figures: Sequence[AgreementFigure]) -> Section:
         shown = Markup("").join(
             (estimate(one.estimate, form), tag("small", f"{counted(one.rows, 'row')} {one.remark}", css="beneath"))
         )
-        ends = one.estimate
-        rows.append(ForestRow(one.name, ends.value, ends.low, ends.high, shown, one.counts))
+        rows.append(ForestRow(one.name, one.estimate, shown, one.counts))
     content = [
         paragraph(
             "Published benchmarks count agreement in different ways. Lay a published number beside the line that "

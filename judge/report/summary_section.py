@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from judge.errors import counted
 from judge.evaluation.evaluate import Evaluation, Part
+from judge.evaluation.judged_rows import left_out_text
 from judge.evaluation.quality import Figures
 from judge.report.figures import figure
 from judge.report.forest import ForestRow, forest
@@ -36,31 +37,14 @@ def summary_section(evaluation: Evaluation, figures: Figures, more_warnings: Seq
     found = [w for w in (*evaluation.warnings, *more_warnings) if w.split(":")[0].casefold() != said]
     warnings = [tag("li", f"{w[:1].upper()}{w[1:]}.") for w in found]
     counts = evaluation.rows
-    left_out = [f"{counts.unlabelled:,} without a label"] if counts.unlabelled else []
-    left_out += [f"{counts.unpredicted:,} without a prediction"] if counts.unpredicted else []
-    left_out += [f"{counts.dropped:,} that trained this judge"] if counts.dropped else []
-    on = f"{counted(figures.rows, 'row')} in {counted(figures.groups, 'prompt group')}" + (
-        f"; left out: {', '.join(left_out)}" if left_out else ""
-    )
+    left_out = left_out_text(counts.unlabelled, counts.unpredicted, counts.dropped, "this judge")
+    on = f"{counted(figures.rows, 'row')} in {counted(figures.groups, 'prompt group')}{left_out}"
     content = [
         tag("ul", *warnings, css="warnings") if warnings else None,
         paragraph(lead, css="lead"),
         tag(
             "div",
-            _card(
-                "Log loss, nats",
-                figures.log_loss,
-                ".4f",
-                _beside(figures.class_rates_log_loss, figures.uniform_log_loss),
-            ),
-            _card(
-                "Accuracy",
-                figures.accuracy,
-                ".1%",
-                _beside(figures.class_rates_accuracy, figures.uniform_accuracy, ".1%"),
-            ),
-            _card("Brier score", figures.brier, ".4f", _beside(figures.class_rates_brier, figures.uniform_brier)),
-            _card("Calibration error", figures.ece, ".4f", _beside_chance(figures)),
+            *_cards(figures),
             css="cards",
         ),
         _baselines(figures),
@@ -72,6 +56,18 @@ def summary_section(evaluation: Evaluation, figures: Figures, more_warnings: Seq
         ),
     ]
     return Section("summary", "How good the judge is", Markup("").join(part for part in content if part))
+
+
+def _cards(figures: Figures) -> list[Markup]:
+    loss = _beside(figures.class_rates_log_loss, figures.uniform_log_loss)
+    accuracy = _beside(figures.class_rates_accuracy, figures.uniform_accuracy, ".1%")
+    brier = _beside(figures.class_rates_brier, figures.uniform_brier)
+    return [
+        _card("Log loss, nats", figures.log_loss, ".4f", loss),
+        _card("Accuracy", figures.accuracy, ".1%", accuracy),
+        _card("Brier score", figures.brier, ".4f", brier),
+        _card("Calibration error", figures.ece, ".4f", _beside_chance(figures)),
+    ]
 
 
 def knows(figures: Figures) -> str:
@@ -120,7 +116,7 @@ def _baselines(figures: Figures) -> Markup:
     """Return the judge's log loss beside that of saying less."""
     loss, over, length = figures.log_loss, figures.over_length_baseline, figures.length_baseline_log_loss
     rows = [
-        ForestRow("This judge", loss.value, loss.low, loss.high, estimate(loss)),
+        ForestRow("This judge", loss, estimate(loss)),
         _baseline("Lengths alone", length, over, "a model of the two responses' lengths, cross-validated"),
         _baseline("Class rates", figures.class_rates_log_loss, figures.over_class_rates, "how often each verdict is"),
         _baseline("Uniform", figures.uniform_log_loss, _shifted(loss, -figures.uniform_log_loss), "one third each"),
@@ -131,10 +127,10 @@ def _baselines(figures: Figures) -> Markup:
 
 def _baseline(name: str, value: float | None, over: Estimate | Undefined, detail: str) -> ForestRow:
     if value is None:
-        return ForestRow(name, None, None, None, estimate(over), detail, "muted")
+        return ForestRow(name, None, estimate(over), detail, "muted")
     beside = tag("small", "judge ", estimate(over, "+.4f"), css="beneath")
     shown = Markup("").join((tag("span", tag("b", f"{value:.4f}"), css="estimate"), beside))
-    return ForestRow(name, value, None, None, shown, detail, "muted")
+    return ForestRow(name, Estimate(value, None, None), shown, detail, "muted")
 
 
 def _shifted(figure_: Estimate, by: float) -> Estimate:

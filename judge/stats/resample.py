@@ -41,6 +41,11 @@ class Estimate:
     low: float | None
     high: float | None
 
+    @property
+    def ends(self) -> list[float]:
+        """The figure and the ends of its interval, where it has one."""
+        return [end for end in (self.value, self.low, self.high) if end is not None]
+
     def times(self, factor: float) -> Estimate:
         """Return the estimate of the figure times a number, such as 100 for points or -1 for the other sign."""
         if self.low is None or self.high is None:

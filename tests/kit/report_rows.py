@@ -42,7 +42,7 @@ def report_row(**values: Any) -> ReportRow:
     """Return a row with plain values for the fields that are not given; lengths and turns follow from the texts."""
     row: dict[str, Any] = {
         "id": "1", "prompt": ("Who?",), "response_a": ("Me.",), "response_b": ("You there.",), "label": 0,
-        "p": (0.5, 0.3, 0.2), "first": None, "second": None, "flags": Flag(0), "cut": False, "mass": None,
+        "p": (0.5, 0.3, 0.2), "first": None, "second": None, "flags": Flag(0), "cut": False, "verdict_mass": None,
         "language": "en", "source": "", "models": ("", ""),
     } | values  # fmt: skip
     cells = [row[name] for name in ("prompt", "response_a", "response_b")]

@@ -44,7 +44,7 @@ def plain_row(i: int) -> ReportRow:
         second=second if two else None,
         flags=Flag.IDENTICAL if i % 40 == 1 else Flag.NOT_SCORED if i % 90 == 2 else Flag(0),
         cut=i % 11 == 0,
-        mass=0.5,
+        verdict_mass=0.5,
         language=LANGUAGES[i % 3],
         source=("arena", "")[i % 2],
         models=(f"left-{i % 4}", "right"),

@@ -50,7 +50,9 @@ def marks(root: ElementTree.Element, name: str, css: str) -> list[dict[str, str]
 
 
 def bins(shares: list[float], rows: int = 10) -> list[Bin]:
-    return [Bin(i / 10, (i + 1) / 10, (i + 0.5) / 10, share, rows, None, None) for i, share in enumerate(shares)]
+    return [
+        Bin(i / 10, (i + 1) / 10, (i + 0.5) / 10, Estimate(share, None, None), rows) for i, share in enumerate(shares)
+    ]
 
 
 CHARTS: dict[str, Callable[[str], Markup]] = {
@@ -111,12 +113,18 @@ def test_points_lie_off_the_diagonal_by_their_calibration_gap() -> None:
     for dot in dots:
         along = (float(dot["cx"]) - x0) / (x1 - x0)
         assert float(dot["cy"]) == pytest.approx(y0 + along * (y1 - y0), abs=0.02)
-    (off,) = marks(parsed(reliability("t", [Bin(0.5, 0.6, 0.55, 0.35, 4)], "x", "y")), "circle", "dot")
+    (off,) = marks(
+        parsed(reliability("t", [Bin(0.5, 0.6, 0.55, Estimate(0.35, None, None), 4)], "x", "y")), "circle", "dot"
+    )
     assert float(off["cy"]) == pytest.approx(y0 + 0.35 * (y1 - y0), abs=0.02)
 
 
 def test_a_reliability_diagram_shows_intervals_and_counts_to_scale() -> None:
-    some = [Bin(0.4, 0.5, 0.45, 0.4, 30, 0.3, 0.5), Bin(0.5, 0.6, 0.55, 0.6, 10), Bin(0.6, 0.7, 0.65, 0.0, 0)]
+    some = [
+        Bin(0.4, 0.5, 0.45, Estimate(0.4, 0.3, 0.5), 30),
+        Bin(0.5, 0.6, 0.55, Estimate(0.6, None, None), 10),
+        Bin(0.6, 0.7, 0.65, Estimate(0.0, None, None), 0),
+    ]
     root = parsed(reliability("t", some, "x", "y"))
     (whisker,) = marks(root, "line", "whisker")
     (axis,) = [e for e in marks(root, "line", "axis") if e["y1"] == e["y2"]][:1]
@@ -167,10 +175,10 @@ def rows_of_forest(root: ElementTree.Element) -> list[ElementTree.Element]:
 
 def test_a_forest_plot_has_one_scale_and_points_at_what_lies_beyond_it() -> None:
     given_ = [
-        ForestRow(HOSTILE, 1.0, 0.5, 1.5, "one", group="g"),
-        ForestRow("two", 9.0, 8.0, 10.0, "two", group="g"),
-        ForestRow("three", None, None, None, estimate(Undefined(HOSTILE)), HOSTILE),
-        ForestRow("four", 2.0, None, None, "four"),
+        ForestRow(HOSTILE, Estimate(1.0, 0.5, 1.5), "one", group="g"),
+        ForestRow("two", Estimate(9.0, 8.0, 10.0), "two", group="g"),
+        ForestRow("three", None, estimate(Undefined(HOSTILE)), HOSTILE),
+        ForestRow("four", Estimate(2.0, None, None), "four"),
     ]
     root = parsed(forest(given_, ("a", "b", "c"), reference=1.0, limit=1.8, band=(0.5, 1.5), within=(0.0, 2.0)))
     one, two, three, four = rows_of_forest(root)
@@ -188,7 +196,7 @@ def test_a_forest_plot_has_one_scale_and_points_at_what_lies_beyond_it() -> None
 
 
 def test_a_forest_plot_without_any_figure_does_not_break() -> None:
-    assert len(rows_of_forest(parsed(forest([ForestRow("x", None, None, None, "none")], ("a", "b", "c"))))) == 1
+    assert len(rows_of_forest(parsed(forest([ForestRow("x", None, "none")], ("a", "b", "c"))))) == 1
     assert rows_of_forest(parsed(forest([], ("a", "b", "c")))) == []
 
 

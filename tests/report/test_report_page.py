@@ -207,7 +207,7 @@ def test_rows_come_in_the_tables_order_with_their_predictions(make_table: Callab
     assert rows[1].flags == Flag.IDENTICAL
     assert [row.flips for row in rows] == [None] * 3
     assert not any(row.cut for row in rows)
-    assert [row.mass for row in rows] == [None] * 3
+    assert [row.verdict_mass for row in rows] == [None] * 3
 
 
 def test_both_orders_flags_and_cuts_are_taken_from_the_predictions(make_table: Callable[[str], Path]) -> None:
