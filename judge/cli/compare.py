@@ -19,13 +19,13 @@ from judge.evaluation.compare import compare as measure
 from judge.evaluation.judged_rows import left_out_text
 from judge.evaluation.members import read_members
 from judge.evaluation.settings import CompareSettings
+from judge.stats.metrics import MEASURES
 from judge.stats.resample import CONFIDENCE
 from judge.stats.words import interval, p_text
 from judge.tables.table import Table
 
 _PROMPT_CHARACTERS = 60
 _LEAST_MOVED = 0.005  # less is 0.00 in print
-_TITLES = {"log_loss": ("log loss", ".4f"), "accuracy": ("accuracy", ".1%"), "brier": ("Brier score", ".4f")}
 
 
 def compare(
@@ -59,8 +59,8 @@ def text_lines(result: CompareResult) -> Iterator[str]:
     )
     yield ""
     yield f"{'':12}  {'A':>8}  {'B':>8}  {'B minus A':>9}  {CONFIDENCE:.0%} interval"
-    for name, difference in result.differences.items():
-        yield _line(*_TITLES[name], difference)
+    for metric, shown in MEASURES.items():
+        yield _line(shown.name, shown.form, result.differences[metric])
     yield ""
     yield from (difference.conclusion for difference in result.differences.values())
     verdicts = result.verdicts

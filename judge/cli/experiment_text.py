@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from judge.errors import counted, printable
 from judge.experiment.arm_figures import ArmFigures, arm_figures
 from judge.experiment.result import ExperimentResult
-from judge.experiment.text import MEASURES, WIDTH, Measure, line, metric_text, rate
+from judge.experiment.text import WIDTH, line, metric_text, rate
+from judge.stats.metrics import MEASURES, Measure
 from judge.stats.words import interval
 
 _NAME = 20  # columns for an arm's name; a longer one has a line of its own

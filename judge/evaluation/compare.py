@@ -12,18 +12,16 @@ from judge.evaluation.members import MemberRows, labelled_rows
 from judge.evaluation.settings import CompareSettings
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import as_three
-from judge.stats.metrics import brier_scores, hits, log_losses
+from judge.stats.metrics import MEASURES, Metric, hits
 from judge.stats.permutation import sign_flip_test
 from judge.stats.resample import Estimate, Resampler, check_resampling
-from judge.stats.words import interval, p_text
+from judge.stats.words import amount, amount_interval, p_text
 from judge.tables.comparison import VERDICTS, Comparison
 from judge.tables.table import Table
 
-MEASURES = ("log_loss", "accuracy", "brier")
 # A difference counts as shown only if its p-value is below this.
 SIGNIFICANT = 0.05
 _MOST_PERMUTATIONS = 1_000_000
-_WORDS = {"log_loss": "log loss", "accuracy": "accuracy", "brier": "Brier score"}
 
 
 @dataclass(frozen=True)
@@ -124,32 +122,32 @@ def _check(settings: CompareSettings) -> None:
 def _differences(labelled: MemberRows, names: tuple[str, str], settings: CompareSettings) -> dict[str, Difference]:
     rows, (a, b) = labelled.rows, labelled.p
     resampler = Resampler(rows.groups, settings.resamples, settings.seed)
-    result = {}
-    for name, measure in zip(MEASURES, (log_losses, hits, brier_scores), strict=True):
-        first, second = measure(a, rows.labels), measure(b, rows.labels)
-        shares = [name == "accuracy", name == "accuracy", False]
-        of_a, of_b, difference = resampler.estimate(np.column_stack([first, second, second - first]), shares=shares)
-        p_value = sign_flip_test(second - first, rows.groups, settings.permutations, settings.seed)
-        result[name] = Difference(of_a, of_b, difference, p_value, _conclusion(name, names, difference, p_value))
+    result: dict[str, Difference] = {}
+    for metric, measure in MEASURES.items():
+        of_a, of_b = measure.scores(a, rows.labels), measure.scores(b, rows.labels)
+        is_share = metric == "accuracy"
+        columns = np.column_stack([of_a, of_b, of_b - of_a])
+        estimate_a, estimate_b, difference = resampler.estimate(columns, shares=[is_share, is_share, False])
+        p_value = sign_flip_test(of_b - of_a, rows.groups, settings.permutations, settings.seed)
+        result[metric] = Difference(
+            estimate_a, estimate_b, difference, p_value, _conclusion(metric, names, difference, p_value)
+        )
     return result
 
 
-def _conclusion(measure: str, names: tuple[str, str], difference: Estimate, p_value: float) -> str:
+def _conclusion(metric: Metric, names: tuple[str, str], difference: Estimate, p_value: float) -> str:
     """Return a sentence. A difference counts as shown if the interval excludes 0 and the p-value is below 0.05."""
-    accuracy = measure == "accuracy"
-    unit = " points" if accuracy else " nats" if measure == "log_loss" else ""
-    form, what = (".1f" if accuracy else ".4f"), _WORDS[measure]
-    size = difference.times(100) if accuracy else difference
-    change = f"{size.value:+z{form}}{unit}"
-    if size.low is None or size.high is None:
+    what, value = MEASURES[metric].name, difference.value
+    change = amount(value, metric, "+")
+    if difference.low is None or difference.high is None:
         return f"{what}: a difference of {change}; one prompt group leaves no interval"
-    if size.low <= 0 <= size.high or p_value >= SIGNIFICANT:
-        ends = interval(size, f"+z{form}")
+    if difference.low <= 0 <= difference.high or p_value >= SIGNIFICANT:
+        ends = amount_interval(difference, metric, "+")
         return f"{what}: no difference shown; {change}, the interval reaches from {ends}, {p_text(p_value)}"
-    better = names[1] if (size.value > 0) == accuracy else names[0]
-    if size.value < 0:
-        size = size.times(-1)
-    return f"{what}: {better} is better by {size.value:{form}}{unit} ({interval(size, form)}), {p_text(p_value)}"
+    better = names[1] if (value > 0) == (metric == "accuracy") else names[0]
+    size = difference if value > 0 else difference.times(-1)
+    ends = amount_interval(size, metric)
+    return f"{what}: {better} is better by {amount(size.value, metric)} ({ends}), {p_text(p_value)}"
 
 
 def _verdicts(labelled: MemberRows) -> VerdictChanges:

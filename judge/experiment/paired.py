@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.experiment.power import LEAST_GROUPS, SPREADS, Spread
-from judge.experiment.settings import Metric
 from judge.prompting.verdict import Float
+from judge.stats.metrics import Metric
 from judge.stats.permutation import sign_flip_test
 from judge.stats.resample import Estimate, Resampler
 

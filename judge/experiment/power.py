@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.experiment.settings import Metric
+from judge.stats.metrics import Metric
 from judge.stats.resample import CONFIDENCE
 
 POWER = 0.8

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.evaluation.judged_rows import JudgedRows
-from judge.experiment.settings import ExperimentSettings, Metric
-from judge.experiment.statistics import Difference, row_scores
+from judge.experiment.settings import ExperimentSettings
+from judge.experiment.statistics import Difference
 from judge.prompting.template import Template
 from judge.prompting.verdict import Float, unread
+from judge.stats.metrics import MEASURES, Metric
 from judge.tables.comparison import Flag
 
 
@@ -67,7 +68,7 @@ class ArmScores:
 
     def row_scores(self, labels: NDArray[np.int64], metric: Metric) -> Float:
         """Return the metric of each row, shape (rows,); NaN where the engine gave no number."""
-        return np.where(self.not_scored, np.nan, row_scores(self.p, labels, metric))
+        return np.where(self.not_scored, np.nan, MEASURES[metric].scores(self.p, labels))
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from judge.errors import JudgeError, printable, setting_problem, suggestion
 from judge.experiment.arm_names import LONGEST_NAME, identical_without_names, refuse_repeated_keys, with_names
 from judge.prompting.budget import Policy
 from judge.scoring.settings import swap_share
+from judge.stats.metrics import Metric
 from judge.tables.comparison import Cells
 from judge.tables.table import OnBadRow
 from judge.training.settings import read_config
 
-Metric = Literal["log_loss", "accuracy", "brier"]
 # The default margin, below which a difference does not matter: a hundredth of a nat, two rows in a hundred.
 DEFAULT_MARGIN: dict[Metric, float] = {"log_loss": 0.01, "brier": 0.01, "accuracy": 0.02}
 MOST_ARMS = 20

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from judge.errors import counted
 from judge.experiment.paired import Paired, estimates, paired, seed_errors
 from judge.experiment.power import LEAST_GROUPS, POWER, Demand, Spread, fewest_rows
-from judge.experiment.settings import DEFAULT_MARGIN, Metric
-from judge.experiment.text import Call, Claim, amount, few_differ, few_groups, rows_to_decide, sentence
+from judge.experiment.settings import DEFAULT_MARGIN
+from judge.experiment.text import Call, Claim, few_differ, few_groups, rows_to_decide, sentence
 from judge.prompting.verdict import Float
-from judge.stats.metrics import brier_scores, hits, log_losses
+from judge.stats.metrics import Metric
 from judge.stats.permutation import PERMUTATIONS, holm
 from judge.stats.resample import CONFIDENCE, RESAMPLES, Estimate, Resampler
-
-_MEASURES = {"log_loss": log_losses, "accuracy": hits, "brier": brier_scores}
+from judge.stats.words import amount
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,6 @@ class Difference:
     seeds: int = 0
 
 
-def row_scores(p: NDArray[np.floating], labels: NDArray[np.integer], metric: Metric) -> Float:
-    """Return each row's score in a metric, shape (rows,); NaN where a row of `p` has NaN.
-
-    Of the log loss (nats) and the Brier score, lower is better; of the accuracy (1 for a right verdict), higher.
-    Arguments and errors are those of `judge.stats.metrics.log_losses`.
-    """
-    return _MEASURES[metric](p, labels)
-
-
 def differences(
     scores: Mapping[str, NDArray[np.floating]],
     baseline: str,
@@ -98,8 +88,9 @@ def differences(
     Where arms are trained, the spread between their seeds widens the interval and both tests (`seed_errors`).
 
     Args:
-        scores: of each arm by `row_scores`, shape (rows,), or (seeds, rows) if it is trained; NaN where the engine
-            gave no number. A row where the arm or the baseline has no score is left out and counted.
+        scores: of each arm (`judge.stats.metrics.Measure.scores`), shape (rows,), or (seeds, rows) if it is trained;
+            NaN where the engine gave no number. A row where the arm or the baseline has no score is left out and
+            counted.
         baseline: name of the arm that the others are compared with.
         groups: the key of each row's prompt group, shape (rows,).
         metric: of the scores; says which direction is better.

@@ -10,55 +10,13 @@ from typing import Literal
 
 from judge.errors import counted, printable
 from judge.experiment.power import LEAST_GROUPS
-from judge.experiment.settings import ExperimentSettings, Metric
+from judge.experiment.settings import ExperimentSettings
+from judge.stats.metrics import MEASURES, Metric
 from judge.stats.resample import Estimate
-from judge.stats.words import interval, p_text
+from judge.stats.words import amount, amount_interval, p_text
 
 Call = Literal["better", "worse", "equivalent", "undecided"]
 WIDTH = 100  # columns of a terminal
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How a metric is called and written.
-
-    Attributes:
-        name: of the metric.
-        unit: behind a number, with a space before it; empty where the form says it.
-        form: of a score.
-        better: where better scores lie.
-    """
-
-    name: str
-    unit: str
-    form: str
-    better: Literal["lower", "higher"]
-
-    @property
-    def signed_form(self) -> str:
-        """The form of a difference."""
-        return f"+{self.form}"
-
-    @property
-    def of_unit(self) -> str:
-        """The unit as it follows a title: `, nats`."""
-        return f",{self.unit}" if self.unit else ""
-
-
-MEASURES: dict[Metric, Measure] = {
-    "log_loss": Measure("log loss", " nats", ".4f", "lower"),
-    "accuracy": Measure("accuracy", "", ".1%", "higher"),
-    "brier": Measure("Brier score", "", ".4f", "lower"),
-}
-
-
-def amount(value: float, metric: Metric, sign: str = "") -> str:
-    """Return a difference with its unit: `0.0123 nats`, `1.2 points` or `0.0123`; `sign` may be `+`."""
-    return _number(value, metric, sign) + (" points" if metric == "accuracy" else MEASURES[metric].unit)
-
-
-def _number(value: float, metric: Metric, sign: str = "") -> str:
-    return f"{value * 100:{sign}z.1f}" if metric == "accuracy" else f"{value:{sign}z.4f}"
 
 
 def plan_lines(settings: ExperimentSettings) -> Iterator[str]:
@@ -157,7 +115,7 @@ def sentence(claim: Claim) -> str:
 
 def _with_interval(estimate: Estimate, metric: Metric, sign: str) -> str:
     """Return a difference with its unit, and its interval without one: `0.0123 nats (0.0012 to 0.0234)`."""
-    ends = interval(estimate, sign, none="", write=lambda value, form: _number(value, metric, form))
+    ends = amount_interval(estimate, metric, sign)
     return amount(estimate.value, metric, sign) + (f" ({ends})" if ends else "")
 
 

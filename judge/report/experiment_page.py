@@ -11,14 +11,16 @@ from markupsafe import Markup
 from judge.errors import counted, printable
 from judge.experiment.arm_figures import ArmFigures, DisputedRow, arm_figures, sweep_of
 from judge.experiment.result import ExperimentResult
-from judge.experiment.text import MEASURES, Measure, amount, rate
+from judge.experiment.text import rate
 from judge.report.experiment_plots import ArmPoint, axis_form, cost_plot, sweep_plot
 from judge.report.experiment_prompts import prompts_section, settings_section
 from judge.report.experiment_rows import disputed_section, slices_section
 from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, paragraph, table, tag
 from judge.report.page import Section
+from judge.stats.metrics import MEASURES, Measure
 from judge.stats.resample import Estimate
+from judge.stats.words import amount
 
 # A hyphen that stands for a minus sign.
 _MINUS = re.compile(r"(?<!\w)-(?=\d)")

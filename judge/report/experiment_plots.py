@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from judge.errors import printable
-from judge.experiment.text import Measure
 from judge.report.figures import figure, legend
 from judge.report.html import signed
 from judge.report.svg import Chart, Form, Scale, span, text
+from judge.stats.metrics import Measure
 from judge.stats.resample import Estimate
 from judge.stats.words import interval
 

@@ -10,12 +10,12 @@ from markupsafe import Markup
 from judge.errors import counted, printable
 from judge.experiment.arm_figures import DisputedRow, SliceDifference, slice_differences
 from judge.experiment.result import ExperimentResult
-from judge.experiment.text import Measure
 from judge.report.experiment_plots import axis_form
 from judge.report.forest import SLICE_TITLES, ForestRow, forest
 from judge.report.html import details, estimate, paragraph, table, tag
 from judge.report.page import Section
 from judge.report.svg import span
+from judge.stats.metrics import Measure
 from judge.tables.comparison import VERDICTS
 
 _TITLES = {**SLICE_TITLES, "budget": "Prompt, by the baseline’s budget of tokens"}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from judge.tables.comparison import VERDICTS
 
+Metric = Literal["log_loss", "accuracy", "brier"]
 UNIFORM_LOG_LOSS = float(np.log(3))
 # A judge whose log loss is not at least this much lower than the class rates', in nats, knows nothing worth mentioning.
 MARGIN = 0.005
@@ -88,6 +93,42 @@ def brier_scores(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArra
     values = values / values.sum(axis=1, keepdims=True)
     result: NDArray[np.float64] = ((values - np.eye(3)[labels]) ** 2).sum(axis=1)
     return result
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a metric is called and written.
+
+    Attributes:
+        name: of the metric.
+        unit: behind a number, with a space before it; empty where the form says it.
+        form: of a score.
+        better: where better scores lie.
+        scores: from probabilities, shape (rows, 3), and labels, shape (rows,), to each row's score, shape (rows,).
+    """
+
+    name: str
+    unit: str
+    form: str
+    better: Literal["lower", "higher"]
+    scores: Callable[[NDArray[np.floating], NDArray[np.integer]], NDArray[np.float64]]
+
+    @property
+    def signed_form(self) -> str:
+        """The form of a difference."""
+        return f"+{self.form}"
+
+    @property
+    def of_unit(self) -> str:
+        """The unit as it follows a title: `, nats`."""
+        return f",{self.unit}" if self.unit else ""
+
+
+MEASURES: dict[Metric, Measure] = {
+    "log_loss": Measure("log loss", " nats", ".4f", "lower", log_losses),
+    "accuracy": Measure("accuracy", "", ".1%", "higher", hits),
+    "brier": Measure("Brier score", "", ".4f", "lower", brier_scores),
+}
 
 
 def bin_gaps(chance: NDArray[np.floating], right: NDArray[np.floating], bins: int = BINS) -> NDArray[np.float64]:

@@ -1,9 +1,10 @@
-"""Intervals and p-values as text; every stage that prints one writes it here."""
+"""Intervals, differences and p-values as text; every stage that prints one writes it here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from judge.stats.metrics import MEASURES, Metric
 from judge.stats.resample import Estimate
 
 
@@ -30,6 +31,20 @@ def with_interval(estimate: Estimate, form: str, *, none: str = "", write: Calla
     """
     inside = interval(estimate, form, none=none, write=write)
     return write(estimate.value, form) + (f" ({inside})" if inside else "")
+
+
+def amount(value: float, metric: Metric, sign: str = "") -> str:
+    """Return a difference in a metric with its unit: `0.0123 nats`, `1.2 points` or `0.0123`; `sign` may be `+`."""
+    return _number(value, metric, sign) + (" points" if metric == "accuracy" else MEASURES[metric].unit)
+
+
+def amount_interval(estimate: Estimate, metric: Metric, sign: str = "") -> str:
+    """Return the interval of such a difference without the unit: `0.0012 to 0.0234`; empty if there is none."""
+    return interval(estimate, sign, none="", write=lambda value, form: _number(value, metric, form))
+
+
+def _number(value: float, metric: Metric, sign: str) -> str:
+    return f"{value * 100:{sign}z.1f}" if metric == "accuracy" else f"{value:{sign}z.4f}"
 
 
 def p_text(p_value: float) -> str:

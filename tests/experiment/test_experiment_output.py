@@ -16,8 +16,8 @@ from judge.errors import JudgeError
 from judge.experiment.arm_figures import arm_figures, slice_differences
 from judge.experiment.files import results_table, write_results
 from judge.experiment.result import ExperimentResult
-from judge.experiment.text import MEASURES, plan_lines, power_lines
-from judge.stats.metrics import hits, log_losses
+from judge.experiment.text import plan_lines, power_lines
+from judge.stats.metrics import MEASURES, hits, log_losses
 from judge.stats.resample import Estimate, group_bootstrap
 from judge.tables.comparison import VERDICTS
 from tests.kit.made_experiment import FOUR, NOISE, ROWS, made_experiment, page, words

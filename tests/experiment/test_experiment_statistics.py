@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from judge.experiment.power import Demand, Spread, assumed, fewest_rows, smallest_difference
-from judge.experiment.settings import Metric
-from judge.experiment.statistics import Difference, differences, row_scores
+from judge.experiment.statistics import Difference, differences
 from judge.prompting.verdict import Float
-from judge.stats.metrics import accuracy, brier_scores, log_loss
+from judge.stats.metrics import MEASURES, Metric, accuracy, brier_scores, log_loss
 from judge.stats.permutation import holm, sign_flip_test
 from judge.stats.resample import Estimate, group_bootstrap
 from tests.kit.clustered_losses import made_groups, made_losses, named
@@ -43,11 +42,11 @@ def spread_rows(rng: np.random.Generator, count: int, mean: float = 0.0, sd: flo
 
 def test_row_scores_are_the_metrics_rows() -> None:
     p = SURE[[0, 1, 0, 0]]
-    assert row_scores(p, TRUTH, "log_loss").mean() == pytest.approx(log_loss(p, TRUTH))
-    assert row_scores(p, TRUTH, "accuracy").tolist() == [1, 1, 0, 1]
-    assert row_scores(p, TRUTH, "accuracy").mean() == accuracy(p, TRUTH)
-    assert row_scores(p, TRUTH, "brier").tolist() == brier_scores(p, TRUTH).tolist()
-    assert np.isnan(row_scores(np.full((4, 3), np.nan), TRUTH, "log_loss")).all()
+    assert MEASURES["log_loss"].scores(p, TRUTH).mean() == pytest.approx(log_loss(p, TRUTH))
+    assert MEASURES["accuracy"].scores(p, TRUTH).tolist() == [1, 1, 0, 1]
+    assert MEASURES["accuracy"].scores(p, TRUTH).mean() == accuracy(p, TRUTH)
+    assert MEASURES["brier"].scores(p, TRUTH).tolist() == brier_scores(p, TRUTH).tolist()
+    assert np.isnan(MEASURES["log_loss"].scores(np.full((4, 3), np.nan), TRUTH)).all()
 
 
 @pytest.mark.parametrize("metric", ["log_loss", "accuracy", "brier"])
@@ -55,7 +54,7 @@ def test_the_arm_that_is_right_more_often_is_better_by_every_metric(metric: Metr
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 3, 300)
     right, often = SURE[labels], SURE[np.where(rng.random(300) < 0.7, labels, (labels + 1) % 3)]
-    scores = {name: row_scores(p, labels, metric) for name, p in (("base", often), ("arm", right))}
+    scores = {name: MEASURES[metric].scores(p, labels) for name, p in (("base", often), ("arm", right))}
     (found,) = differences(scores, "base", np.arange(300), metric, resamples=100)
     assert found.call == "better"
     assert "arm is better than base by" in found.sentence

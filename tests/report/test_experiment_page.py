@@ -17,11 +17,10 @@ from judge.cli.experiment_text import result_lines
 from judge.experiment.arm_figures import apart, most_disputed, slice_differences, sweep_of
 from judge.experiment.result import ExperimentResult
 from judge.experiment.settings import ExperimentSettings
-from judge.experiment.text import MEASURES
 from judge.prompting.template import load_template
 from judge.report.experiment_page import verdict_line
 from judge.report.experiment_plots import ArmPoint, cost_plot, sweep_plot
-from judge.stats.metrics import log_losses
+from judge.stats.metrics import MEASURES, log_losses
 from judge.stats.resample import Estimate
 from tests.kit.made_experiment import FOUR, NOISE, ROWS, made_experiment, page, words
 from tests.kit.report_rows import HOSTILE
