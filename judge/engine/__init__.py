@@ -8,6 +8,6 @@ Doors:
 - `weights`: how weights are read
 - `expand`: a 32-bit copy of 4-bit weights
 - `transformers`: the slow reference engine
-- `ray.pool`: engines on a Ray cluster
-- `server.pool`: a running `vllm serve`
+
+`ray/` holds engines on a Ray cluster, `server/` a running `vllm serve`. Both are pools; only `choose` starts them.
 """

@@ -24,7 +24,7 @@ ROOMS = {
     "models": "bundle prompting judge_file adapter tensor_files packed trained_rows architecture arithmetic "
     "calibration",
     "hardware": "machine cards kernels memory",
-    "engine": "protocol choose pool weights expand transformers ray.pool server.pool",
+    "engine": "protocol choose pool weights expand transformers",
     "runs": "folder prepared shards progress terminal",
     "predictions": "predictions file submission",
     "scoring": "settings scorer reading recalibrate quick_submission",
