@@ -61,7 +61,7 @@ bench: $(READY) $(MODEL)/judge-demo-model.json
 	$(BIN)/python bench/throughput.py --model $(MODEL)
 	$(BIN)/python bench/training.py --model $(MODEL)
 	$(BIN)/python bench/evaluate.py
-	$(BIN)/python bench/planning.py
+	$(BIN)/python bench/planning.py --model $(MODEL)
 	$(BIN)/python bench/faults.py --model $(MODEL)
 	bash requirements/browser.sh
 	$(BIN)/python bench/report_open.py

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,19 +14,12 @@ from judge.cli.commands import Flags
 from judge.cli.options import AsJson, CellsOption, Duration, OnBadRowOption, TableFile
 from judge.cli.plan_text import json_object, text_lines
 from judge.deadline import parse_duration
-from judge.errors import JudgeError
-from judge.planning.layout import Machine
-from judge.planning.outcome import GOOD
-from judge.planning.plan import Measure, PlanModel, find_machine, make_plan, open_plan_model
-from judge.runs.terminal import ScoringTerminal
+from judge.planning.forecast import GOOD
+from judge.planning.plan import find_machine, make_plan, open_plan_model, read_rehearsal
+from judge.runs.terminal import Terminal
 from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Cells
 from judge.tables.table import OnBadRow, Table
-
-if TYPE_CHECKING:
-    from judge.planning.lengths import PromptLengths
-    from judge.planning.time_model import TimeModel
-
 
 def plan(
     model: Annotated[Path, typer.Argument(help="Model folder, judge bundle, or a config.json alone.")],
@@ -42,9 +35,9 @@ def plan(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Folder of the model's tokenizer, where MODEL has none.")
     ] = None,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="Measure this machine first, with random weights: a minute or two.")
-    ] = False,
+    rehearsal: Annotated[
+        Path | None, typer.Option(help="What judge rehearse --json measured here, to take the speed from.")
+    ] = None,
     cells: CellsOption = "auto",
     on_bad_row: OnBadRowOption = "error",
     as_json: AsJson = False,
@@ -53,15 +46,9 @@ def plan(
 
     Nothing is loaded but the config and the tokenizer. Exit status 1 if it cannot work or may not fit the deadline.
     """
-    options = PlanOptions(gpu, deadline, tokenizer, probe, as_json)
+    options = PlanOptions(gpu, deadline, tokenizer, rehearsal, as_json)
     if run_plan(model, table, settings, options, cells=cells, on_bad_row=on_bad_row, echo=typer.echo):
         raise typer.Exit(1)
-
-
-class PlanTerminal(ScoringTerminal):
-    """Shows how far the reading of the table is."""
-
-    first_task = "reading the table"
 
 
 @dataclass(frozen=True)
@@ -72,14 +59,14 @@ class PlanOptions:
         gpu: cards to plan for, such as `2xT4` or `cpu`; None: this machine's own.
         deadline: a duration such as `9h`, or None.
         tokenizer: folder of the model's tokenizer, where the model's own has none.
-        probe: measure this machine with random weights of the model's geometry.
+        rehearsal: file that `judge rehearse --json` wrote, whose measured speed is used; or None.
         as_json: print one JSON object.
     """
 
     gpu: str | None = None
     deadline: str | None = None
     tokenizer: Path | None = None
-    probe: bool = False
+    rehearsal: Path | None = None
     as_json: bool = False
 
 
@@ -103,45 +90,20 @@ def run_plan(
         not fit or may not fit.
 
     Raises:
-        JudgeError: an unknown card, a bad deadline, a config that is none, a table of another schema.
+        JudgeError: an unknown card, a bad deadline, a file that is no model's config, a table of another schema, a
+            rehearsal of something else.
     """
     deadline = parse_duration(options.deadline) if options.deadline is not None else None
     machine = find_machine(options.gpu)
-    if options.probe and not _is_here(machine):
-        raise JudgeError(f"--probe measures this machine, which is not {machine}; leave --gpu out, or run it there")
+    rehearsed = read_rehearsal(options.rehearsal) if options.rehearsal is not None else None
     opened, rows = open_plan_model(model, options.tokenizer), Table.open(table, cells, on_bad_row)
-    terminal = PlanTerminal(quiet=options.as_json)
-    measure = _prober(opened, machine, settings, terminal.note) if options.probe else None
+    terminal = Terminal(quiet=options.as_json)
     terminal.begin()
     try:
-        plan = make_plan(opened, rows, machine, settings, deadline, terminal.prepared, measure)
+        plan = make_plan(opened, rows, machine, settings, deadline, terminal, rehearsed)
     finally:
         terminal.end()
     lines = [json.dumps(json_object(plan), indent=1, allow_nan=False)] if options.as_json else text_lines(plan)
     for line in lines:
         echo(line)
-    return 0 if plan.verdict in GOOD else 1
-
-
-def _is_here(machine: Machine) -> bool:
-    here = find_machine(None)
-    return here.card.name == machine.card.name and here.count >= machine.count
-
-
-def _prober(model: PlanModel, machine: Machine, settings: ScoreSettings, say: Callable[[str], None]) -> Measure:
-    def measure(lengths: PromptLengths, engines: int, cards: int) -> TimeModel:
-        from judge.planning.probe import probe
-
-        return probe(
-            model.folder.config,
-            lengths.tokens,
-            device="cpu" if machine.card.is_cpu else "cuda",
-            dtype=settings.dtype,
-            engines=engines,
-            cards=cards,
-            gpu_memory_utilization=settings.gpu_memory_utilization,
-            batch_tokens=settings.batch_tokens,
-            say=say,
-        )
-
-    return measure
+    return 0 if plan.forecast in GOOD else 1

@@ -8,15 +8,15 @@ from typing import Any
 
 from judge.cli.words import aligned
 from judge.errors import counted, printable
+from judge.planning.forecast import GOOD, Outcome, forecast
 from judge.planning.layout import GIB
-from judge.planning.outcome import GOOD, Outcome, verdict
-from judge.planning.plan import Plan
+from judge.planning.plan import ScoringPlan
 from judge.planning.time_model import Estimate
 
 _BILLION = 1e9
 
 
-def text_lines(plan: Plan) -> Iterator[str]:
+def text_lines(plan: ScoringPlan) -> Iterator[str]:
     """Yield a plan as aligned lines of plain text; the verdict and what would fit come last."""
     yield from aligned(list(_heading(plan)), [9])
     yield ""
@@ -32,13 +32,13 @@ def text_lines(plan: Plan) -> Iterator[str]:
         yield "what would:" if plan.outcome.works else "what works:"
         rows = [(f"  {s.change}", verdict_line(s.outcome, plan.deadline)) for s in plan.suggestions]
         yield from aligned(rows, [0])
-    elif plan.verdict not in GOOD:
+    elif plan.forecast not in GOOD:
         yield "nothing that judge can change makes it fit; take a smaller model"
 
 
 def verdict_line(outcome: Outcome, deadline: float | None) -> str:
     """Return the verdict on an outcome with its hours."""
-    found = verdict(outcome, deadline)
+    found = forecast(outcome, deadline)
     if found == "cannot work":
         return f"cannot work: {printable(outcome.layout.problems[0], 500)}"
     if deadline is None:
@@ -59,7 +59,7 @@ def _unit(seconds: float, largest: float) -> str:
     return f"{seconds / 60:.1f} min" if largest >= 2 * 60 else f"{seconds:.1f} s"
 
 
-def _heading(plan: Plan) -> Iterator[tuple[str, str]]:
+def _heading(plan: ScoringPlan) -> Iterator[tuple[str, str]]:
     shape, lengths = plan.model.shape, plan.case.lengths
     kind = f"{shape.bits}-bit weights" if shape.bits < 16 else shape.dtype
     name = printable(shape.model_type, 40) or "unknown type"
@@ -84,7 +84,7 @@ def _heading(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "machine", _machine(plan)
 
 
-def _machine(plan: Plan) -> str:
+def _machine(plan: ScoringPlan) -> str:
     machine = plan.case.machine
     if machine.card.is_cpu:
         return f"{machine}, {machine.free_memory / GIB:.1f} GiB of memory free"
@@ -108,7 +108,7 @@ def _what_runs(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "note", printable(note, 300)
 
 
-def _memory(plan: Plan) -> Iterator[tuple[str, str]]:
+def _memory(plan: ScoringPlan) -> Iterator[tuple[str, str]]:
     memory, engine = plan.outcome.layout.memory, plan.outcome.layout.engine
     what = "memory" if engine.card.is_cpu else "each card"
     parts = [f"weights {memory.weights / GIB:.2f}", f"activations {memory.activations / GIB:.2f}"]
@@ -124,7 +124,7 @@ def _memory(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "", f"a step reads {engine.batch_tokens:,} tokens; {need}"
 
 
-def _time(plan: Plan) -> Iterator[tuple[str, str]]:
+def _time(plan: ScoringPlan) -> Iterator[tuple[str, str]]:
     outcome, case = plan.outcome, plan.case
     twice = 1 + case.swap[1]
     tokens, flops = case.lengths.tokens.sum() * twice, case.shape.flops(case.lengths.tokens).sum() * twice
@@ -136,27 +136,27 @@ def _time(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "", _basis(plan)
 
 
-def _basis(plan: Plan) -> str:
+def _basis(plan: ScoringPlan) -> str:
     share, card = plan.outcome.share, plan.case.machine.card
     if plan.case.measured is not None:
         return plan.case.measured.source
     if share is None:
-        return "no measured point for this CPU; --probe measures it, judge rehearse runs the model itself"
+        return "no measured point for this CPU; judge rehearse --json measures it for --rehearsal"
     reached = f"{share.low:.0%} to {share.high:.0%} of {plan.outcome.layout.engine.peak / 1e12:,.0f} TFLOP/s"
     if share.runs:
         return (
             f"{card.name}s reach {reached}, fitted to {share.runs} published runs of unknown lengths (docs/planning.md)"
         )
-    return f"no measured point for this card; assumed: {reached}. judge rehearse measures it"
+    return f"no measured point for this card; assumed: {reached}. judge rehearse --json measures it for --rehearsal"
 
 
-def json_object(plan: Plan) -> dict[str, Any]:
+def json_object(plan: ScoringPlan) -> dict[str, Any]:
     """Return a plan as plain values; seconds, bytes and FLOPs have no unit in their names' values."""
     shape, lengths, outcome = plan.model.shape, plan.case.lengths, plan.outcome
     layout = outcome.layout
     twice = 1 + plan.case.swap[1]
     return {
-        "verdict": plan.verdict,
+        "verdict": plan.forecast,
         "deadline_seconds": plan.deadline,
         "seconds": asdict(outcome.total) if outcome.works else None,
         "loading_seconds": asdict(outcome.load) if outcome.works else None,
@@ -201,7 +201,7 @@ def json_object(plan: Plan) -> dict[str, Any]:
         "suggestions": [
             {
                 "change": s.change,
-                "verdict": verdict(s.outcome, plan.deadline),
+                "verdict": forecast(s.outcome, plan.deadline),
                 "seconds": asdict(s.outcome.total),
             }
             for s in plan.suggestions

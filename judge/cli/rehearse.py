@@ -17,9 +17,17 @@ from judge.deadline import parse_deadline
 from judge.engine.choose import usable_gpus
 from judge.errors import JudgeError, RunInterrupted
 from judge.models.bundle import open_model
-from judge.planning.rehearsal import Costs, Rehearsal, Verdict, decide, drift_of, reading_time, total_time
+from judge.planning.rehearsal import (
+    Costs,
+    Rehearsal,
+    RehearsalVerdict,
+    decide,
+    drift_of,
+    lines,
+    reading_time,
+    total_time,
+)
 from judge.planning.rehearsal_rows import WatchedTable
-from judge.planning.rehearsal_text import lines
 from judge.planning.rehearse import rehearse as measure
 from judge.runs.terminal import ScoringTerminal
 from judge.scoring.scorer import Scorer
@@ -127,7 +135,7 @@ def _print(
     events: RehearsalTerminal,
     found: Rehearsal,
     costs: Costs,
-    verdict: Verdict,
+    verdict: RehearsalVerdict,
     table: WatchedTable,
     cards: list[str],
     as_json: bool,
@@ -148,6 +156,7 @@ def figures_of(found: Rehearsal, ids: list[Any], cards: list[str]) -> dict[str, 
     """Return what a rehearsal measured as plain values for JSON; times in seconds, memory in bytes."""
     assert found.model is not None
     return {
+        **found.ran_with,
         "rows": found.rows,
         "mean_tokens": found.mean_tokens,
         "longest_tokens": found.longest_tokens,
@@ -166,5 +175,5 @@ def figures_of(found: Rehearsal, ids: list[Any], cards: list[str]) -> dict[str, 
         "setup_seconds": found.setup_seconds,
         "write_seconds": found.write_seconds,
         "points": [asdict(point) for point in found.points],
-        "time_model": found.model.to_json(),
+        "time_model": asdict(found.model),
     }

@@ -37,7 +37,6 @@ class EngineConfig(BaseModel):
         max_batch_rows: most prompts in one step.
         adapter: folder of a PEFT LoRA adapter that every prompt is read with, or None.
         adapter_rank: the largest rank of its layers.
-        dummy: random weights and no tokenizer; of the model's folder only `config.json` is read (vLLM only).
         server: what a server calls its version and settings; `model` is then the name of its model.
     """
 
@@ -56,7 +55,6 @@ class EngineConfig(BaseModel):
     max_batch_rows: int = 128
     adapter: str | None = None
     adapter_rank: int = 0
-    dummy: bool = False
     server: str | None = None
 
     def roomier(self) -> EngineConfig:

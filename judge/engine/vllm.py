@@ -62,8 +62,7 @@ def engine_arguments(config: EngineConfig) -> dict[str, Any]:
         "enforce_eager": True,  # CUDA graphs speed up decoding; one token has none
         "generation_config": "vllm",  # never a model's own sampling defaults
         "trust_remote_code": False,
-        "load_format": "dummy" if config.dummy else "safetensors",
-        "skip_tokenizer_init": config.dummy,
+        "load_format": "safetensors",
         "disable_log_stats": True,
         "seed": 0,
         **(adapter_arguments(config, Path(config.adapter)) if config.adapter is not None else {}),

@@ -5,11 +5,9 @@ Doors:
 - `plan`: from a config alone
 - `layout`: a model on a machine
 - `lengths`: lengths of a table's prompts
-- `outcome`: hours with a range
+- `forecast`: hours with a range, and what to change
 - `time_model`: what a FLOP, a token and a prompt cost
-- `probe`: this machine's rates, with random weights
 - `rehearse`: the real engine on some rows
-- `rehearsal`: what follows for all rows
+- `rehearsal`: what follows for all rows, and how it is said
 - `rehearsal_rows`: which rows
-- `rehearsal_text`: how it is said
 """

@@ -1,12 +1,12 @@
-"""What a run costs on a card whose rates are known from its data sheet: the terms of docs/planning.md.
+"""What a run costs on a card whose rates its data sheet tells: the terms of docs/planning.md.
 
     seconds of an engine = FLOPs / (cards x peak x share)
                          + bytes moved / bandwidth
                          + steps x layers x launch + prompts x host
                          + bytes sent between its cards / link
 
-Only the share of the peak is fitted (`judge.planning.published`); the other terms are small for prompts of judges and
-are stated assumptions.
+Only the share of the peak is fitted to measured times (`bench/published.py`). The other terms are stated assumptions;
+they are small for the prompts of a judge.
 """
 
 from __future__ import annotations
@@ -24,6 +24,27 @@ HOST_SECONDS = 2e-3
 # Between cards: PCIe 3.0 x16 gives at most 15.75 GB/s, and the host is shared; NVLink 4 (SXM) gives 450 GB/s.
 LINK_BYTES, NVLINK_BYTES = 10e9, 300e9
 _WITH_NVLINK = ("H100 SXM", "H200")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of a card's dense peak that an engine reaches: low, likely, high; from so many measured runs."""
+
+    low: float
+    value: float
+    high: float
+    runs: int
+
+
+# Fitted to the published runs of bench/published.py; a test fits them again and compares.
+T4_SHARE = Share(0.16006164675962756, 0.3187651101108192, 0.5460826330466967, runs=4)
+# Nobody has timed a judge on the other cards. A prefill that computes most of the time reaches about this much.
+UNMEASURED_SHARE = Share(0.2, 0.4, 0.7, runs=0)
+
+
+def share_of_peak(card: Card) -> Share:
+    """Return the share of a card's peak that an engine reaches: measured for the T4, wide bounds for the others."""
+    return T4_SHARE if card.name == "T4" else UNMEASURED_SHARE
 
 
 @dataclass(frozen=True)

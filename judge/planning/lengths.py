@@ -1,13 +1,12 @@
-"""How long a table's prompts are: built by the real builder, or estimated from characters where no tokenizer is there.
+"""How long a table's prompts are: the real builder builds them, or without a tokenizer they are estimated.
 
-The estimate counts a token for every `ASCII_BYTES` bytes of ASCII and every `OTHER_BYTES` bytes of anything else, and
-is off by a factor: `RANGE`. Measured with SmolLM2's tokenizer (49,152 tokens) on human preference tables: four English
-sets lie between 0.96 and 1.04 of it, three rows of Portuguese and other languages at 1.41.
+The estimate counts a token for every `ASCII_BYTES` bytes of ASCII and every `OTHER_BYTES` bytes of anything else; the
+truth lies within the factors of `RANGE`. Measured with SmolLM2's tokenizer (49,152 tokens) on human preference tables:
+four English sets lie between 0.96 and 1.04 of the estimate, three rows in Portuguese and other languages at 1.41.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from judge.prompting.builder import PromptBuilder
 from judge.prompting.template import Template
+from judge.runs.progress import Progress
 from judge.tables.comparison import Comparison
 from judge.tables.table import Table
 
@@ -30,7 +30,7 @@ class PromptLengths:
     """Tokens of a table's prompts.
 
     Attributes:
-        tokens: of each prompt under the budget, shape (rows,); `estimated` says whether they are only that.
+        tokens: of each prompt under the budget, shape (rows,).
         whole: of each prompt without a budget, shape (rows,).
         budget: most tokens of a prompt.
         factors: what the lengths may be off by: low, 1, high.
@@ -43,7 +43,7 @@ class PromptLengths:
 
     @property
     def estimated(self) -> bool:
-        """Whether these are estimates."""
+        """Whether the lengths are estimates."""
         return self.factors != (1.0, 1.0, 1.0)
 
     @property
@@ -68,11 +68,11 @@ class PromptLengths:
         return PromptLengths(np.minimum(self.tokens, budget), self.whole, budget, self.factors)
 
 
-def measured_lengths(table: Table, builder: PromptBuilder, on_progress: Callable[[int], None]) -> PromptLengths:
+def measured_lengths(table: Table, builder: PromptBuilder, progress: Progress) -> PromptLengths:
     """Build every prompt of a table, and return their lengths.
 
     Args:
-        on_progress: called with the number of rows read so far.
+        progress: watches the reading.
 
     Raises:
         JudgeError: the table cannot be read (see `Table.chunks`).
@@ -83,14 +83,12 @@ def measured_lengths(table: Table, builder: PromptBuilder, on_progress: Callable
         for prompt in builder.build(chunk):
             tokens.append(len(prompt.ids))
             cut.append(sum(prompt.cut))
-        on_progress(len(tokens))
+        progress.step("reading the table", text=f"{len(tokens):,} rows")
     kept = np.array(tokens, dtype=np.float64)
     return PromptLengths(kept, kept + np.array(cut), builder.budget.max_tokens)
 
 
-def estimated_lengths(
-    table: Table, template: Template, budget: int, on_progress: Callable[[int], None]
-) -> PromptLengths:
+def estimated_lengths(table: Table, template: Template, budget: int, progress: Progress) -> PromptLengths:
     """Estimate the lengths of a table's prompts from their characters.
 
     Raises:
@@ -103,7 +101,7 @@ def estimated_lengths(
             if row.turn_count not in fixed:
                 fixed[row.turn_count] = _fixed_tokens(template, row.turn_count)
             whole.append(fixed[row.turn_count] + sum(_tokens(text) for text in _texts(row)))
-        on_progress(len(whole))
+        progress.step("reading the table", text=f"{len(whole):,} rows")
     lengths = np.ceil(np.array(whole))
     return PromptLengths(np.minimum(lengths, budget), lengths, budget, RANGE)
 

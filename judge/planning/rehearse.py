@@ -21,6 +21,7 @@ from judge.hardware import machine
 from judge.models.arithmetic import ModelShape
 from judge.models.bundle import ModelFolder
 from judge.planning.measure import Prompt, dealt, read_group, wait_until_ready
+from judge.planning.plan import config_digest
 from judge.planning.rehearsal import Costs, Rehearsal
 from judge.planning.rehearsal_rows import Rows, WatchedTable, choose_rows
 from judge.planning.time_model import Point, fit
@@ -85,6 +86,12 @@ def rehearse(
     found.write_seconds = _writing(scorer, prepared, folder)
     found.memory, found.notes, found.engine_failures = dict(pool.memory), notes, pool.failures
     found.batch_tokens = (batch, pool.config.max_batch_tokens)
+    found.ran_with = {
+        "model": scorer.model.folder.name,
+        "config_sha256": config_digest(scorer.model.config),
+        "engines": pool.engines,
+        "dtype": pool.config.dtype,
+    }
     return found, costs
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,15 +83,6 @@ class TimeModel:
             far = math.sqrt(1 + max(float(relative @ np.array(self.inverse) @ relative), 0.0))
         factor = math.exp(min(self.spread * far, 3.0))
         return Estimate(value / factor, value, value * factor)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain values; `TimeModel.from_json` reads them."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> TimeModel:
-        """Read what `to_json` wrote."""
-        return cls(**{**content, "inverse": tuple(tuple(row) for row in content["inverse"])})
 
 
 def fit(points: Sequence[Point], source: str = "measured") -> TimeModel:

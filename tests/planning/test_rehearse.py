@@ -16,9 +16,8 @@ from judge.data.mock_table import DEMO_TABLE, mock_table
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.planning.measure import dealt
-from judge.planning.rehearsal import Costs, Rehearsal, decide, drift_of, reading_time, total_time
+from judge.planning.rehearsal import Costs, Rehearsal, decide, drift_of, lines, reading_time, too_long_line, total_time
 from judge.planning.rehearsal_rows import Chosen, Rows, WatchedTable, choose_rows
-from judge.planning.rehearsal_text import lines, too_long_line
 from judge.planning.rehearse import rehearse
 from judge.planning.time_model import Estimate, Point, fit
 from judge.runs.prepared import Prepared

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from judge.errors import JudgeError
-from judge.planning.time_model import LEVEL, Point, TimeModel, fit
+from judge.planning.time_model import LEVEL, Point, fit
 
 _COSTS = (2e-12, 3e-5, 4e-3)  # seconds per FLOP, token and prompt
 
@@ -77,14 +77,6 @@ def test_one_point_is_taken_to_cost_its_flops() -> None:
 def test_nothing_to_do_takes_no_time() -> None:
     model = fit([Point(4e12, 10, 1000, 8.0)])
     assert model.seconds(0, 0, 0).high == 0
-
-
-def test_a_model_is_stored_and_read_again() -> None:
-    import json
-
-    model = fit([point(np.random.default_rng(4), noise=0.1) for _ in range(6)], source="this CPU")
-    again = TimeModel.from_json(json.loads(json.dumps(model.to_json())))
-    assert again == model
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ ROOMS = {
     "row_facts self_preference settings slices",
     "calibration": "calibrate",
     "experiment": "settings run result files arm_figures text",
-    "planning": "plan layout lengths outcome probe rehearsal rehearsal_rows rehearsal_text rehearse time_model",
+    "planning": "plan layout lengths forecast rehearsal rehearsal_rows rehearse time_model",
     "report": "page sections run_sections row_data experiment_page",
     "data": "tables mix describe mock_table",
     "doctor": "doctor finding",

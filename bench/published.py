@@ -14,20 +14,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.hardware.cards import CARDS, Card
+from judge.hardware.cards import CARDS
 from judge.models.arithmetic import ModelShape
-from judge.planning.card_time import Engine, engine_model
+from judge.planning.card_time import Engine, Share, engine_model
 
 LENGTHS = (185, 214, 254, 306, 368, 408, 464, 506, 620, 719, 787, 843, 915, 958, 1043, 1192, 1272, 1708, 2341, 4684)
 WSDM_FACTOR = (1.0, 2.0, 3.0)
-# Cards that nobody has timed: what a compute-bound prefill reaches of a dense peak, in wide bounds.
-UNMEASURED = (0.2, 0.4, 0.7)
 _BATCH_TOKENS = 8192
 
 
@@ -96,16 +93,6 @@ _LMSYS = "LMSYS contest, R. Biswas (forum)"
 PADDED = Run("Llama-3-8B, padded transformers", _LLAMA_8B, 25_000, 1800, 240.0, (1.0, 1.0, 1.0), True, _LMSYS)
 
 
-@dataclass(frozen=True)
-class Share:
-    """The share of a card's dense peak that an engine reaches: low, fitted, high; from so many measured runs."""
-
-    low: float
-    value: float
-    high: float
-    runs: int
-
-
 def share_of(run: Run, factor: float) -> float:
     """Return the share of the peak at which the model of `judge.planning.card_time` takes the published time."""
     fast = run.minutes_at(1e9, factor)  # all terms but the FLOPs
@@ -117,16 +104,11 @@ def fit_share(runs: Sequence[Run], at: int = 1) -> float:
     return math.exp(sum(math.log(share_of(run, run.factor[at])) for run in runs) / len(runs))
 
 
-@lru_cache(maxsize=1)
-def _t4_share() -> Share:
+def t4_share() -> Share:
+    """Return the share of a T4's peak that fits the published runs, which `judge.planning.card_time` states."""
     low = min(share_of(run, run.factor[0]) for run in RUNS)
     high = max(share_of(run, run.factor[2]) for run in RUNS)
     return Share(low, fit_share(RUNS), high, len(RUNS))
-
-
-def share_of_peak(card: Card) -> Share:
-    """Return what an engine reaches of a card's peak: fitted to published runs, or wide bounds where there are none."""
-    return _t4_share() if card.name == "T4" else Share(*UNMEASURED, runs=0)
 
 
 def leave_one_out(at: int = 1) -> dict[str, float]:
@@ -151,7 +133,7 @@ def table_lines() -> Iterator[str]:
         error = columns[0][run.name] / run.minutes - 1
         name = f"{run.name}, {run.rows} rows, {run.max_tokens:,} tokens"
         yield f"| {name} | {run.minutes:.1f} min | {values[0]} | {error:+.0%} | {values[1]} | {values[2]} |"
-    low, middle, high = padded_range(_t4_share().value)
+    low, middle, high = padded_range(t4_share().value)
     error = middle / PADDED.minutes - 1
     name = f"{PADDED.name}, {PADDED.rows:,} rows, {PADDED.max_tokens:,} tokens"
     hours = f"{middle / 60:.1f} h ({low / 60:.1f} without padding, {high / 60:.1f} all padded)"
