@@ -26,27 +26,27 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.results import write
-from judge.cli.train_progress import TrainingTerminal
 from judge.prompting.builder import Budget, PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
 from judge.prompting.template import load_template
-from judge.training.make_trainer import make_trainer
+from judge.runs.progress import Silent
 from judge.training.model import choose_machine, load_model, open_base
-from judge.training.plan import Plan, make_plan
+from judge.training.run import TrainingRun, make_run
 from judge.training.settings import parse_train_settings
+from judge.training.trainer import make_trainer
 
 SAMPLE = Path(__file__).parent.parent / "judge" / "demo" / "training.csv"
 
 
-def plan_of(model: str, table: str, steps: int, batch_size: int, folder: Path) -> Plan:
-    """Return a plan with LoRA on all linear layers for a number of steps."""
+def run_of(model: str, table: str, steps: int, batch_size: int, folder: Path) -> TrainingRun:
+    """Return a run with LoRA on all linear layers for a number of steps."""
     settings = parse_train_settings(
         {"model": model, "data": table, "template": "minimal", "holdout": 0.1, "max_steps": steps, "warmup": 0.0}
         | {"batch_size": batch_size, "schedule": "constant", "swap": "off", "log_every": 5, "evaluations": 1}
     )
     base, _ = open_base(settings)
     builder = PromptBuilder(TextEncoder(load_tokenizer(base.path)), load_template("minimal"), Budget(512))
-    return make_plan(settings, base, None, builder, choose_machine(settings), folder, TrainingTerminal(quiet=True))
+    return make_run(settings, base, None, builder, choose_machine(settings), folder, Silent())
 
 
 class Clock:
@@ -62,7 +62,7 @@ class Clock:
         self.seconds = time.perf_counter() - self.began
 
 
-def trained_by_trl(plan: Plan, folder: Path) -> tuple[float, int]:
+def trained_by_trl(run: TrainingRun, folder: Path) -> tuple[float, int]:
     """Return seconds and tokens of TRL's loop, after its first step."""
     from transformers import TrainerCallback
 
@@ -74,8 +74,8 @@ def trained_by_trl(plan: Plan, folder: Path) -> tuple[float, int]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.tick()
 
-    model = load_model(plan.settings, plan.base, None, plan.machine)
-    trainer, _ = make_trainer(plan, model, folder, TrainingTerminal(quiet=True))
+    model = load_model(run.settings, run.base, None, run.machine)
+    trainer, _ = make_trainer(run, model, folder, Silent())
     trainer.remove_callback(Schedule)
     trainer.args.eval_on_start = trainer.args.load_best_model_at_end = False
     trainer.args.save_strategy = "no"
@@ -92,16 +92,16 @@ def trained_by_trl(plan: Plan, folder: Path) -> tuple[float, int]:
     return clock.seconds, tokens[0]
 
 
-def trained_bare(plan: Plan, folder: Path) -> tuple[float, int]:
+def trained_bare(run: TrainingRun, folder: Path) -> tuple[float, int]:
     """Return seconds and tokens of a bare loop over the same batches, after its first step."""
-    model = load_model(plan.settings, plan.base, None, plan.machine)
-    trainer, _ = make_trainer(plan, model, folder, TrainingTerminal(quiet=True))  # for its batches alone
-    ids = torch.tensor(plan.builder.verdict_ids)
+    model = load_model(run.settings, run.base, None, run.machine)
+    trainer, _ = make_trainer(run, model, folder, Silent())  # for its batches alone
+    ids = torch.tensor(run.builder.verdict_ids)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=plan.settings.rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=run.settings.rate, weight_decay=0.0)
     model.train()
     clock, tokens, steps = Clock(), 0, 0
-    while steps < plan.steps:
+    while steps < run.steps:
         for batch in trainer.get_train_dataloader():
             tokens += batch["input_ids"].numel() if clock.began else 0
             mask = batch["attention_mask"][:, :-1]
@@ -120,7 +120,7 @@ def trained_bare(plan: Plan, folder: Path) -> tuple[float, int]:
             optimizer.zero_grad()
             clock.tick()
             steps += 1
-            if steps == plan.steps:
+            if steps == run.steps:
                 break
     return clock.seconds, tokens
 
@@ -137,8 +137,8 @@ def measured(loop: str, arguments: argparse.Namespace) -> dict[str, float]:
 def run_loop(arguments: argparse.Namespace) -> None:
     """Run one loop in this process and print its figures as JSON."""
     with tempfile.TemporaryDirectory() as folder:
-        plan = plan_of(arguments.model, arguments.table, arguments.steps, arguments.batch_size, Path(folder))
-        seconds, tokens = (trained_bare if arguments.loop == "bare" else trained_by_trl)(plan, Path(folder))
+        run = run_of(arguments.model, arguments.table, arguments.steps, arguments.batch_size, Path(folder))
+        seconds, tokens = (trained_bare if arguments.loop == "bare" else trained_by_trl)(run, Path(folder))
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**30
     else:

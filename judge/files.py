@@ -33,3 +33,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_new_folder(output: Path) -> None:
+    """Check that a stage can write its folder to `output`.
+
+    Raises:
+        JudgeError: it exists, or its parent does not.
+    """
+    if output.exists():
+        raise JudgeError(f"{output}: exists already; choose another folder with -o, or remove it")
+    if not output.resolve().parent.is_dir():
+        raise JudgeError(f"{output}: there is no folder {output.parent} to write to")

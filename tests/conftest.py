@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import pandas as pd
     import torch
 
-    from judge.cli.train_progress import TrainingTerminal
+    from judge.runs.progress import Silent
     from judge.training.settings import parse_train_settings
     from judge.training.train import train
     from tests.kit.labelled_tables import labelled_rows, write_table
@@ -65,7 +65,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     table = write_table(folder / "table.csv", rows)
     values = {"model": str(base), "data": str(table), "template": "rubric", "max_tokens": 420, "shares": (0.3, 0.3)}
     values |= {"learning_rate": 5e-3, "max_steps": 12, "holdout": 0.3, "evaluations": 2, "truncation": "end"}
-    train(parse_train_settings(values), folder / "bundle", False, False, TrainingTerminal(quiet=True))
+    train(parse_train_settings(values), folder / "bundle", False, False, Silent())
     held_out = set(pd.read_parquet(folder / "bundle" / "held_out.parquet")["id"])
     write_table(folder / "held_out.csv", [row for row in rows if row["id"] in held_out])
     return {name: folder / name for name in ("base", "bundle", "table.csv", "held_out.csv")}

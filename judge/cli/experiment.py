@@ -11,7 +11,7 @@ import typer
 
 from judge.cli.commands import Flags
 from judge.cli.experiment_text import result_lines
-from judge.cli.train import quiet_libraries
+from judge.cli.quiet import quiet_libraries
 from judge.errors import JudgeError, printable
 from judge.evaluation.compare import prompts_of
 from judge.experiment.arm_figures import apart, most_disputed

@@ -21,6 +21,7 @@ from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Cells
 from judge.tables.table import OnBadRow, Table
 
+
 def plan(
     model: Annotated[Path, typer.Argument(help="Model folder, judge bundle, or a config.json alone.")],
     table: TableFile,

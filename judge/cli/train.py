@@ -9,19 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from judge.cli.commands import Flags
+from judge.cli.quiet import quiet_libraries
 from judge.errors import JudgeError
 from judge.training.settings import TrainSettings, parse_train_settings, read_config
-
-# Set before torch, transformers and their loggers are imported.
-_ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-}
 
 
 def train(
@@ -49,33 +39,24 @@ def train(
 def train_judge(settings: TrainSettings, output: Path, resume: bool = False, restart: bool = False) -> dict[str, Any]:
     """Train a judge, showing progress on the terminal; see `judge.training.train.train`."""
     quiet_libraries()
-    from judge.cli.train_progress import TrainingTerminal
+    from judge.report.model_sections import write_loss_curve
+    from judge.runs.terminal import Terminal
     from judge.training.heldout import learnt_nothing, table_lines
     from judge.training.train import train as train_bundle
 
-    events = TrainingTerminal(quiet=os.environ.get("RANK", "0") != "0")
-    events.begin()
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
+    terminal = Terminal(quiet=not first)
+    terminal.begin()
     try:
-        figures = train_bundle(settings, output, resume, restart, events)
+        figures = train_bundle(settings, output, resume, restart, terminal)
     finally:
-        events.end()
-    events.print_lines([*table_lines(figures), f"wrote {output}"])
+        terminal.end()
+    if first:
+        write_loss_curve(output)
+    terminal.print_lines([*table_lines(figures), f"wrote {output}"])
     if learnt_nothing(figures):
-        events.warn(
+        terminal.warn(
             "the judge is not better than the class rates alone: it has learnt nothing yet (more data, more steps or "
             "another learning rate)"
         )
     return figures
-
-
-def quiet_libraries() -> None:
-    """Silence what libraries say while they load: bars and advice that are not about this run."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import logging
-
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    for name in ("bitsandbytes", "accelerate", "trl", "peft", "torch.distributed"):
-        logging.getLogger(name).setLevel(logging.ERROR)

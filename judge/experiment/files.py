@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,7 @@ from judge.prompting.template import template_data
 from judge.prompting.verdict import NAMES
 from judge.tables.comparison import VERDICTS
 from judge.tables.table import Table
-from judge.version import __version__
+from judge.version import __version__, versions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +43,7 @@ def record_of(
         of_arms.setdefault(arm.name, []).append(arm.record())
     return {
         "version": __version__,
-        "versions": _versions(),
+        "versions": versions(_PACKAGES),
         "settings": settings.model_dump(mode="json"),
         "table": {
             "name": table.name,
@@ -74,16 +72,6 @@ def is_complete(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(record, dict) and record.get("state") == "complete"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def results_table(result: ExperimentResult) -> pa.Table:

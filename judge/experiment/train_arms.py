@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from judge.errors import JudgeError, RunInterrupted, printable
 from judge.experiment.settings import ArmSettings, ExperimentSettings
 from judge.prompting.template import load_template
-from judge.scoring.reading import Events
+from judge.runs.progress import Progress
 from judge.tables.split import group_key, shuffled
 from judge.tables.table import Table
 from judge.training.settings import TrainSettings, parse_train_settings, read_config
@@ -26,34 +25,32 @@ FOLDER = "trained"
 _OUTSIDE = {"report_to", "log_every"}
 
 
-@dataclass(frozen=True)
-class _Events:
-    """Passes on what a training run tells to an experiment's events."""
+@dataclass
+class _ArmProgress:
+    """Passes on what one of many training runs tells, with the run's name before it.
+
+    What a run says before its first evaluation is about data and settings that the arms share; it is left out.
+    """
 
     title: str
-    events: Events
+    progress: Progress
+    evaluates: bool = False
 
     def note(self, text: str) -> None:
-        """Leave out a line of information: it is about one of many runs."""
+        """Pass a line on, once the run evaluates."""
+        if self.evaluates:
+            self.progress.note(f"{self.title}: {text}")
 
     def warn(self, text: str) -> None:
-        """Pass on a line that should be noticed."""
-        self.events.note(f"warning: {self.title}: {text}")
+        """Pass a warning on."""
+        self.progress.warn(f"{self.title}: {text}")
 
-    def reading(self, rows: int) -> None:
-        """Pass on how many rows have been read."""
-        self.events.prepared(rows)
-
-    def trained(self, step: int, steps: int, loss: float | None) -> None:
-        """Leave out single steps: evaluations say how far a run is."""
-
-    def evaluating(self, batches: int, all_batches: int | None) -> None:
-        """Leave out the batches of an evaluation."""
-
-    def evaluated(self, step: int, figures: dict[str, Any]) -> None:
-        """Tell the held-out log loss of a step."""
-        when = "before training" if step == 0 else f"step {step:,}"
-        self.events.note(f"{self.title}: {when}, held-out log loss {figures['log_loss']:.4f}")
+    def step(
+        self, what: str, done: float | None = None, total: float | None = None, text: str = "", rate: str = ""
+    ) -> None:
+        """Pass on how far the run is."""
+        self.evaluates |= what == "evaluating"
+        self.progress.step(f"{self.title}: {what}", done, total, text, rate)
 
 
 def check_training(settings: ExperimentSettings) -> None:
@@ -98,7 +95,7 @@ def train_settings(arm: ArmSettings, seed: int) -> TrainSettings:
     return parse_train_settings(values, printable(arm.train, 255))
 
 
-def train_arms(settings: ExperimentSettings, folder: Path, events: Events) -> dict[str, dict[int, Path]]:
+def train_arms(settings: ExperimentSettings, folder: Path, progress: Progress) -> dict[str, dict[int, Path]]:
     """Train the judges of all arms that name a config, except those that exist; go on with unfinished runs.
 
     Returns:
@@ -113,11 +110,11 @@ def train_arms(settings: ExperimentSettings, folder: Path, events: Events) -> di
             values = train_settings(arm, seed)
             if arm.train_rows is not None:
                 values = values.model_copy(update={"data": _drawn(values, arm.train_rows, folder / FOLDER)})
-            bundles.setdefault(arm.name, {})[seed] = _train(arm, values, folder / FOLDER, events)
+            bundles.setdefault(arm.name, {})[seed] = _train(arm, values, folder / FOLDER, progress)
     return bundles
 
 
-def _train(arm: ArmSettings, values: TrainSettings, folder: Path, events: Events) -> Path:
+def _train(arm: ArmSettings, values: TrainSettings, folder: Path, progress: Progress) -> Path:
     """Train one judge and return its bundle."""
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", arm.name).strip("-.").lower() or "arm"
     output = folder / f"{slug}-seed-{values.seed}-{_digest(values)[:12]}"
@@ -128,9 +125,9 @@ def _train(arm: ArmSettings, values: TrainSettings, folder: Path, events: Events
     output.parent.mkdir(parents=True, exist_ok=True)
     resume = (output.with_name(output.name + ".parts") / "manifest.json").exists()
     title = f"training {printable(arm.name)}, seed {values.seed}"
-    events.note(f"{title}: {'going on' if resume else 'begins'}")
+    progress.note(f"{title}: {'going on' if resume else 'begins'}")
     try:
-        train(values, output, resume, False, _Events(title, events))
+        train(values, output, resume, False, _ArmProgress(title, progress))
     except RunInterrupted:  # its advice is about judge train
         raise KeyboardInterrupt from None
     except JudgeError as error:

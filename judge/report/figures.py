@@ -21,6 +21,13 @@ from judge.stats.resample import Estimate
 VERDICTS = ("A", "B", "tie")
 COLOURS = ("a", "b", "tie")
 _STRIP = 46.0  # units for the counts below a chart
+_LOSS_TITLE = "Loss while training"
+_PICTURE_STYLE = (
+    "svg { background: #fff } text { font: 12px sans-serif; fill: #625e57 } line { stroke: #dcd8d0 } "
+    "line.axis { stroke: #625e57 } .reference { stroke: #625e57; stroke-dasharray: 4 4 } "
+    ".accent { fill: #1d5fa6; stroke: #1d5fa6 } .muted { stroke: #9a958c } "
+    "path.line { fill: none; stroke-width: 2 } path.thin { stroke-width: 1.2 }"
+)
 
 
 @dataclass(frozen=True)
@@ -219,9 +226,9 @@ def share_curves(title: str, curves: Sequence[Curve], x_label: str, y_label: str
     return figure(title, legend([(c.css, c.name) for c in curves]), chart.markup())
 
 
-def loss_curve(
+def loss_chart(
     train: Sequence[Point], held_out: Sequence[Point], levels: Sequence[tuple[str, float]], best: int | None = None
-) -> Markup:
+) -> Chart:
     """Return the training loss and the held-out log loss by optimizer step, in nats, on a logarithmic axis.
 
     Args:
@@ -232,9 +239,10 @@ def loss_curve(
     points = [*train, *held_out]
     values = [y for _, y in points if y > 0] + [y for _, y in levels]
     low, high = (min(values) * 0.85, max(values) * 1.15) if values else (0.1, 1.0)
-    title = "Loss while training"
     words = "held-out log loss: " + ", ".join(f"{y:.3f} at step {x:g}" for x, y in held_out)
-    chart = Chart(title, words, (0, max((x for x, _ in points), default=1) or 1), (low, high), height=260, log_y=True)
+    chart = Chart(
+        _LOSS_TITLE, words, (0, max((x for x, _ in points), default=1) or 1), (low, high), height=260, log_y=True
+    )
     chart.axes("optimizer step", "nats (logarithmic)")
     for i, (name, value) in enumerate(sorted(levels, key=lambda level: -level[1])):
         chart.level(value, name, below=i > 0)
@@ -243,7 +251,19 @@ def loss_curve(
     for x, y in held_out:
         kept = ", these weights were kept" if x == best else ""
         chart.dot(x, y, "accent", f"step {x:g}: held-out log loss {y:.4f}{kept}", 5 if x == best else 4)
-    return figure(title, legend([("muted", "training loss"), ("accent", "held-out log loss")]), chart.markup())
+    return chart
+
+
+def loss_figure(chart: Chart) -> Markup:
+    """Return a chart of `loss_chart` for the report, with what its colours mean."""
+    return figure(_LOSS_TITLE, legend([("muted", "training loss"), ("accent", "held-out log loss")]), chart.markup())
+
+
+def loss_picture(chart: Chart) -> str:
+    """Return a chart of `loss_chart` as an SVG file, which brings the colours that the report's page has otherwise."""
+    chart.add(text(WIDTH - 12, 12, "blue: held-out log loss, grey: training loss", "end"))
+    chart.add(tag("style", _PICTURE_STYLE))
+    return str(chart.markup()).replace("<svg", "<svg xmlns='http://www.w3.org/2000/svg'")
 
 
 def mass_bar(shares: Sequence[float], title: str) -> Markup:

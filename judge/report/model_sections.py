@@ -12,14 +12,16 @@ from markupsafe import Markup
 from pydantic import BaseModel, ValidationError
 
 from judge.errors import JudgeError, counted, printable
-from judge.models.judge_file import JudgeFile
-from judge.report.figures import loss_curve
+from judge.files import whole_file
+from judge.models.judge_file import JudgeFile, read_judge_file
+from judge.report.figures import loss_chart, loss_figure, loss_picture
 from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, paragraph, table, tag
 from judge.report.page import Section
+from judge.report.svg import Chart, Point
 from judge.stats.resample import CONFIDENCE, Estimate
 
-DRIFT, METRICS = "drift.json", "metrics.jsonl"
+DRIFT, METRICS, CURVE = "drift.json", "metrics.jsonl", "loss.svg"
 _NAMES = {"class prior": "class rates", "before": "before training", "after": "after training"}
 
 
@@ -160,10 +162,7 @@ def training_section(model: Path, judge: JudgeFile | None) -> Section | None:
         return None
     chart, words = None, None
     if len(train) + len(held_out) > 1:
-        known = {name: _number(figures.get(name), "log_loss") for name in ("uniform", "class prior")}
-        levels = [(_NAMES.get(name, name), value) for name, value in known.items() if value is not None]
-        best = judge.training.get("best_step") if judge is not None else None
-        chart = loss_curve(train, held_out, levels, best if isinstance(best, int) else None)
+        chart = loss_figure(_loss_chart(train, held_out, judge))
         words = paragraph(
             "Training loss is of what was optimised, on rows that are learnt from; held-out log loss is of the three "
             "verdicts, on rows that are not. The larger dot marks the weights that were kept.",
@@ -172,6 +171,22 @@ def training_section(model: Path, judge: JudgeFile | None) -> Section | None:
     head = ("Held-out rows", "Log loss", "Accuracy", "Mean p(A)", "p(B)", "p(tie)")
     beside = table(head, _before_after(figures)) if figures else None
     return Section("training", "Training", tag("div", chart, tag("div", beside, words), css="beside"))
+
+
+def write_loss_curve(folder: Path) -> None:
+    """Draw the losses of a judge's metrics file as `loss.svg` beside it."""
+    train, held_out = _curves(folder / METRICS)
+    picture = loss_picture(_loss_chart(train, held_out, read_judge_file(folder)))
+    with whole_file(folder / CURVE) as temporary:
+        temporary.write_text(picture, encoding="utf-8")
+
+
+def _loss_chart(train: Sequence[Point], held_out: Sequence[Point], judge: JudgeFile | None) -> Chart:
+    figures = judge.metrics if judge is not None else {}
+    known = {name: _number(figures.get(name), "log_loss") for name in ("uniform", "class prior")}
+    levels = [(_NAMES.get(name, name), value) for name, value in known.items() if value is not None]
+    best = judge.training.get("best_step") if judge is not None else None
+    return loss_chart(train, held_out, levels, best if isinstance(best, int) else None)
 
 
 def _before_after(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:

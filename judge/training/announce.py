@@ -1,50 +1,63 @@
-"""What a run says before its first step: the data, what is supervised, how much there is to do and what it takes."""
+"""What a run says before its first step: the data, what is supervised, how much there is to do and what it takes.
+
+Memory is estimated by arithmetic, time by trying one batch.
+"""
 
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from judge.errors import counted, printable
+from judge.models.bundle import ModelFolder
+from judge.runs.progress import Progress
 from judge.runs.terminal import duration
-from judge.training.cost import estimate_memory, estimate_seconds, length_figures, seconds_per_token
-from judge.training.events import TrainingEvents
-from judge.training.plan import Plan
-from judge.training.rows import IGNORED, token_dataset
+from judge.training.batches import token_dataset
+from judge.training.model import Machine
+from judge.training.rows import IGNORED
+from judge.training.run import TrainingRun
+from judge.training.settings import TrainSettings
+from judge.training.trainer import VerdictTrainer
 
-if TYPE_CHECKING:
-    from judge.training.trainer import VerdictTrainer
+# Activations of one transformer layer in bytes per token and hidden unit, at 2 bytes a value: 34 without the attention
+# matrix (Korthikanti et al. 2022, arXiv 2205.05198, equation 1); 35 to 43 counted for Llama layers with and without
+# LoRA, padded and not, by torch's saved-tensor hooks.
+_ACTIVATION_BYTES = 40
+# A forward pass is about a third of a forward and backward pass.
+_FORWARD_SHARE = 1 / 3
 
 
-def announce(plan: Plan, going_on: bool, checkpoint: Path | None, events: TrainingEvents) -> None:
+def announce(run: TrainingRun, going_on: bool, checkpoint: Path | None, progress: Progress) -> None:
     """Say what is about to happen: which kind of start, the data, the prompts and what is supervised in them."""
-    settings = plan.settings
+    settings = run.settings
     if going_on:
         place = f"from {checkpoint.name}" if checkpoint else "from the start, as no checkpoint was written"
-        events.note(f"resuming the unfinished run, {place}")
+        progress.note(f"resuming the unfinished run, {place}")
     elif settings.continue_from:
-        events.note(f"a new run that continues from {settings.continue_from}")
+        progress.note(f"a new run that continues from {settings.continue_from}")
     else:
-        events.note("a new run")
-    for line in plan.notes:
-        events.note(line)
-    lengths = length_figures(plan.train_rows.lengths[plan.split.train])
-    events.note(
-        f"prompt: template {plan.builder.template.name}, {lengths['mean']:,.0f} tokens on average, 95 % under "
-        f"{lengths['p95']:,.0f}, longest {lengths['max']:,.0f}; budget {plan.budget.max_tokens:,}"
+        progress.note("a new run")
+    for line in run.notes:
+        progress.note(line)
+    lengths = length_figures(run.train_rows.lengths[run.split.train])
+    progress.note(
+        f"prompt: template {run.builder.template.name}, {lengths['mean']:,.0f} tokens on average, 95 % under "
+        f"{lengths['p95']:,.0f}, longest {lengths['max']:,.0f}; budget {run.budget.max_tokens:,}"
     )
-    for line in samples(plan):
-        events.note(line)
+    for line in samples(run):
+        progress.note(line)
 
 
-def samples(plan: Plan, count: int = 3) -> list[str]:
+def samples(run: TrainingRun, count: int = 3) -> list[str]:
     """Return decoded training samples: the end of each with the supervised token marked, its first and last ids."""
-    chosen = plan.split.train[np.linspace(0, len(plan.split.train) - 1, count).astype(int)]
-    dataset = token_dataset(plan.train_rows, chosen, plan.settings, plan.builder.verdict_ids, False, training=True)
-    tokenizer = plan.builder.encoder.tokenizer
+    chosen = run.split.train[np.linspace(0, len(run.split.train) - 1, count).astype(int)]
+    dataset = token_dataset(run.train_rows, chosen, run.settings, run.builder.verdict_ids, False, training=True)
+    tokenizer = run.builder.encoder.tokenizer
     lines = []
     for row in dataset:
         ids, labels = list(row["input_ids"]), list(row["labels"])
@@ -52,38 +65,130 @@ def samples(plan: Plan, count: int = 3) -> list[str]:
         text = tokenizer.decode(ids[: marked[0]])
         shown = text if len(text) <= 240 else f"{text[:100]} […] {text[-130:]}"
         verdict = tokenizer.decode([ids[marked[0]]])
-        lines.append(f"sample id {plan.train_rows.ids[row['row']]}: {printable(shown, 400)}>>>{printable(verdict)}<<<")
+        lines.append(f"sample id {run.train_rows.ids[row['row']]}: {printable(shown, 400)}>>>{printable(verdict)}<<<")
         lines.append(f"  {counted(len(ids), 'token')}, {len(marked)} supervised; ids {ids[:6]} … {ids[-6:]}")
     return lines
 
 
-def announce_cost(plan: Plan, trainer: VerdictTrainer, events: TrainingEvents) -> None:
+def announce_cost(run: TrainingRun, trainer: VerdictTrainer, progress: Progress) -> None:
     """Say how much there is to do, what share of the weights learns, and what memory and time it will take."""
-    settings = plan.settings
+    settings = run.settings
     parameters = list(trainer.model.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    total = plan.base.loaded_bytes(1) + (trainable if settings.method != "full" else 0)
-    events.note(
+    total = run.base.loaded_bytes(1) + (trainable if settings.method != "full" else 0)
+    progress.note(
         f"training {trainable:,} of {total:,} parameters ({trainable / total:.2%}), {settings.method}, "
-        f"{plan.machine.dtype} on {plan.machine.device}"
+        f"{run.machine.dtype} on {run.machine.device}"
     )
-    events.note(
-        f"effective batch {plan.rows_per_step} rows ({settings.batch_size} x {settings.accumulation} x "
-        f"{counted(plan.machine.processes, 'device')}), {counted(plan.steps, 'step')}, learning rate {settings.rate:g}"
+    progress.note(
+        f"effective batch {run.rows_per_step} rows ({settings.batch_size} x {settings.accumulation} x "
+        f"{counted(run.machine.processes, 'device')}), {counted(run.steps, 'step')}, learning rate {settings.rate:g}"
     )
-    lengths = plan.train_rows.lengths[plan.split.train]
+    lengths = run.train_rows.lengths[run.split.train]
     longest = int(lengths.max())
-    memory = estimate_memory(settings, plan.base, plan.machine, trainable, longest, plan.checkpointing)
+    memory = estimate_memory(settings, run.base, run.machine, trainable, longest, run.checkpointing)
     shown = [part / 2**30 for part in (memory.total, memory.weights, memory.training, memory.activations)]
-    events.note(
+    progress.note(
         f"memory: about {shown[0]:.1f} GiB a device (weights {shown[1]:.1f}, gradients and optimizer {shown[2]:.1f}, "
         f"activations up to {shown[3]:.1f})"
     )
     per_token = seconds_per_token(trainer)
-    rows = plan.steps * plan.rows_per_step / plan.machine.processes
-    held_out = plan.eval_rows.lengths[plan.split.held_out].sum() / plan.machine.processes
+    rows = run.steps * run.rows_per_step / run.machine.processes
+    held_out = run.eval_rows.lengths[run.split.held_out].sum() / run.machine.processes
     seconds = estimate_seconds(per_token, rows * float(lengths.mean()), float(held_out), settings.evaluations + 1)
     if math.isnan(per_token):
-        events.warn("the first batch does not fit into memory; lower batch_size or max_tokens, raise accumulation")
+        progress.warn("the first batch does not fit into memory; lower batch_size or max_tokens, raise accumulation")
         return
-    events.note(f"time: about {duration(seconds)} ({1 / per_token:,.0f} tokens/s a device on the first batch)")
+    progress.note(f"time: about {duration(seconds)} ({1 / per_token:,.0f} tokens/s a device on the first batch)")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Estimated bytes on each device: weights, what training adds to them, activations of the longest batch."""
+
+    weights: int
+    training: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return self.weights + self.training + self.activations
+
+
+def estimate_memory(
+    settings: TrainSettings, base: ModelFolder, machine: Machine, trainable: int, longest: int, checkpointing: bool
+) -> Memory:
+    """Return the memory that training needs, roughly.
+
+    Args:
+        trainable: parameters that are trained.
+        longest: tokens of the longest prompt.
+    """
+    size = 4 if machine.dtype == "float32" else 2
+    text = base.text_config
+    hidden, layers = int(text.get("hidden_size", 0)), int(text.get("num_hidden_layers", 0))
+    vocabulary = int(text.get("vocab_size", 0))
+    if settings.method == "qlora":
+        # 4 bits and the constants of their blocks (Dettmers et al. 2023: 4.127); embeddings and head stay whole
+        whole = vocabulary * hidden * (1 if text.get("tie_word_embeddings") else 2)
+        weights = int((base.loaded_bytes(1) - whole) * 4.127 / 8) + whole * size
+    else:
+        weights = base.loaded_bytes(4 if settings.method == "full" else size)
+    # gradient and AdamW's two moments; an adapter's own float32 weights come on top of the base
+    state = 4 + (2 if "8bit" in settings.optimizer else 8) + (0 if settings.method == "full" else 4)
+    tokens = settings.batch_size * longest
+    layers -= settings.freeze_layers  # gradients stop above the frozen layers, which keep nothing for them
+    kept = 2 * layers + _ACTIVATION_BYTES if checkpointing else _ACTIVATION_BYTES * layers
+    activations = tokens * hidden * kept * size // 2 + settings.batch_size * vocabulary * 12
+    return Memory(weights, trainable * state, activations)
+
+
+def seconds_per_token(trainer: VerdictTrainer) -> float:
+    """Return how long a forward and backward pass takes for one token, by doing the first batch twice.
+
+    Nothing is kept: gradients are dropped, and the random state is as before. NaN if memory runs out.
+    """
+    import torch
+
+    try:
+        return _probe(trainer)
+    except torch.OutOfMemoryError:
+        trainer.model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        return float("nan")
+
+
+def _probe(trainer: VerdictTrainer) -> float:
+    import torch
+
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    cards = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    taken = float("nan")
+    with torch.random.fork_rng(devices=cards):
+        trainer.model.train()
+        for _ in range(2):  # the first one also allocates
+            began = time.perf_counter()
+            with trainer.accelerator.autocast():
+                loss = trainer.compute_loss(trainer.model, dict(batch))
+            loss.backward()
+            if cards:
+                torch.cuda.synchronize()
+            taken = time.perf_counter() - began
+    trainer.model.zero_grad(set_to_none=True)
+    trainer.rows_seen = 0
+    return taken / int(batch["input_ids"].numel())
+
+
+def estimate_seconds(per_token: float, train_tokens: float, eval_tokens: float, evaluations: int) -> float:
+    """Return the seconds of a run: all tokens that are trained on, and the evaluations (one more before the start)."""
+    return per_token * (train_tokens + eval_tokens * (evaluations + 1) * _FORWARD_SHARE)
+
+
+def length_figures(lengths: Any) -> dict[str, float]:
+    """Return mean, 95th percentile and maximum of token counts."""
+    return {
+        "mean": float(np.mean(lengths)),
+        "p95": float(np.percentile(lengths, 95)),
+        "max": float(np.max(lengths)),
+    }

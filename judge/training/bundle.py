@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +19,19 @@ from judge.models.trained_rows import write_trained_rows
 from judge.prompting.template import template_data
 from judge.prompting.verdict import NAMES, probabilities, verdict_mass
 from judge.tables.comparison import Flag
-from judge.training.callbacks import read_metrics
-from judge.training.heldout import Figures, draw_curve
-from judge.version import __version__
+from judge.training.heldout import Figures
+from judge.version import versions
 
 if TYPE_CHECKING:
-    from judge.training.plan import Plan
+    from judge.training.run import TrainingRun
     from judge.training.trainer import VerdictTrainer
 
-METRICS, CURVE, HELD_OUT = "metrics.jsonl", "loss.png", "held_out.parquet"
+METRICS, HELD_OUT = "metrics.jsonl", "held_out.parquet"
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes", "tokenizers", "numpy")
 
 
 def write_bundle(
-    plan: Plan,
+    run: TrainingRun,
     trainer: VerdictTrainer,
     output: Path,
     folder: Path,
@@ -61,17 +58,16 @@ def write_bundle(
             f"the best checkpoint is the adapter as it began (step {trainer.state.best_global_step}; all B matrices "
             "are zero): nothing was learnt, nothing is written; train longer or with another learning rate"
         )
-    copy_tokenizer(plan.base.path, ready)
-    rows = plan.train_rows.records[plan.split.train]
+    copy_tokenizer(run.base.path, ready)
+    rows = run.train_rows.records[run.split.train]
     keys, groups = [rows["row_key"]], [rows["group"]]
-    for earlier in plan.trained_before:  # what trained the judge that this run goes on from trained this one too
+    for earlier in run.trained_before:  # what trained the judge that this run goes on from trained this one too
         keys.append(earlier.rows)
         groups.append(earlier.groups)
     write_trained_rows(ready, keys, groups)
-    _write_held_out(ready / HELD_OUT, plan, logprobs)
+    _write_held_out(ready / HELD_OUT, run, logprobs)
     shutil.copyfile(folder / METRICS, ready / METRICS)
-    draw_curve(ready / CURVE, read_metrics(ready / METRICS), figures)
-    write_judge_file(ready, judge_file(plan, trainer, figures, ready))
+    write_judge_file(ready, judge_file(run, trainer, figures, ready))
     ready.rename(output)
 
 
@@ -90,35 +86,35 @@ def _save_weights(model: Any, folder: Path) -> None:
     config.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def judge_file(plan: Plan, trainer: VerdictTrainer, figures: dict[str, Figures], folder: Path) -> JudgeFile:
+def judge_file(run: TrainingRun, trainer: VerdictTrainer, figures: dict[str, Figures], folder: Path) -> JudgeFile:
     """Return the content of `judge.json` for a finished run whose other files are in `folder`."""
     finite = {name: {k: v for k, v in values.items() if np.isfinite(v)} for name, values in figures.items()}
     return JudgeFile(
-        template=template_data(plan.builder.template),
-        template_digest=plan.builder.template.digest,
-        verdict_ids=plan.builder.verdict_ids,
-        max_tokens=plan.budget.max_tokens,
-        truncation=plan.budget.policy,
-        shares=plan.budget.shares,
-        prompt_fingerprint=plan.builder.fingerprint(),
-        method=plan.settings.method,
-        base=Base(path=str(plan.base.path), digest=plan.base.base_digest, revision=revision(plan.base)),
+        template=template_data(run.builder.template),
+        template_digest=run.builder.template.digest,
+        verdict_ids=run.builder.verdict_ids,
+        max_tokens=run.budget.max_tokens,
+        truncation=run.budget.policy,
+        shares=run.budget.shares,
+        prompt_fingerprint=run.builder.fingerprint(),
+        method=run.settings.method,
+        base=Base(path=str(run.base.path), digest=run.base.base_digest, revision=revision(run.base)),
         training={
-            "settings": plan.settings.model_dump(mode="json"),
+            "settings": run.settings.model_dump(mode="json"),
             "data": [
                 {"file": Path(path).name, "digest": digest}
-                for path, digest in zip(plan.settings.data, plan.data_digests, strict=True)
+                for path, digest in zip(run.settings.data, run.data_digests, strict=True)
             ],
-            "continued_from": plan.settings.continue_from,
+            "continued_from": run.settings.continue_from,
             "trained_rows_sha256": file_digest(folder / TRAINED_ROWS),
-            "train_rows": len(plan.split.train),
-            "held_out_rows": len(plan.split.held_out),
+            "train_rows": len(run.split.train),
+            "held_out_rows": len(run.split.held_out),
             "steps": trainer.state.global_step,
             "best_step": trainer.state.best_global_step,
-            "seed": plan.settings.seed,
-            "dtype": plan.machine.dtype,
+            "seed": run.settings.seed,
+            "dtype": run.machine.dtype,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": versions(),
+            "versions": versions(_PACKAGES),
         },
         metrics=finite,
     )
@@ -129,30 +125,19 @@ def revision(base: ModelFolder) -> str | None:
     return base.path.name if base.path.parent.name == "snapshots" else None
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of judge, Python and the libraries that training runs on."""
-    found = {"judge": __version__, "python": sys.version.split()[0]}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _write_held_out(path: Path, plan: Plan, logprobs: NDArray[np.float64]) -> None:
+def _write_held_out(path: Path, run: TrainingRun, logprobs: NDArray[np.float64]) -> None:
     """Write the held-out rows' predictions in the columns of `judge score`, for out-of-fold use."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     p = probabilities(logprobs)
-    columns: dict[str, Any] = {"id": plan.eval_rows.id_column(plan.split.held_out)}
+    columns: dict[str, Any] = {"id": run.eval_rows.id_column(run.split.held_out)}
     columns |= {f"p_{name}": pa.array(p[:, i]) for i, name in enumerate(NAMES)}
     columns |= {f"logprob_{name}": pa.array(logprobs[:, i]) for i, name in enumerate(NAMES)}
     columns["verdict_mass"] = pa.array(verdict_mass(logprobs))
-    columns["prompt_tokens"] = pa.array(plan.eval_rows.lengths[plan.split.held_out])
-    trained = plan.train_rows.records["group"][plan.split.train]
-    known = np.concatenate([trained, *(earlier.groups for earlier in plan.trained_before)])
-    same_prompt = np.isin(plan.eval_rows.records["group"][plan.split.held_out], known)
+    columns["prompt_tokens"] = pa.array(run.eval_rows.lengths[run.split.held_out])
+    trained = run.train_rows.records["group"][run.split.train]
+    known = np.concatenate([trained, *(earlier.groups for earlier in run.trained_before)])
+    same_prompt = np.isin(run.eval_rows.records["group"][run.split.held_out], known)
     columns["flags"] = pa.array([Flag.TRAINED_PROMPT.names() if same else "" for same in same_prompt], pa.string())
     pq.write_table(pa.table(columns), path)

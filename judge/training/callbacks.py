@@ -1,4 +1,4 @@
-"""What happens at certain steps of a run: evaluations, checkpoints, the metrics file, and checks that it learns."""
+"""Callbacks of the trainer: when to evaluate and save, whole checkpoints, the metrics file, and checks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from judge.errors import JudgeError
 from judge.files import whole_file
-from judge.training.events import TrainingEvents
+from judge.runs.progress import Progress
 from judge.training.heldout import FIGURES
 
-WHOLE = "judge-whole"  # the file that says that a checkpoint was written to its end
-MOVED_AFTER = 3  # steps after which trained weights must differ from what they were
-# Checkpoints between two evaluations, so that a killed run loses little.
+WHOLE = "judge-whole"  # the mark of a checkpoint that is whole
+MOVED_AFTER = 3  # after so many steps, trained weights must have changed
+# Checkpoints for each evaluation, so that a killed run loses little.
 CHECKPOINTS_PER_EVALUATION = 3
 
 
@@ -53,10 +53,9 @@ class Schedule(TrainerCallback):  # type: ignore[misc]  # transformers is not an
 
 
 class WholeCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Marks each checkpoint once it is written, so that a run killed while writing one goes on from the one before.
+    """Marks each checkpoint when all of it is on the disk: a run goes on from the last one with a mark.
 
-    The mark holds the names and sizes of the files: a checkpoint that was half deleted when the run was killed does not
-    count either.
+    The mark holds the names and sizes of the files. So a checkpoint that a killed run had half deleted does not count.
     """
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -90,22 +89,20 @@ def _is_whole(mark: Path) -> bool:
 
 
 class MetricsFile(TrainerCallback):  # type: ignore[misc]
-    """Writes every logged figure as a line of JSON, the held-out figures from before the first step, tells the events.
+    """Writes every logged figure as a line of JSON, and tells how far the run is and what its evaluations found.
 
     Args:
         path: the file of lines.
-        before: the file for the figures from before the first step, which a resumed run does not measure again.
+        before: the file for the held-out figures from before the first step; a resumed run does not measure them again.
     """
 
-    def __init__(
-        self, path: Path, before: Path, events: TrainingEvents, clock: Callable[[], float] = time.time
-    ) -> None:
-        self.path, self.before, self.events, self.clock = path, before, events, clock
+    def __init__(self, path: Path, before: Path, progress: Progress, clock: Callable[[], float] = time.time) -> None:
+        self.path, self.before, self.progress, self.clock = path, before, progress, clock
         self._loss: float | None = None
         self._batches = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Drop the lines that a resumed run is about to write again."""
+        """Drop the lines that a resumed run will write again."""
         del args, control
         if state.is_world_process_zero and self.path.exists():
             lines = read_metrics(self.path)
@@ -116,7 +113,9 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         """Tell the progress."""
         del args, control
         if state.is_world_process_zero:
-            self.events.trained(state.global_step, state.max_steps, self._loss)
+            loss = f", loss {self._loss:.3f}" if self._loss is not None else ""
+            text = f"step {state.global_step:,} of {state.max_steps:,}{loss}"
+            self.progress.step("training", state.global_step, state.max_steps, text)
 
     def on_log(
         self,
@@ -147,7 +146,9 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         del args, control
         self._batches += 1
         if state.is_world_process_zero:
-            self.events.evaluating(self._batches, len(eval_dataloader) if eval_dataloader is not None else None)
+            total = len(eval_dataloader) if eval_dataloader is not None else None
+            text = f"{self._batches:,} batches" if total is None else f"batch {self._batches:,} of {total:,}"
+            self.progress.step("evaluating", self._batches, total, text)
 
     def on_evaluate(
         self,
@@ -166,11 +167,15 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         if state.global_step == 0:
             with whole_file(self.before) as temporary:
                 temporary.write_text(json.dumps(figures), encoding="utf-8")
-        self.events.evaluated(state.global_step, figures)
+        when = "before training" if state.global_step == 0 else f"step {state.global_step:,}"
+        self.progress.note(
+            f"{when}: held-out log loss {figures['log_loss']:.4f}, accuracy {figures['accuracy']:.1%}, "
+            f"verdict mass {figures['verdict_mass']:.4f}"
+        )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file; a last line that was cut off by a kill is left out."""
+    """Return the lines of a metrics file, without a last line that a kill has cut off."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -181,10 +186,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class WeightsMove(TrainerCallback):  # type: ignore[misc]
-    """Stops a run whose trained weights do not change: a frozen adapter looks like a judge and is none.
+    """Stops a run whose trained weights do not change: its result would be the untrained model.
 
-    Steps that cannot change anything do not count: those with a learning rate of 0 (the first of a warm-up), and those
-    that the gradient scaler of float16 leaves out.
+    Two kinds of steps change nothing and do not count: the first of a warm-up, with a learning rate of 0, and those
+    that the gradient scaler of float16 skips.
     """
 
     def __init__(self) -> None:
@@ -204,7 +209,7 @@ class WeightsMove(TrainerCallback):  # type: ignore[misc]
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
     ) -> None:
-        """Keep the learning rate that the step will have."""
+        """Keep the learning rate of the step that begins."""
         del args, state, control
         self._rate = max(group["lr"] for group in optimizer.param_groups)
 
@@ -217,7 +222,7 @@ class WeightsMove(TrainerCallback):  # type: ignore[misc]
         optimizer: Any = None,
         **_: Any,
     ) -> None:
-        """Compare, once, after some steps that should have changed something."""
+        """Compare once, after `MOVED_AFTER` steps that should have changed something."""
         del args, control
         if self._before is None:
             return
@@ -233,14 +238,14 @@ class WeightsMove(TrainerCallback):  # type: ignore[misc]
 
 
 class EpochOrder(TrainerCallback):  # type: ignore[misc]
-    """Tells the order of the rows which epoch it is, and checks that a whole epoch shows every row once.
+    """Tells the sampler which epoch begins, and checks that a whole epoch shows every row once.
 
-    accelerate does it too, but does not reach the order on several devices when a run is resumed inside an epoch.
+    accelerate tells the sampler too, but not on several devices when a run resumes inside an epoch.
 
     Args:
-        set_epoch: of the order.
+        set_epoch: of the sampler.
         rows_seen: returns how many rows have gone through the model in training.
-        rows: prompts of an epoch, or None where devices may repeat some to come out even.
+        rows: prompts of an epoch; None on several devices, which may repeat some rows so that all have as many.
     """
 
     def __init__(self, set_epoch: Callable[[int], None], rows_seen: Callable[[], int], rows: int | None) -> None:
@@ -255,14 +260,14 @@ class EpochOrder(TrainerCallback):  # type: ignore[misc]
         train_dataloader: Any = None,
         **_: Any,
     ) -> None:
-        """Choose the order."""
+        """Tell the sampler the epoch."""
         del control
         steps = max(math.ceil(len(train_dataloader) / args.gradient_accumulation_steps), 1)
         self.set_epoch(state.global_step // steps)
         self._began = (self.rows_seen(), state.global_step + steps) if state.global_step % steps == 0 else None
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Compare the rows that were shown with those there are."""
+        """Check that the epoch showed as many rows as there are."""
         del args, control
         if self.rows is None or self._began is None or state.global_step != self._began[1]:
             return
@@ -287,7 +292,7 @@ class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
         self._old: Any = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take the signal over."""
+        """Catch Ctrl-C from now on."""
         del args, state, control
         self._old = signal.signal(signal.SIGINT, self._interrupt)
 
@@ -304,7 +309,7 @@ class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_training_stop = True
 
     def restore(self) -> None:
-        """Give the signal back; safe to call when it was never taken."""
+        """Leave Ctrl-C to whoever had it before; does nothing if the run never caught it."""
         if self._old is not None:
             signal.signal(signal.SIGINT, self._old)
             self._old = None

@@ -1,9 +1,6 @@
-"""The figures of held-out rows while a judge is trained, beside what a judge that knows nothing gets."""
+"""The figures of held-out rows while a judge is trained, and those of a judge that knows nothing."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,16 +32,16 @@ def heldout_figures(logprobs: NDArray[np.floating], labels: NDArray[np.integer])
 
 
 def prior_figures(labels: NDArray[np.integer], train_labels: NDArray[np.integer]) -> dict[str, Figures]:
-    """Return the figures on the held-out labels of saying 1/3 each, and of saying the training rows' class rates.
+    """Return the held-out figures of two constant answers: 1/3 for each verdict, and the class rates of training.
 
-    One is added to each class's count, so that a class that training never saw has a small probability.
+    One is added to the count of each class, so that a class that training never saw gets a small probability.
     """
     counts = np.bincount(train_labels, minlength=3) + 1.0
     result = {}
     for name, rates in (("uniform", np.full(3, 1 / 3)), ("class prior", counts / counts.sum())):
         figures = heldout_figures(np.log(np.tile(rates, (len(labels), 1))), labels)
         result[name] = {**figures, "verdict_mass": float("nan")}
-    # argmax of equal numbers would be A's rate
+    # `accuracy` would take the first of three equal probabilities and return the rate of A.
     result["uniform"]["accuracy"] = 1 / 3
     return result
 
@@ -63,28 +60,3 @@ def table_lines(figures: dict[str, Figures]) -> list[str]:
 def learnt_nothing(figures: dict[str, Figures]) -> bool:
     """Whether the trained judge is not clearly better than the class rates."""
     return figures["after"]["log_loss"] >= figures["class prior"]["log_loss"] - MARGIN
-
-
-def draw_curve(path: Path, lines: list[dict[str, Any]], figures: dict[str, Figures]) -> None:
-    """Draw the training loss and the held-out log loss over the steps, with the two baselines, as a PNG.
-
-    Args:
-        lines: the lines of the metrics file (`judge.training.callbacks.read_metrics`).
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    loss = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    held_out = [(line["step"], line["eval_log_loss"]) for line in lines if "eval_log_loss" in line]
-    held_out = [(0, figures["before"]["log_loss"]), *held_out]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="optimizer step", ylabel="nats", title="Loss while training")
-    axes.plot(*zip(*loss, strict=True), color="#9db4c0", linewidth=1, label="training loss") if loss else None
-    axes.plot(*zip(*held_out, strict=True), color="#1d3557", marker="o", label="held-out log loss")
-    for name, style in (("uniform", ":"), ("class prior", "--")):
-        axes.axhline(figures[name]["log_loss"], color="#777777", linestyle=style, linewidth=1, label=name)
-    axes.set_ylim(0, min(max(value for _, value in held_out), 3 * figures["uniform"]["log_loss"]) * 1.1)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120, format="png")

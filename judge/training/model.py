@@ -1,4 +1,4 @@
-"""The model that is trained: loaded for its device and number format, with a new adapter or one to go on with."""
+"""The model to train: where and in which number format, its weights, and a new adapter or one to go on with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from judge.errors import JudgeError, printable
+from judge.errors import JudgeError, printable, suggestion
 from judge.models.bundle import ModelFolder, open_model
 from judge.training.settings import TrainSettings
 
@@ -24,7 +24,7 @@ class Machine:
 
     Attributes:
         device: `cpu` or `cuda`.
-        dtype: arithmetic of the forward pass; adapters and the optimizer's state are float32 in any case.
+        dtype: arithmetic of the forward pass; adapters and the optimizer keep float32 in any case.
         processes: devices that train together (`accelerate launch`).
         index: this process among them.
         local_index: this process's card.
@@ -43,12 +43,12 @@ def require_libraries(settings: TrainSettings) -> None:
     Raises:
         JudgeError: a library is missing; the text says how to install it.
     """
-    needed = {"trl": "trl", "accelerate": "accelerate", "datasets": "datasets", "matplotlib": "matplotlib"}
+    needed = ["trl", "accelerate", "datasets"]
     if settings.method != "full":
-        needed["peft"] = "peft"
+        needed.append("peft")
     if settings.method == "qlora" or "8bit" in settings.optimizer:
-        needed["bitsandbytes"] = "bitsandbytes"
-    missing = [package for module, package in needed.items() if find_spec(module) is None]
+        needed.append("bitsandbytes")
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise JudgeError(f"training needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}")
     for name in settings.report_to:
@@ -58,8 +58,6 @@ def require_libraries(settings: TrainSettings) -> None:
 def _require_reporter(name: str) -> None:
     from transformers.integrations import get_available_reporting_integrations
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-    from judge.errors import suggestion
 
     if name not in INTEGRATION_TO_CALLBACK:
         hint = suggestion(name, INTEGRATION_TO_CALLBACK)
@@ -71,11 +69,11 @@ def _require_reporter(name: str) -> None:
 def choose_machine(settings: TrainSettings) -> Machine:
     """Return where and in which number format to train.
 
-    A GPU without bfloat16 of its own (before compute capability 8.0, such as the T4) gets float16, although
-    PyTorch can emulate bfloat16 there, slowly.
+    A GPU before compute capability 8.0, such as the T4, gets float16: it has no bfloat16, and PyTorch emulates it
+    slowly.
 
     Raises:
-        JudgeError: no such device, a format that the device has not, or a method that needs a GPU.
+        JudgeError: the device is not there, does not have the format, or the method needs a GPU.
     """
     import torch
     from accelerate import PartialState
@@ -144,10 +142,10 @@ def open_base(settings: TrainSettings) -> tuple[ModelFolder, ModelFolder | None]
 
 
 def load_model(settings: TrainSettings, base: ModelFolder, bundle: ModelFolder | None, machine: Machine) -> Any:
-    """Load the model with what is trained on it: a `PeftModel`, or the model itself with method `full`.
+    """Load the model and put an adapter on it, unless the method is `full`, which trains the model itself.
 
-    Adapters are float32 in every number format: in float16 the gradient scaler needs them so, in bfloat16 small
-    updates would be lost. With method `full` the weights are float32 and the arithmetic is autocast.
+    Adapters are float32 in every number format: the gradient scaler of float16 needs float32, and bfloat16 would lose
+    small updates. With method `full` the weights are float32, and autocast chooses the arithmetic.
 
     Raises:
         JudgeError: no layer has a name in `target_modules`.
@@ -163,7 +161,7 @@ def load_model(settings: TrainSettings, base: ModelFolder, bundle: ModelFolder |
         return model
     from peft import PeftModel, get_peft_model
 
-    # Not peft's prepare_model_for_kbit_training: it casts embeddings and head to float32, 4 GB for Llama-3-8B.
+    # peft's prepare_model_for_kbit_training would cast embeddings and head to float32: 4 GB for Llama-3-8B.
     if bundle is not None and bundle.adapter is not None:
         return PeftModel.from_pretrained(model, bundle.adapter.path, is_trainable=True)
     try:
@@ -219,7 +217,7 @@ def adapter_config(settings: TrainSettings, model: PreTrainedModel) -> Any:
 
     names = [name.strip() for name in settings.target_modules.split(",")]
     layers = model.config.get_text_config().num_hidden_layers
-    if settings.freeze_layers and names == ["all-linear"]:  # PEFT wants names where layers are chosen
+    if settings.freeze_layers and names == ["all-linear"]:  # PEFT takes chosen layers with names only
         names = [name for name in _linear_names(model) if name != "lm_head"]
     return LoraConfig(
         task_type="CAUSAL_LM",
@@ -241,14 +239,14 @@ def _linear_names(model: Any) -> list[str]:
 
 
 def trained_values(model: Any) -> dict[str, torch.Tensor]:
-    """Return a float32 copy of what is trained where it could be rounded: of the adapter on a 4-bit base."""
+    """Return a float32 copy of the adapter on a 4-bit base, which TRL rounds; nothing for other models."""
     if not getattr(model, "is_loaded_in_4bit", False):
         return {}
     return {name: p.detach().float().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def restore_trained(model: Any, values: dict[str, torch.Tensor]) -> None:
-    """Put the float32 values back: TRL rounds adapters on a 4-bit base to bfloat16, which float16 cannot scale."""
+    """Put the float32 values back: TRL rounds adapters on a 4-bit base to bfloat16, which no gradient scaler takes."""
     for name, parameter in model.named_parameters():
         if name in values:
             parameter.data = values[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +13,18 @@ from numpy.typing import NDArray
 from judge.errors import JudgeError, counted, printable
 from judge.prompting.builder import PromptBuilder
 from judge.runs.prepared import Prepared, prepare
+from judge.runs.progress import Progress
 from judge.tables.comparison import VERDICTS, Comparison
 from judge.tables.split import first_prompt, folds, group_key, hold_out, parse_fold, row_key, stratum
 from judge.tables.table import Table
 from judge.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    import datasets
     import pyarrow as pa
 
-IGNORED = -100  # the label of positions that carry no loss, everywhere in transformers and TRL
-_SWAP = [1, 0, 2]
+IGNORED = -100  # transformers and TRL give this label to positions that carry no loss
 
-# What is kept of a row beside its token ids. `target` is NaN where the row has no soft label.
+# What is kept of each row besides its token ids. `target` is NaN if the row has no soft label.
 _ROW = np.dtype(
     [
         ("row_key", np.uint64),
@@ -40,7 +39,7 @@ _ROW = np.dtype(
 
 
 class _Collecting(Table):
-    """A table that keeps, as it is read, what training needs to know of each row."""
+    """A table that keeps what training needs to know of each row while somebody reads it."""
 
     def chunks(self) -> Iterator[list[Comparison]]:
         self.records: list[tuple[Any, ...]] = []
@@ -61,8 +60,8 @@ class TrainingRows:
 
     Attributes:
         prepared: each table's token ids, on disk.
-        records: one record a row (see `_ROW`), the tables one after the other.
-        ids: the rows' ids as text, the table's name before them where there are several tables.
+        records: one record for each row (see `_ROW`), table after table.
+        ids: the rows' ids as text; with several tables, the table's name stands before each.
         sources: names of the sources, by the number in the records.
         prompts: each row's first prompt, normalised, to compare prompts with.
     """
@@ -80,12 +79,12 @@ class TrainingRows:
 
     @property
     def strata(self) -> NDArray[np.int64]:
-        """The label of each row, or the most probable verdict of its soft label, shape (rows,)."""
+        """The label of each row, else the most probable verdict of its soft label, shape (rows,)."""
         strata: NDArray[np.int64] = self.records["stratum"].astype(np.int64)
         return strata
 
     def id_column(self, rows: NDArray[np.int64]) -> pa.Array:
-        """Return the ids of some rows, in their table's type; `TABLE:ID` as text where there are several tables."""
+        """Return the ids of some rows: in their table's type, or with several tables as text, `TABLE:ID`."""
         import pyarrow as pa
 
         if len(self.prepared) > 1:
@@ -108,7 +107,7 @@ def read_rows(
     builder: PromptBuilder,
     folder: Path,
     both_orders: bool,
-    on_progress: Callable[[int], None],
+    progress: Progress,
 ) -> TrainingRows:
     """Read labelled tables strictly and write their prompts' token ids below `folder`.
 
@@ -122,15 +121,15 @@ def read_rows(
     sources: dict[str, int] = {}
     done = 0
 
-    def progress(rows: int) -> None:
-        on_progress(done + rows)
+    def on_rows(rows: int) -> None:
+        progress.step("reading", text=f"{done + rows:,} rows")
 
     for number, path in enumerate(paths):
         table = _Collecting.open(path, settings.cells, labels="required")
         assert isinstance(table, _Collecting)
         place = folder / f"table-{number}"
         place.mkdir(parents=True, exist_ok=True)
-        prepared.append(prepare(table, builder, place, both_orders, progress))
+        prepared.append(prepare(table, builder, place, both_orders, on_rows))
         part = np.array(table.records, dtype=_ROW)
         renamed = np.array([sources.setdefault(name, len(sources)) for name in table.sources], dtype=np.int32)
         part["source"] = renamed[part["source"]]
@@ -212,8 +211,8 @@ def targets(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return what the loss compares with: the mixed target, shape (rows, 3), and what KL subtracts, shape (rows,).
 
-    The target is (1 - w) x the smoothed hard label + w x the soft label; a row that has only one of them gets it
-    whole. The cross-entropy with a mixture is the mixture of the cross-entropies, so one target does for both.
+    The target is (1 - w) x the smoothed hard label + w x the soft label. A row with only one of the two labels gets
+    that one whole. One target serves both losses: the cross-entropy with a mixture is the mixture of cross-entropies.
     """
     records = rows.records[chosen]
     has_soft = ~np.isnan(records["target"]).any(axis=1)
@@ -236,75 +235,3 @@ def row_weights(rows: TrainingRows, chosen: NDArray[np.int64], settings: TrainSe
     total = weights.sum()
     result: NDArray[np.float32] = (weights * len(weights) / total if total > 0 else weights).astype(np.float32)
     return result
-
-
-def token_dataset(
-    rows: TrainingRows,
-    chosen: NDArray[np.int64],
-    settings: TrainSettings,
-    verdict_ids: tuple[int, int, int],
-    both_orders: bool,
-    training: bool,
-) -> datasets.Dataset:
-    """Return the dataset that goes to TRL: token ids with one verdict token, and labels on that token alone.
-
-    With `both_orders`, row 2i is row i with A shown first and row 2i + 1 the same with B shown first.
-
-    Columns: `input_ids` and `labels` (lists of int32), `row` (number in `rows`), `target` (three float32),
-    `offset` and `weight` (float32). For evaluation the target is the hard label and the weight 1.
-    """
-    import datasets
-
-    orders = (False, True) if both_orders else (False,)
-    count = len(chosen) * len(orders)
-    if training:
-        mixed, offset = targets(rows, chosen, settings)
-        weight = row_weights(rows, chosen, settings)
-    else:
-        mixed = np.eye(3, dtype=np.float32)[rows.records["label"][chosen]]
-        offset, weight = np.zeros(len(chosen), np.float32), np.ones(len(chosen), np.float32)
-    target = np.empty((count, 3), np.float32)
-    ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * count
-    labels = np.empty(count, np.int64)
-    for i, swapped in enumerate(orders):
-        place = slice(i, None, len(orders))
-        ids[place] = rows.tokens(chosen, swapped)
-        target[place] = mixed[:, _SWAP] if swapped else mixed
-        hard = rows.strata[chosen]
-        labels[place] = np.array(_SWAP)[hard] if swapped else hard
-    verdicts = np.array(verdict_ids, dtype=np.int32)[labels]
-    repeated = [np.repeat(column, len(orders)) for column in (chosen, offset, weight)]
-    return datasets.Dataset(
-        _arrow_table(ids, verdicts, {"row": repeated[0], "offset": repeated[1], "weight": repeated[2]}, target)
-    )
-
-
-def _arrow_table(
-    ids: list[NDArray[np.int32]],
-    verdicts: NDArray[np.int32],
-    columns: dict[str, NDArray[Any]],
-    target: NDArray[np.float32],
-) -> Any:
-    import pyarrow as pa
-    from datasets.table import InMemoryTable
-
-    lengths = np.array([len(row) + 1 for row in ids])
-    ends = np.cumsum(lengths)
-    offsets = pa.array(np.concatenate([[0], ends]), pa.int64())
-    tokens = np.empty(int(ends[-1]) if len(ends) else 0, np.int32)
-    for row, end in zip(ids, ends, strict=True):
-        tokens[end - 1 - len(row) : end - 1] = row
-    tokens[ends - 1] = verdicts
-    labels = np.full(len(tokens), IGNORED, np.int32)
-    labels[ends - 1] = verdicts
-    triples = pa.FixedSizeListArray.from_arrays(pa.array(target.reshape(-1)), 3)
-    return InMemoryTable(
-        pa.table(
-            {
-                "input_ids": pa.LargeListArray.from_arrays(offsets, pa.array(tokens)),
-                "labels": pa.LargeListArray.from_arrays(offsets, pa.array(labels)),
-                "target": triples,
-                **{name: pa.array(values) for name, values in columns.items()},
-            }
-        )
-    )

@@ -1,8 +1,8 @@
 """Training: labelled comparisons in, a judge bundle out.
 
-The steps, in order: check the model, the template and the data (no weight is loaded for that), say what will be
-done, load the model, evaluate it, train it on TRL, evaluate the best checkpoint, write the bundle. Everything of an
-unfinished run lies in `OUT.parts`; the bundle appears whole under its name.
+The steps, in order: check the model, the template and the data (no weight is loaded for that), say what the run will
+do, load the model, evaluate it, train it with TRL, evaluate the best checkpoint, write the bundle. An unfinished run
+keeps everything in `OUT.parts`; the bundle appears whole under its name.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError, RunInterrupted
+from judge.files import check_new_folder
 from judge.models.prompting import largest_budget
 from judge.prompting.builder import Budget, PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
 from judge.prompting.template import load_template
 from judge.runs.folder import Manifest, RunFolder
-from judge.training.announce import announce, announce_cost
-from judge.training.events import TrainingEvents
+from judge.runs.progress import Progress
 from judge.training.heldout import heldout_figures, prior_figures
 from judge.training.model import Machine, choose_machine, load_model, open_base, require_libraries
-from judge.training.plan import Plan, make_plan, run_manifest
+from judge.training.run import TrainingRun, make_run, run_manifest
 from judge.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 TRAINED = "trained"  # the file that says that all steps are done
 
 
-def train(settings: TrainSettings, output: Path, resume: bool, restart: bool, events: TrainingEvents) -> dict[str, Any]:
+def train(settings: TrainSettings, output: Path, resume: bool, restart: bool, progress: Progress) -> dict[str, Any]:
     """Train a judge and write its bundle to `output`.
 
     Args:
@@ -63,15 +63,12 @@ def train(settings: TrainSettings, output: Path, resume: bool, restart: bool, ev
     builder = PromptBuilder(TextEncoder(tokenizer), template, budget)
     parts = output.with_name(output.name + ".parts")
     manifest = run_manifest(settings, base, bundle, builder, machine)
-    with _run_folder(parts, manifest, restart, machine) as (own, going_on):
-        planned = False
+    with _run_folder(parts, manifest, restart, machine) as (folder, going_on):
         try:
-            plan = make_plan(settings, base, bundle, builder, machine, own, events)
-            planned = True
-            figures = _train_in(plan, output, parts, going_on, events)
+            run = make_run(settings, base, bundle, builder, machine, folder, progress)
+            figures = _train_in(run, output, parts, going_on, progress)
         finally:
-            worthless = not planned or not (parts / "checkpoints").exists()
-            if worthless and not going_on and machine.index == 0:
+            if not going_on and machine.index == 0 and not (parts / "checkpoints").exists():
                 shutil.rmtree(parts)  # a mistake in the data or the settings: nothing is left behind
     if machine.index == 0:
         shutil.rmtree(parts, ignore_errors=True)
@@ -80,16 +77,16 @@ def train(settings: TrainSettings, output: Path, resume: bool, restart: bool, ev
 
 @contextmanager
 def _run_folder(parts: Path, manifest: Manifest, restart: bool, machine: Machine) -> Iterator[tuple[Path, bool]]:
-    """Give the folder for a process's token ids, and whether there is a run to go on with.
+    """Give the folder for the token ids of this process, and whether there is a run to go on with.
 
-    The first process has the run's folder, locked; the others write their token ids to a temporary one.
+    The first process locks the run's folder and writes there; the others write to temporary folders.
     """
     from accelerate import PartialState
 
     if machine.index > 0:
         PartialState().wait_for_everyone()
-        with tempfile.TemporaryDirectory(prefix="judge-") as own:
-            yield Path(own), (parts / "checkpoints").exists()
+        with tempfile.TemporaryDirectory(prefix="judge-") as folder:
+            yield Path(folder), (parts / "checkpoints").exists()
         return
     with RunFolder(parts) as run:
         going_on = run.begin(manifest, restart)
@@ -106,10 +103,7 @@ def check_output(output: Path, resume: bool, restart: bool) -> None:
     parts = output.with_name(output.name + ".parts")
     if resume and restart:
         raise JudgeError("--resume goes on with a run and --restart drops it; give one of them")
-    if output.exists():
-        raise JudgeError(f"{output}: exists already; choose another output, or remove it first")
-    if not output.resolve().parent.is_dir():
-        raise JudgeError(f"{output}: there is no folder {output.parent} to write to")
+    check_new_folder(output)
     unfinished = (parts / "manifest.json").exists()
     if resume and not unfinished:
         raise JudgeError(f"{output}: there is no unfinished run to resume (no {parts.name} beside it)")
@@ -117,38 +111,39 @@ def check_output(output: Path, resume: bool, restart: bool) -> None:
         raise JudgeError(f"{parts}: holds an unfinished run; pass --resume to go on with it, or --restart to drop it")
 
 
-def _train_in(plan: Plan, output: Path, parts: Path, going_on: bool, events: TrainingEvents) -> dict[str, Any]:
-    # TRL and torch are loaded now, when everything that can be checked without them has been
+def _train_in(run: TrainingRun, output: Path, parts: Path, going_on: bool, progress: Progress) -> dict[str, Any]:
+    # TRL and torch are imported only now: everything that can be checked without them has been checked.
+    from judge.training.announce import announce, announce_cost
     from judge.training.bundle import write_bundle
     from judge.training.callbacks import last_checkpoint
-    from judge.training.make_trainer import BEFORE, make_trainer
+    from judge.training.trainer import BEFORE, make_trainer
 
-    if "tensorboard" in plan.settings.report_to:  # else it writes into the folder that is removed at the end
+    if "tensorboard" in run.settings.report_to:  # else it writes into the folder that the run removes at its end
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{output}.runs")
     checkpoint = last_checkpoint(parts / "checkpoints") if going_on else None
-    announce(plan, going_on, checkpoint, events)
-    model = load_model(plan.settings, plan.base, plan.bundle, plan.machine)
-    trainer, interrupt = make_trainer(plan, model, parts, events)
-    announce_cost(plan, trainer, events)
+    announce(run, going_on, checkpoint, progress)
+    model = load_model(run.settings, run.base, run.bundle, run.machine)
+    trainer, interrupt = make_trainer(run, model, parts, progress)
+    announce_cost(run, trainer, progress)
     if checkpoint is not None and (parts / TRAINED).exists():
         _load_finished(trainer, checkpoint)
     else:
         _run(trainer, interrupt, checkpoint, parts)
-    after, logprobs = _evaluate(plan, trainer)
+    after, logprobs = _evaluate(run, trainer)
     before = json.loads((parts / BEFORE).read_text(encoding="utf-8"))
-    figures = {**prior_figures(_labels(plan), _train_labels(plan)), "before": before, "after": after}
-    if plan.machine.index == 0:
-        write_bundle(plan, trainer, output, parts, figures, logprobs)
+    figures = {**prior_figures(_labels(run), _train_labels(run)), "before": before, "after": after}
+    if run.machine.index == 0:
+        write_bundle(run, trainer, output, parts, figures, logprobs)
     trainer.accelerator.wait_for_everyone()
     return figures
 
 
-def _evaluate(plan: Plan, trainer: VerdictTrainer) -> tuple[dict[str, float], NDArray[np.float64]]:
+def _evaluate(run: TrainingRun, trainer: VerdictTrainer) -> tuple[dict[str, float], NDArray[np.float64]]:
     """Return the figures on the held-out rows, and their log-probabilities, shape (rows, 3), in the rows' order."""
     output = trainer.predict(trainer.eval_dataset)
     logprobs = np.asarray(output.predictions, dtype=np.float64)
-    assert np.array_equal(output.label_ids, plan.split.held_out), "the held-out rows came back in another order"
-    return heldout_figures(logprobs, _labels(plan)), logprobs
+    assert np.array_equal(output.label_ids, run.split.held_out), "the held-out rows came back in another order"
+    return heldout_figures(logprobs, _labels(run)), logprobs
 
 
 def _run(trainer: VerdictTrainer, interrupt: StopOnInterrupt, checkpoint: Path | None, parts: Path) -> None:
@@ -173,10 +168,10 @@ def _load_finished(trainer: VerdictTrainer, checkpoint: Path) -> None:
     trainer._load_best_model()
 
 
-def _labels(plan: Plan) -> NDArray[np.int64]:
-    labels: NDArray[np.int64] = plan.eval_rows.records["label"][plan.split.held_out].astype(np.int64)
+def _labels(run: TrainingRun) -> NDArray[np.int64]:
+    labels: NDArray[np.int64] = run.eval_rows.records["label"][run.split.held_out].astype(np.int64)
     return labels
 
 
-def _train_labels(plan: Plan) -> NDArray[np.int64]:
-    return plan.train_rows.strata[plan.split.train]
+def _train_labels(run: TrainingRun) -> NDArray[np.int64]:
+    return run.train_rows.strata[run.split.train]

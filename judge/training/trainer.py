@@ -2,107 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
-from trl import SFTTrainer
+from transformers import EarlyStoppingCallback, PrinterCallback
+from trl import SFTConfig, SFTTrainer
 
 from judge.errors import JudgeError, counted
-from judge.training.loss import row_losses, verdict_logprobs
+from judge.prompting.encoding import load_tokenizer
+from judge.runs.progress import Progress
+from judge.training.batches import RowSampler, VerdictCollator, token_dataset
+from judge.training.callbacks import EpochOrder, MetricsFile, Schedule, StopOnInterrupt, WeightsMove, WholeCheckpoints
+from judge.training.heldout import heldout_figures
+from judge.training.model import restore_trained, trained_values
 from judge.training.rows import IGNORED
+from judge.training.run import BOTH_ORDERS, TrainingRun
 
-# Batches that are sorted by length together: enough that rows of one batch are of one length, few enough that
-# the order stays random.
-_SORTED_TOGETHER = 50
-
-
-class VerdictCollator:
-    """Pads prompts on the left, so that the verdict of every row is at the last position."""
-
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return a batch: `input_ids`, `attention_mask`, `labels` (rows, length), and the rows' other columns."""
-        length = max(len(row["input_ids"]) for row in rows)
-        ids = torch.full((len(rows), length), self.pad_id, dtype=torch.long)
-        labels = torch.full((len(rows), length), IGNORED, dtype=torch.long)
-        mask = torch.zeros((len(rows), length), dtype=torch.long)
-        for i, row in enumerate(rows):
-            start = length - len(row["input_ids"])
-            ids[i, start:] = torch.as_tensor(row["input_ids"])
-            labels[i, start:] = torch.as_tensor(row["labels"])
-            mask[i, start:] = 1
-        batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
-        for name, kind in (("row", torch.long), ("weight", torch.float), ("offset", torch.float)):
-            batch[name] = torch.tensor([row[name] for row in rows], dtype=kind)
-        batch["target"] = torch.tensor([list(row["target"]) for row in rows], dtype=torch.float)
-        return batch
+CHECKPOINTS, METRICS, BEFORE = "checkpoints", "metrics.jsonl", "before.json"
 
 
-class RowSampler(Sampler[int]):  # type: ignore[misc]  # not analysed
-    """The order of an epoch: every comparison once (or in both orders), batches of like length, order at random.
-
-    A pure function of the seed and the epoch, so that a resumed run sees what it would have seen.
+def verdict_logprobs(logits: torch.Tensor, verdict_ids: torch.Tensor) -> torch.Tensor:
+    """Return the full-vocabulary log-probabilities of A, B and tie, float32, shape (rows, 3).
 
     Args:
-        lengths: tokens of each comparison, shape (comparisons,).
-        swap: `off`: the dataset has one row a comparison. `random`: it has two, of which an epoch shows one.
-            `both`: it has two, shown one after the other, so that both orders are in one step.
-        group: rows that are computed together, over all devices.
+        logits: of the position before the verdict, any float type, shape (rows, vocabulary).
+        verdict_ids: int64, shape (3,).
     """
+    values = logits.float()
+    return values.index_select(1, verdict_ids) - values.logsumexp(dim=1, keepdim=True)
 
-    def __init__(
-        self, lengths: NDArray[np.integer], swap: Literal["off", "random", "both"], group: int, seed: int
-    ) -> None:
-        self.lengths, self.swap, self.group, self.seed = np.asarray(lengths), swap, group, seed
-        self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next pass is of (called by accelerate and by transformers)."""
-        self.epoch = int(epoch)
+def row_losses(
+    logits: torch.Tensor,
+    verdict_ids: torch.Tensor,
+    target: torch.Tensor,
+    over: Literal["verdicts", "vocabulary"],
+) -> torch.Tensor:
+    """Return each row's cross-entropy with its target, in nats, shape (rows,).
 
-    def __len__(self) -> int:
-        return len(self.lengths) * (2 if self.swap == "both" else 1)
-
-    def __iter__(self) -> Iterator[int]:
-        random = np.random.default_rng([self.seed, self.epoch])
-        units = max(self.group // 2, 1) if self.swap == "both" else self.group
-        order = random.permutation(len(self.lengths))
-        groups: list[NDArray[np.int64]] = []
-        for start in range(0, len(order), units * _SORTED_TOGETHER):
-            part = order[start : start + units * _SORTED_TOGETHER]
-            part = part[np.argsort(-self.lengths[part], kind="stable")]
-            groups += [part[i : i + units] for i in range(0, len(part), units)]
-        # an incomplete group stays last, so that batches do not straddle groups
-        whole = [g for g in groups if len(g) == units]
-        rest = [g for g in groups if len(g) < units]
-        chosen = np.concatenate([*(whole[i] for i in random.permutation(len(whole))), *rest])
-        first = random.integers(0, 2, len(self.lengths))
-        for comparison in chosen.tolist():
-            if self.swap == "off":
-                yield comparison
-            elif self.swap == "random":
-                yield 2 * comparison + int(first[comparison])
-            else:
-                yield from (2 * comparison, 2 * comparison + 1)
+    Args:
+        logits: of the position before the verdict, shape (rows, vocabulary).
+        target: probabilities of A, B and tie, float32, shape (rows, 3).
+        over: `vocabulary` is the usual loss of a language model on the verdict token; it also teaches the model to
+            answer nothing else. `verdicts` normalises over the three verdicts first, as the read-out does (see
+            docs/training.md).
+    """
+    logprobs = verdict_logprobs(logits, verdict_ids)
+    if over == "verdicts":
+        logprobs = logprobs.log_softmax(dim=1)
+    # 0 x -inf would be NaN, so positions with a target of 0 are left out
+    return -torch.where(target > 0, target * logprobs, 0.0).sum(dim=1)
 
 
 class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
-    """SFTTrainer whose loss and evaluation read one position a row.
+    """SFTTrainer whose loss and evaluation read one position of each row.
 
-    Nothing of TRL's preparation applies: rows arrive tokenised with labels. What it brings is the training loop,
-    checkpoints, devices and loggers.
+    Rows arrive tokenised with labels, so TRL prepares nothing. It brings the training loop, checkpoints, devices and
+    loggers.
 
     Args:
         verdict_ids: token ids of A, B and tie.
-        over: see `judge.training.loss.row_losses`.
+        over: see `row_losses`.
         row_ids, eval_row_ids: the ids of the rows, to name them in errors.
-        check_targets: whether the target's most probable verdict must be the label (not with soft labels).
+        check_targets: check that the target's most probable verdict is the label (soft labels may differ).
         sampler: the order of the training rows.
     """
 
@@ -124,7 +90,7 @@ class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
         self.rows_seen = 0
         super().__init__(**arguments)
         self._verdict_ids = self._verdict_ids.to(self.args.device)
-        # the loss is a mean over the rows of the whole step: the trainer must count them, and not divide again
+        # the loss is a mean over the rows of the whole step: this makes the trainer count them and not divide again
         self.model_accepts_loss_kwargs = True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -172,7 +138,7 @@ class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
         )
 
     def _check_batch(self, inputs: dict[str, torch.Tensor]) -> None:
-        """Assert on what the model just got: one supervised token a row, at the end, and a verdict."""
+        """Assert what the model has just got: one supervised token in each row, at its end, and it is a verdict."""
         labels = inputs["labels"]
         assert ((labels != IGNORED).sum(dim=1) == 1).all(), "a row has more or fewer than one supervised token"
         assert torch.equal(labels[:, -1], inputs["input_ids"][:, -1]), "the label is not the row's last token"
@@ -198,5 +164,110 @@ class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
         return loss.detach(), logprobs, inputs["row"]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # past TRL, which writes a model card into every checkpoint
+        # TRL's own method would write a model card into every checkpoint
         super(SFTTrainer, self)._save_checkpoint(model, trial)
+
+
+def make_trainer(run: TrainingRun, model: Any, folder: Path, progress: Progress) -> tuple[VerdictTrainer, Any]:
+    """Return the trainer of a run, and the callback that knows whether Ctrl-C was pressed.
+
+    Args:
+        folder: for checkpoints and metrics.
+    """
+    settings, both = run.settings, BOTH_ORDERS[run.settings.swap]
+    verdict_ids = run.builder.verdict_ids
+    interrupt = StopOnInterrupt()
+    metrics = MetricsFile(folder / METRICS, folder / BEFORE, progress)
+    callbacks: list[Any] = [Schedule(settings.evaluations), metrics, WeightsMove(), WholeCheckpoints()]
+    if run.machine.processes == 1:  # a launcher stops its own processes
+        callbacks.append(interrupt)
+    if settings.patience is not None:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+    arguments = SFTConfig(**trainer_arguments(run, folder))
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one card for each process: DataParallel would multiply the batch
+    trained = trained_values(model)
+    trainer = VerdictTrainer(
+        model=model,
+        args=arguments,
+        processing_class=load_tokenizer(run.base.path, settings.trust_remote_code),
+        train_dataset=token_dataset(run.train_rows, run.split.train, settings, verdict_ids, both, training=True),
+        eval_dataset=token_dataset(run.eval_rows, run.split.held_out, settings, verdict_ids, False, training=False),
+        data_collator=VerdictCollator(run.builder.encoder.tokenizer.pad_token_id or 0),
+        compute_metrics=lambda prediction: heldout_figures(
+            prediction.predictions, run.eval_rows.records["label"][prediction.label_ids]
+        ),
+        callbacks=callbacks,
+        verdict_ids=verdict_ids,
+        over=settings.loss,
+        row_ids=run.train_rows.ids,
+        eval_row_ids=run.eval_rows.ids,
+        check_targets=settings.soft_weight == 0,
+        sampler=RowSampler(run.train_rows.lengths[run.split.train], settings.swap, run.group, settings.seed),
+    )
+    trainer.remove_callback(PrinterCallback)
+    restore_trained(model, trained)
+    even = run.machine.processes == 1  # several devices repeat a few rows so that all have as many
+    trainer.add_callback(
+        EpochOrder(trainer.sampler.set_epoch, lambda: trainer.rows_seen, run.rows_per_epoch if even else None)
+    )
+    if run.checkpointing:  # the trainer would do it when training starts, but the trial batch comes before
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return trainer, interrupt
+
+
+def trainer_arguments(run: TrainingRun, folder: Path) -> dict[str, Any]:
+    """Return the fields of TRL's `SFTConfig`: TRL prepares no data, and our `Schedule` evaluates and saves."""
+    settings, machine = run.settings, run.machine
+    never = run.steps + 1
+    return {
+        "output_dir": str(folder / CHECKPOINTS),
+        # rows arrive as token ids with labels
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "max_length": None,
+        "packing": False,
+        "remove_unused_columns": False,
+        "router_aux_loss_coef": 0.0,
+        # what the trainer does
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.eval_batch_size or settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulation,
+        "learning_rate": settings.rate,
+        "lr_scheduler_type": settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
+        "warmup_steps": math.floor(settings.warmup * run.steps),
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "optim": settings.optimizer,
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        # where
+        "use_cpu": machine.device == "cpu",
+        "bf16": machine.dtype == "bfloat16",
+        "fp16": machine.dtype == "float16",
+        "gradient_checkpointing": run.checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if run.checkpointing else None,
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": machine.device == "cuda",
+        # evaluation, checkpoints, logs
+        # before the first step; not by trainer.evaluate(), after which accelerate would not wrap the model for
+        # several devices any more
+        "eval_on_start": not (folder / BEFORE).exists(),
+        "eval_strategy": "steps",
+        "eval_steps": never,
+        "save_strategy": "steps",
+        "save_steps": never,
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_log_loss",
+        "greater_is_better": False,
+        "logging_strategy": "steps",
+        "logging_steps": settings.log_every,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": list(settings.report_to) or "none",
+        "label_names": ["row"],
+        "run_name": folder.name.removesuffix(".parts"),
+        "push_to_hub": False,
+    }

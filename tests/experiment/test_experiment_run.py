@@ -301,7 +301,7 @@ def test_judges_are_trained_with_every_seed_once_on_the_same_rows(base: Path, tm
     found = train_arms(settings, tmp_path / "out", events)
     assert set(found) == {"Judge: 10"}
     assert [path.name[:16] for path in found["Judge: 10"].values()] == ["judge-10-seed-3-", "judge-10-seed-4-"]
-    assert any("training Judge: 10, seed 4: step 2, held-out log loss" in note for note in events.notes)
+    assert any("training Judge: 10, seed 4: step 2: held-out log loss" in note for note in events.notes)
     resolved = resolve_arms(settings, tmp_path, found)
     assert [arm.seed for arm in resolved] == [None, 3, 4]
     refuse_identical(resolved)

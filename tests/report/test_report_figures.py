@@ -19,7 +19,9 @@ from judge.report.figures import (
     confusion,
     distribution,
     figure,
-    loss_curve,
+    loss_chart,
+    loss_figure,
+    loss_picture,
     mass_bar,
     reliability,
     share_curves,
@@ -64,8 +66,8 @@ CHARTS: dict[str, Callable[[str], Markup]] = {
     "no shifts": lambda _: shift_histogram(np.full(3, np.nan)),
     "curves": lambda words: share_curves(words, [Curve(words, "accent", bins([0.4, 0.6]))], words, words, [words, "b"]),
     "empty curves": lambda words: share_curves(words, [], words, words, []),
-    "loss": lambda words: loss_curve([(1, 9.0), (2, 1.0)], [(0, 3.0), (2, 0.9)], [(words, 1.1)], 2),
-    "empty loss": lambda _: loss_curve([], [], []),
+    "loss": lambda words: loss_figure(loss_chart([(1, 9.0), (2, 1.0)], [(0, 3.0), (2, 0.9)], [(words, 1.1)], 2)),
+    "empty loss": lambda _: loss_figure(loss_chart([], [], [])),
     "mass": lambda words: mass_bar((0.5, 0.5, 0.0), words),
 }
 
@@ -162,11 +164,11 @@ def test_shifts_beyond_the_ends_are_kept_rows_of_one_order_are_not() -> None:
 
 
 def test_the_loss_curve_is_logarithmic_and_marks_the_kept_weights() -> None:
-    root = parsed(loss_curve([], [(0, 4.0), (10, 2.0), (20, 1.0)], [("uniform", 1.1)], best=20))
+    root = parsed(loss_figure(loss_chart([], [(0, 4.0), (10, 2.0), (20, 1.0)], [("uniform", 1.1)], best=20)))
     heights = [float(dot["cy"]) for dot in marks(root, "circle", "dot")]
     assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.02)
     assert [dot["r"] for dot in marks(root, "circle", "dot")] == ["4", "4", "5"]
-    assert "these weights were kept" in str(loss_curve([], [(0, 4.0), (20, 1.0)], [], best=20))
+    assert "these weights were kept" in str(loss_figure(loss_chart([], [(0, 4.0), (20, 1.0)], [], best=20)))
 
 
 def rows_of_forest(root: ElementTree.Element) -> list[ElementTree.Element]:
@@ -254,3 +256,12 @@ def test_a_number_that_has_no_place_is_an_error_instead_of_a_broken_chart() -> N
     with pytest.raises(ValueError, match="a coordinate is nan"):
         Chart("t", "d", (0, 1), (0, 1)).dot(float("nan"), 0.5, "accent")
     assert [number(v) for v in (1.0, -0.001, 2.345, 10.0)] == ["1", "0", "2.35", "10"]
+
+
+def test_the_loss_curve_is_an_svg_file_by_itself_too() -> None:
+    chart = loss_chart([(1, 9.0), (2, 1.0)], [(0, 3.0), (2, 0.9)], [("class rates & <more>", 1.1)], 2)
+    root = ElementTree.fromstring(loss_picture(chart))  # noqa: S314 - our own
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    names = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "class rates & <more>" in names
+    assert "blue: held-out log loss, grey: training loss" in names

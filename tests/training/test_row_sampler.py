@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.training.trainer import RowSampler
+from judge.training.batches import RowSampler
 
 lengths = st.lists(st.integers(1, 500), min_size=1, max_size=200).map(np.array)
 

@@ -13,7 +13,9 @@ from judge.errors import JudgeError
 from judge.prompting.builder import Budget, PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
 from judge.prompting.template import load_template
+from judge.runs.progress import Silent
 from judge.tables.table import Table
+from judge.training.batches import token_dataset
 from judge.training.rows import (
     IGNORED,
     TrainingRows,
@@ -22,10 +24,9 @@ from judge.training.rows import (
     row_weights,
     split_rows,
     targets,
-    token_dataset,
 )
+from judge.training.run import describe_split
 from judge.training.settings import TrainSettings
-from judge.training.split_report import describe_split
 from tests.kit.labelled_tables import labelled_rows, write_table
 
 Read = Callable[..., tuple[TrainingRows, TrainSettings]]
@@ -41,7 +42,7 @@ def read(tmp_path: Path, builder: PromptBuilder) -> Read:
     def reader(rows: list[dict[str, Any]], **settings: Any) -> tuple[TrainingRows, TrainSettings]:
         path = write_table(tmp_path / "table.csv", rows)
         parsed = TrainSettings(model="m", data=(str(path),), **settings)
-        return read_rows(parsed.data, parsed, builder, tmp_path / "tokens", True, lambda _: None), parsed
+        return read_rows(parsed.data, parsed, builder, tmp_path / "tokens", True, Silent()), parsed
 
     return reader
 
@@ -174,7 +175,7 @@ def test_evaluation_rows_that_train_are_refused_also_when_exchanged(
     rows, settings = read(table)
     swapped = {**table[4], "id": 99, "response_a": table[4]["response_b"], "response_b": table[4]["response_a"]}
     path = write_table(tmp_path / "other.csv", [*labelled_rows(20)[15:], swapped])
-    other = read_rows([str(path)], settings, builder, tmp_path / "other", False, lambda _: None)
+    other = read_rows([str(path)], settings, builder, tmp_path / "other", False, Silent())
     from judge.training.rows import Split
 
     with pytest.raises(JudgeError, match=r"1 row of eval_data \(first: id 99\) also in the training data"):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.training.loss import row_losses, verdict_logprobs
+from judge.training.trainer import row_losses, verdict_logprobs
 
 IDS = torch.tensor([5, 2, 9])
 seeds = st.integers(0, 10_000)

@@ -34,7 +34,7 @@ ROOMS = {
     "calibration": "calibrate",
     "experiment": "settings run result files arm_figures text",
     "planning": "plan layout lengths forecast rehearsal rehearsal_rows rehearse time_model",
-    "report": "page sections run_sections row_data experiment_page",
+    "report": "page sections model_sections run_sections row_data experiment_page",
     "data": "tables mix describe mock_table",
     "doctor": "doctor finding",
     "demo": "model",
