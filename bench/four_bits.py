@@ -94,16 +94,16 @@ def general_text(model: Path, text: Path, samples: int, tokens: int) -> list[lis
 
 def calibrate_on_text(bench: Bench, name: str, model: Path, text: Path, group_size: int, samples: int) -> Path:
     """Quantise with the same back end on general text."""
-    from judge.cli.quantize import QuantizeTerminal
+    from judge.runs.progress import Silent
     from quantize.awq import quantize_model
-    from quantize.back_end import QuantizeSettings
+    from quantize.settings import QuantizeSettings
 
     output = bench.folder / name
     if not output.exists():
         # as many tokens as the judge's prompts have: 60 on average
         ids = general_text(model, text, samples, 60)
         settings = QuantizeSettings(group_size=group_size, samples=samples)  # type: ignore[arg-type]
-        quantize_model(open_model(model), output, ids, settings, QuantizeTerminal())
+        quantize_model(open_model(model), output, ids, settings, Silent())
     return output
 
 

@@ -35,13 +35,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_new_folder(output: Path) -> None:
+def check_new_folder(output: Path, parent_needed: bool = True) -> None:
     """Check that a stage can write its folder to `output`.
+
+    Args:
+        parent_needed: refuse a folder whose parent does not exist; otherwise the stage makes it.
 
     Raises:
         JudgeError: it exists, or its parent does not.
     """
     if output.exists():
         raise JudgeError(f"{output}: exists already; choose another folder with -o, or remove it")
-    if not output.resolve().parent.is_dir():
+    if parent_needed and not output.resolve().parent.is_dir():
         raise JudgeError(f"{output}: there is no folder {output.parent} to write to")

@@ -5,11 +5,10 @@ Doors:
 - `merge`: an adapter into its base model
 - `awq`: a 4-bit copy
 - `drift`: what merging and quantising changed
-- `back_end`: the interface of the quantising libraries, and the settings
-- `calibration`: the calibration prompts
+- `settings`: `QuantizeSettings`
+- `calibration_prompts`: what AWQ calibrates on
 - `drift_figures`: figures and limits of drift
 - `merge_plan`: which tensors change
 - `merge_proof`: the merged model beside the adapter
-- `size_report`: sizes of layers
-- `unfinished`: output folders of interrupted work
+- `written`: the size of a 4-bit model
 """

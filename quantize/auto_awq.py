@@ -1,14 +1,14 @@
 """AWQ with AutoAWQ 0.2.9: the classic GEMM layout that every engine reads. Its authors have retired it.
 
-Three of its steps are replaced by our own, because on a judge's prompts or on a CPU they do the wrong thing:
+Judge replaces three of its steps, which go wrong on a judge's prompts or on a CPU:
 
-* Its search for scales keeps the original weights by `.cpu()`, which on a CPU is no copy: every scale that it tries
-  stays multiplied into the weights. Ours restores a real copy.
-* It joins all calibration rows and cuts the whole at one length, through prompts and verdicts. Ours are padded behind
-  their end to one length, so that its cuts fall between prompts. Attention is causal, so nothing before the padding
-  changes; the padding itself is left out of the statistics and of the loss.
-* It rounds a group to the range of its weights alone; where all are of one sign, the zero point does not fit 4 bits
-  and the codes are clipped. Ours always has zero in the range, as llm-compressor does.
+* AutoAWQ's search for scales keeps the original weights with `.cpu()`, which copies nothing on a CPU: every scale that
+  it tries stays multiplied into the weights. Judge's search restores a real copy.
+* AutoAWQ joins all calibration rows and cuts the whole at one length, through prompts and verdicts. Judge pads the
+  rows at their end to one length, so that the cuts fall between prompts. Attention is causal, so the padding changes
+  nothing before it; statistics and loss leave the padding out.
+* AutoAWQ rounds a group to the range of its weights alone. If all weights have one sign, the zero point does not fit
+  4 bits and codes are clipped. Judge keeps zero in the range, as llm-compressor does.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from judge.errors import JudgeError, printable
-from quantize.back_end import BackEndName, Job, QuantizeSettings
-from quantize.events import QuantizeEvents
+from judge.runs.progress import Progress
+from quantize.back_end import Job, load_for_calibration, quiet
 from quantize.layers import Layers
-from quantize.quiet import quiet
-from quantize.weights import load_weights
+from quantize.settings import BackEndName, QuantizeSettings
 
 _BITS = 4
 # Prompts that run through a layer at once.
 _AT_ONCE = 8
-# What AutoAWQ's search for clipping takes at once; a layer's outputs must be a multiple of it.
+# AutoAWQ's search for clipping takes so many outputs of a layer at once; their number must be a multiple of it.
 _CLIP_ROWS = 64
 
 
@@ -37,10 +36,10 @@ class AutoAwq:
     name: BackEndName = "autoawq"
     packages: tuple[str, ...] = ("autoawq", "zstandard")
     layout = "awq-gemm"
-    copies = 2  # the inputs, and their concatenation
+    copies = 2  # the inputs, and all of them joined
 
     def refusal(self, layers: Layers, model_type: str) -> str | None:
-        """Return why a model cannot be quantised: an architecture newer than the library, or a mixture of experts."""
+        """Return why AutoAWQ cannot quantise a model (too new, or a mixture of experts), or None."""
         if layers.is_mixture:
             return f"{layers.architecture} is a mixture of experts, which judge quantize does not handle"
         with quiet("awq"):
@@ -60,15 +59,15 @@ class AutoAwq:
         """Return the calibration tokens: all prompts are padded to the longest."""
         return len(lengths) * max(lengths)
 
-    def run(self, job: Job, settings: QuantizeSettings, events: QuantizeEvents) -> dict[str, Any]:
+    def run(self, job: Job, settings: QuantizeSettings, progress: Progress) -> dict[str, Any]:
         """Quantise and write config and weights."""
-        events.loading()
+        progress.step("loading the model")
         with quiet("awq"):
             import torch
             from awq.models._config import AwqConfig
             from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
 
-            model = load_weights(job)
+            model = load_for_calibration(job)
             kind = model.config.model_type
             config = AwqConfig(w_bit=_BITS, q_group_size=job.group_size, zero_point=True, version="gemm")
             awq = AWQ_CAUSAL_LM_MODEL_MAP[kind](model, kind, False, model.config, config, None)
@@ -76,8 +75,8 @@ class AutoAwq:
             if settings.clip:
                 _check_clipping(model, job)
             with torch.no_grad():
-                _quantizer(awq, model, job, settings, events).quantize()
-            events.writing()
+                _quantizer(awq, model, job, settings, progress).quantize()
+            progress.step("writing the 4-bit model")
             _save(model, config.to_transformers_dict(), job)
         return {"dtype": "float16", "clip": settings.clip}
 
@@ -93,25 +92,26 @@ def _check_clipping(model: Any, job: Job) -> None:
             )
 
 
-def _quantizer(awq: Any, model: Any, job: Job, settings: QuantizeSettings, events: QuantizeEvents) -> Any:
-    """Return AutoAWQ's quantizer with our steps in it, calibration rows ready."""
+def _quantizer(awq: Any, model: Any, job: Job, settings: QuantizeSettings, progress: Progress) -> Any:
+    """Return AutoAWQ's quantizer with judge's steps and the calibration rows in it."""
     import torch
     from awq.quantize.quantizer import AwqQuantizer
 
     longest = max(map(len, job.ids))
     padded = [[*row, *[row[-1]] * (longest - len(row))] for row in job.ids]
-    # (prompts, longest): which positions are a prompt's own
+    # shape (prompts, longest): true for the tokens of a prompt, false for padding
     real = torch.arange(longest)[None, :] < torch.tensor([len(row) for row in job.ids])[:, None]
 
     class Quantizer(AwqQuantizer):  # type: ignore[misc]
         blocks_begun = 0
 
         def _get_input_feat(self, layer: Any, named_linears: Any) -> Any:
-            events.layer(self.blocks_begun, job.blocks)
+            done, total = self.blocks_begun, job.blocks
+            progress.step("quantising", done, total, f"{done} of {total} layers")
             self.blocks_begun += 1
             found = super()._get_input_feat(layer, named_linears)
             for values in found.values():  # (prompts, longest, inputs)
-                values[~real] = 0  # then the search for clipping sees no difference there
+                values[~real] = 0  # so the search for clipping sees no difference in the padding
             return found
 
         def pseudo_quantize_tensor(self, w: torch.Tensor) -> Any:
@@ -145,7 +145,7 @@ def _quantizer(awq: Any, model: Any, job: Job, settings: QuantizeSettings, event
 
 
 def round_in_groups(weight: Any, group_size: int) -> tuple[Any, Any, Any]:
-    """Round a weight to 4 bits and back, asymmetrically, with zero in every group's range.
+    """Round a weight to 4 bits and back, asymmetrically, with zero in the range of every group.
 
     Args:
         weight: (outputs, inputs).
@@ -168,9 +168,9 @@ def best_scales(weights: Sequence[Any], inputs: Any, forward: Any, group_size: i
     """Search the input scales with which 4-bit weights change a module's output least (AWQ, equation 5).
 
     Args:
-        weights: the parameters (outputs, inputs) of layers that read the same input; changed while searching, and
-            restored.
-        inputs: (tokens, inputs), what they read.
+        weights: the parameters (outputs, inputs) of layers that read the same input; they change during the search
+            and are restored at its end.
+        inputs: what these layers read, shape (tokens, inputs).
         forward: returns the output of the module around them, (tokens, …).
         grid: how many exponents of the activations' size are tried, from 0 on.
 
@@ -182,7 +182,7 @@ def best_scales(weights: Sequence[Any], inputs: Any, forward: Any, group_size: i
     originals = [weight.data.clone() for weight in weights]
     together = torch.cat(originals)
     in_groups = together.view(-1, group_size).abs()
-    # how large each channel's weights are beside the largest of their group
+    # mean size of each channel's weights, relative to the largest weight of their group
     size = (in_groups / (in_groups.amax(dim=1, keepdim=True) + 1e-6)).view(together.shape).mean(0)
     activity = inputs.abs().float().mean(0).to(size)
     wanted = forward()
@@ -204,7 +204,7 @@ def best_scales(weights: Sequence[Any], inputs: Any, forward: Any, group_size: i
 
 
 def _save(model: Any, quantization: dict[str, Any], job: Job) -> None:
-    """Write weights in float16, and the source's config with what it needs to say of them."""
+    """Write weights in float16, and the source's config with their format and their quantisation."""
     import torch
     from huggingface_hub import save_torch_state_dict
 

@@ -1,10 +1,10 @@
 """AWQ: the weights of all linear layers but the head in 4 bits, by one of two back ends behind one interface.
 
-Activation-aware weight quantisation (Lin et al. 2023) scales the input channels of each layer, undone in the layer
-before, so that rounding to 4 bits changes the output least on calibration prompts. Both back ends search these
-scales and round asymmetrically in groups; they write different layouts. What stays (embeddings, output head, norms)
-keeps the source's 16-bit format; a float32 source becomes float16, which the 4-bit kernels were made for, or bfloat16
-where a value does not fit float16. AutoAWQ's layout is float16 in any case.
+Activation-aware weight quantisation (Lin et al. 2023) scales the input channels of each layer, and scales the layer
+before it inversely, so that rounding to 4 bits changes the output least on calibration prompts. Both back ends search
+these scales and round asymmetrically in groups; they write different layouts. Embeddings, output head and norms keep
+the source's 16-bit format. A float32 source becomes float16, which the 4-bit kernels were made for, or bfloat16 if a
+value does not fit float16. AutoAWQ's layout is always float16.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from judge.errors import JudgeError, RunInterrupted, printable
+from judge.files import check_new_folder
 from judge.hardware.machine import available_memory
 from judge.models.bundle import ModelFolder, copy_tokenizer
 from judge.models.judge_file import write_judge_file
 from judge.models.trained_rows import FILE as TRAINED_ROWS
-from quantize.back_end import BackEnd, BackEndName, Device, Job, QuantizeSettings
-from quantize.events import QuantizeEvents
-from quantize.layers import check_written, choose_group_size, find_layers
-from quantize.needs import check_needs, estimate_needs, free_disk
-from quantize.size_report import SizeReport, size_report
-from quantize.unfinished import check_output, unfinished
+from judge.runs.progress import Progress
+from judge.version import versions
+from quantize.back_end import BackEnd, Device, Job
+from quantize.layers import Layers, choose_group_size, find_layers
+from quantize.output import check_disk, check_memory, estimate_needs, free_disk, work_folder
+from quantize.settings import BackEndName, QuantizeSettings
+from quantize.written import SizeReport, check_written, size_report
 
 STAGE = "quantized"
 # Copied beside the weights, byte for byte, where the source has them.
@@ -43,22 +44,14 @@ def back_end(name: BackEndName) -> BackEnd:
     from quantize.auto_awq import AutoAwq
     from quantize.llm_compressor import LlmCompressor
 
-    found: BackEnd = LlmCompressor() if name == "llm-compressor" else AutoAwq()
-    _versions(found)
-    return found
-
-
-def _versions(end: BackEnd) -> dict[str, str]:
-    versions = {}
-    for package in end.packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            raise JudgeError(
-                f"--backend={end.name} needs {package}, which is not installed: pip install --no-deps "
-                f"{' '.join(end.packages)}"
-            ) from None
-    return versions
+    end: BackEnd = LlmCompressor() if name == "llm-compressor" else AutoAwq()
+    missing = [package for package in end.packages if package not in versions(end.packages)]
+    if missing:
+        raise JudgeError(
+            f"--backend={end.name} needs {missing[0]}, which is not installed: pip install --no-deps "
+            f"{' '.join(end.packages)}"
+        )
+    return end
 
 
 def check_model(folder: ModelFolder) -> None:
@@ -82,7 +75,7 @@ def quantize_model(
     output: Path,
     ids: list[list[int]],
     settings: QuantizeSettings,
-    events: QuantizeEvents,
+    progress: Progress,
     *,
     record: dict[str, Any] | None = None,
     memory: Callable[[], int | None] = available_memory,
@@ -92,7 +85,7 @@ def quantize_model(
 
     Args:
         ids: token ids of the calibration prompts, each whole.
-        record: what `judge.json` should say of the calibration data besides.
+        record: what else `judge.json` should say of the calibration data.
         memory, disk: return what is free, in bytes.
 
     Returns:
@@ -102,47 +95,33 @@ def quantize_model(
         JudgeError: anything a user can mend.
         RunInterrupted: Ctrl-C; nothing is kept.
     """
-    check_model(model)
-    check_output(output)
-    end = back_end(settings.backend)
-    device = choose_device(settings.device)
-    layers = find_layers(model)
-    reason = end.refusal(layers, str(model.config.get("model_type", "")))
-    if reason:
-        raise JudgeError(f"{model.path}: {reason}")
+    end, layers, device = _checked(model, output, settings)
     group_size = choose_group_size(layers.linear, settings.group_size)
     tokens = end.kept_tokens([len(row) for row in ids])
     needs = estimate_needs(layers, group_size, tokens, 4 if device == "cpu" else 2, end.copies)
-    check_needs(needs, output.resolve().parent, memory, disk)
-    for note in end.notes():
-        events.note(note)
-    if model.judge is not None and model.judge.calibration is not None:
-        events.note(
-            "the judge's calibration was fitted to its 16-bit verdicts and is left out of the 4-bit model: fit it anew "
-            "with judge calibrate on the 4-bit judge's predictions"
-        )
-    with unfinished(output) as run:
-        ready = run.path / "model"
-        ready.mkdir()
+    check_disk(output, needs.disk, "the 4-bit model", disk)
+    check_memory(needs, memory)
+    for note in _notes(end, model):
+        progress.note(note)
+    with work_folder(output, "judge quantize") as ready:
         began = time.monotonic()
-        blocks = int(model.text_config.get("num_hidden_layers", 0))
         job = Job(
             source=model.path,
             target=ready,
             ids=ids,
             group_size=group_size,
-            blocks=blocks,
+            blocks=int(model.text_config.get("num_hidden_layers", 0)),
             head=layers.head,
             device=device,
             dtype=model.dtype,
         )
-        more = _run(end, job, settings, events)
+        more = _run(end, job, settings, progress)
         check_written(ready, layers, group_size)
         report = size_report(ready)
         figures = {
             "backend": end.name,
             "layout": end.layout,
-            "versions": _versions(end),
+            "versions": versions(end.packages),
             "bits": 4,
             "group_size": group_size,
             "grid": settings.grid,
@@ -158,9 +137,33 @@ def quantize_model(
     return report, figures
 
 
-def _run(end: BackEnd, job: Job, settings: QuantizeSettings, events: QuantizeEvents) -> dict[str, Any]:
+def _checked(model: ModelFolder, output: Path, settings: QuantizeSettings) -> tuple[BackEnd, Layers, Device]:
+    """Return the back end, the layers and the device, after a check that they go together."""
+    check_model(model)
+    check_new_folder(output)
+    end = back_end(settings.backend)
+    device = choose_device(settings.device)
+    layers = find_layers(model)
+    reason = end.refusal(layers, str(model.config.get("model_type", "")))
+    if reason:
+        raise JudgeError(f"{model.path}: {reason}")
+    return end, layers, device
+
+
+def _notes(end: BackEnd, model: ModelFolder) -> list[str]:
+    """Return what the user should know before."""
+    if model.judge is None or model.judge.calibration is None:
+        return end.notes()
+    return [
+        *end.notes(),
+        "the judge's calibration was fitted to its 16-bit verdicts and is left out of the 4-bit model: fit it anew "
+        "with judge calibrate on the 4-bit judge's predictions",
+    ]
+
+
+def _run(end: BackEnd, job: Job, settings: QuantizeSettings, progress: Progress) -> dict[str, Any]:
     try:
-        return end.run(job, settings, events)
+        return end.run(job, settings, progress)
     except KeyboardInterrupt:
         raise RunInterrupted(
             "stopped; nothing is kept, as quantising cannot go on where it stopped: the same command starts over"
@@ -171,7 +174,7 @@ def choose_device(wanted: str) -> Device:
     """Return where calibration runs.
 
     Raises:
-        JudgeError: `cuda` without a GPU, or `cpu` beside one, which both libraries would use all the same.
+        JudgeError: `cuda` without a GPU, or `cpu` on a machine with a GPU, which both libraries would use.
     """
     import torch
 
@@ -186,7 +189,7 @@ def choose_device(wanted: str) -> Device:
 
 
 def _complete(ready: Path, model: ModelFolder, figures: dict[str, Any]) -> None:
-    """Add to a folder of 4-bit weights what makes it whole, and see that all of it is on the disk."""
+    """Add tokenizer, record and training rows to a folder of 4-bit weights, and flush all of it to the disk."""
     copy_tokenizer(model.path, ready)
     for name in _COPIED:
         if (model.path / name).exists():

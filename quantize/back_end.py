@@ -1,41 +1,31 @@
-"""What every quantising back end is asked, and what it must answer."""
+"""What every quantising back end is asked and must answer, and what both share: the loaded model, and silence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from quantize.events import QuantizeEvents
+from judge.models.load import load_weights
+from judge.runs.progress import Progress
 from quantize.layers import Layers
+from quantize.settings import BackEndName, QuantizeSettings
 
-BackEndName = Literal["llm-compressor", "autoawq"]
+if TYPE_CHECKING:
+    import torch
+
 Device = Literal["cpu", "cuda"]
-
-
-class QuantizeSettings(BaseModel):
-    """How a model is quantised."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    backend: BackEndName = Field(
-        default="llm-compressor",
-        description="Library: its output is compressed-tensors (pack-quantized), or the classic AWQ GEMM layout.",
-    )
-    group_size: Literal[128, 64, 32] | None = Field(
-        default=None,
-        description="Weights of a row that share a scale: 128, 64 or 32. [default: the largest that fits all layers]",
-    )
-    samples: int = Field(default=128, ge=1, description="Calibration prompts.")
-    sample_tokens: int = Field(default=1024, ge=1, description="Longest calibration prompt, in tokens.")
-    seed: int = Field(default=0, ge=0, description="Seed of the sample.")
-    grid: int = Field(
-        default=20, ge=4, description="Scales that are tried for each layer; the time goes up with their number."
-    )
-    clip: bool = Field(default=False, description="autoawq: also search where to clip each group (slow).")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where calibration runs.")
+# These libraries log through loguru, which does not follow the levels of Python's own logging.
+_LOGURU = ("llmcompressor", "compressed_tensors")
+_LOG_SWITCH = "LLM_COMPRESSOR_LOG_DISABLED"
 
 
 class Job(BaseModel):
@@ -88,5 +78,86 @@ class BackEnd(Protocol):
     def kept_tokens(self, lengths: Sequence[int]) -> int:
         """Return how many tokens calibration keeps for prompts of these lengths, padding included."""
 
-    def run(self, job: Job, settings: QuantizeSettings, events: QuantizeEvents) -> dict[str, Any]:
+    def run(self, job: Job, settings: QuantizeSettings, progress: Progress) -> dict[str, Any]:
         """Quantise and write config and weights; return what the record should say besides."""
+
+
+def load_for_calibration(job: Job) -> Any:
+    """Load the 16-bit model: in float32 on a CPU, where 16 bits are slow, and as stored on a GPU.
+
+    Raises:
+        JudgeError: tensors are missing.
+    """
+    import torch
+
+    dtype = torch.float32 if job.device == "cpu" else getattr(torch, sixteen_bits(job.dtype))
+    model = load_weights(job.source, dtype=dtype, attn_implementation="sdpa")
+    model.config.use_cache = False
+    return model.eval()
+
+
+def sixteen_bits(dtype: str) -> str:
+    """Return the 16-bit format for a source's number format: the same, or float16 for float32."""
+    return dtype if dtype in ("float16", "bfloat16") else "float16"
+
+
+def stored_dtype(source: str, tensors: Iterable[torch.Tensor]) -> str:
+    """Return the format of what stays in 16 bits: the source's, or bfloat16 if a value is too large for float16."""
+    import torch
+
+    wanted = sixteen_bits(source)
+    largest = max((float(t.abs().max()) for t in tensors if t.is_floating_point() and t.numel()), default=0.0)
+    return "bfloat16" if wanted == "float16" and largest > torch.finfo(torch.float16).max else wanted
+
+
+def source_use_cache(job: Job) -> Any:
+    """Return what the source's config says of the cache; calibration switches it off."""
+    return json.loads((job.source / "config.json").read_text(encoding="utf-8")).get("use_cache", True)
+
+
+@contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Import a library, and silence warnings, progress bars and logs inside the block."""
+    import tqdm.std
+
+    disabled, start = logging.root.manager.disable, tqdm.std.tqdm.__init__
+
+    def without_bar(bar: Any, *args: Any, **kwargs: Any) -> None:
+        start(bar, *args, **{**kwargs, "disable": True})
+
+    with warnings.catch_warnings():
+        # AutoAWQ sets its own filter when it is imported, so a filter of ours would not last
+        warnings.showwarning = lambda *_, **__: None
+        logging.disable(logging.ERROR)
+        tqdm.std.tqdm.__init__ = without_bar
+        _let_log(False)
+        try:
+            _import(library)
+            _let_log(False)
+            yield
+        finally:
+            _let_log(True)
+            tqdm.std.tqdm.__init__ = start
+            logging.disable(disabled)
+
+
+def _import(library: str) -> None:
+    """Import a library without a log: llm-compressor sets one up when it is imported, and writes to it at once."""
+    before = os.environ.get(_LOG_SWITCH)
+    os.environ[_LOG_SWITCH] = "true"
+    try:
+        importlib.import_module(library)
+    finally:
+        if before is None:
+            del os.environ[_LOG_SWITCH]
+        else:
+            os.environ[_LOG_SWITCH] = before
+
+
+def _let_log(on: bool) -> None:
+    try:
+        from loguru import logger
+    except ImportError:  # it comes with llm-compressor
+        return
+    for name in _LOGURU:
+        (logger.enable if on else logger.disable)(name)

@@ -1,8 +1,8 @@
 """Drift: what merging and quantising changed about the verdicts, measured on the scoring path.
 
-The same rows go through `judge.scoring` at every stage (base, base with adapter, merged, 4-bit), with the judge's own
-template and budget. What trained the judge is left out. The first stage that is a judge is the reference; the ones
-after it must be close to it. A base model before it is shown for contrast.
+Every stage (base, base with adapter, merged, 4-bit) scores the same rows with the judge's own template and budget. Rows
+that trained the judge are left out. The first stage that is a judge is the reference, and the stages after it must be
+close to it. A base model before it is shown for contrast.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def measure_drift(
         stages: in the order in which they were made.
         rows: what to measure on (`choose_rows`).
         settings: of the scoring; template and budget are the reference's.
-        work: folder for unfinished work; what it holds of an earlier call is taken over.
+        work: folder for unfinished work; a call goes on with what an earlier one left there.
 
     Raises:
         JudgeError: a stage cannot be scored, or builds other prompts than the reference.
     """
     reference = reference_of(stages)
-    # as read: only some stages have a calibration, which says nothing of the weights
+    # only some stages have a calibration, and it says nothing about the weights
     settings = _with_prompts_of(stages[reference], settings, work).model_copy(update={"calibration": "off"})
     read: list[StoredPredictions] = []
     fingerprint = ""
@@ -69,12 +69,12 @@ def measure_drift(
 
 
 def reference_of(stages: Sequence[ModelFolder]) -> int:
-    """Return the place of the first stage that is a judge, or of the first one where none is."""
+    """Return the place of the first stage that is a judge, or 0 if there is no judge among them."""
     return next((i for i, stage in enumerate(stages) if stage.judge is not None), 0)
 
 
 def _with_prompts_of(reference: ModelFolder, settings: ScoreSettings, work: Path) -> ScoreSettings:
-    """Return the settings with the reference's template and budget, which a bare base model does not have."""
+    """Return the settings with the template and budget of the reference: a bare base model has neither."""
     judge = reference.judge
     if judge is None:
         return settings
@@ -90,7 +90,7 @@ def _with_prompts_of(reference: ModelFolder, settings: ScoreSettings, work: Path
 def _read_stage(
     model: ModelFolder, table: Table, settings: ScoreSettings, folder: Path, events: Events
 ) -> tuple[StoredPredictions, str]:
-    """Return the predictions of a stage, and what names its prompts."""
+    """Return the predictions of a stage, and the fingerprint of its prompts."""
     if model.quantization is None:
         settings = settings.model_copy(update={"weights": "auto"})
     with RunFolder(folder) as run, Scorer(model, settings, folder) as scorer:
@@ -108,7 +108,7 @@ def _read_stage(
 def choose_rows(stages: Sequence[ModelFolder], table: Table, most: int, seed: int, work: Path) -> Rows:
     """Return the rows to measure on: those that trained none of the stages, at most so many, drawn at random.
 
-    They are copied into the work folder, as a table of the same format.
+    The rows are copied into the work folder, as a table of the same format.
 
     Raises:
         JudgeError: the table cannot be read, or every row trained a stage.

@@ -1,4 +1,4 @@
-"""The figures of stages that read the same rows: how far each is from the reference."""
+"""How far each stage is from the reference, in figures, after all have read the same rows."""
 
 from __future__ import annotations
 
@@ -41,9 +41,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that are measured, in the table's order; labels are -1 where there is none, groups are prompts'.
+    """The rows to measure on, in the table's order.
 
-    `table` holds them alone; `name` is that of the file that they are from.
+    Attributes:
+        name: of the file that they come from.
+        table: a table of these rows alone.
+        labels: -1 for a row without a label, shape (rows,).
+        groups: keys of the prompts, shape (rows,).
     """
 
     name: str
@@ -58,18 +62,18 @@ class Rows:
 
 @dataclass(frozen=True)
 class StageFigures:
-    """A stage beside the reference; nats. What needs labels is None without them, all differences at the reference.
+    """A stage beside the reference, in nats. Figures of labels are None without labels; the reference has no changes.
 
     Attributes:
         name: its folder's name.
         kind: `base`, `adapter`, `merged`, `4-bit` or `model`.
         digest: `ModelFolder.digest`.
-        median_verdict_mass: None where the read-out does not know it.
+        median_verdict_mass: None if the read-out does not know it.
         log_loss_change: paired, stage minus reference, with its interval over prompt groups.
         mean_kl: KL(reference || stage) of the three verdicts, mean over rows.
         largest_change: the largest |Δp| of any verdict of any row.
         flips: share of rows whose most probable verdict differs.
-        failed: the limits that it breaks, in words; empty at the reference, and for a base model.
+        failed: the limits that it breaks, in words; the reference and a base model break none.
     """
 
     name: str
@@ -194,7 +198,7 @@ def _figures(
 def changes(reference: Float, p: Float) -> dict[str, float]:
     """Return how probabilities differ from the reference's, both of shape (rows, 3): KL, largest |Δp|, flips.
 
-    A tie for the most probable verdict counts as the one that comes first.
+    Of equally probable verdicts, the first counts as the most probable one.
     """
     smallest = np.finfo(np.float64).tiny  # KL of a zero would be infinite
     return {

@@ -1,14 +1,14 @@
-"""The linear layers that become 4-bit, found without loading a weight, and the group size that suits them all."""
+"""The linear layers that become 4-bit, found without loading a weight, and the group size that fits them all."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from judge.errors import JudgeError, printable
-from judge.models.bundle import ModelFolder, tensor_shapes
+from judge.models.bundle import ModelFolder
+from judge.models.load import load_layers
 
 GROUP_SIZES = (128, 64, 32)
 # Both layouts keep eight 4-bit values in one 32-bit number.
@@ -51,21 +51,14 @@ class Layers:
 
 
 def find_layers(folder: ModelFolder) -> Layers:
-    """Return the layers of a model from an instance without memory for its weights.
+    """Return the layers of a model; its weights are not loaded.
 
     Raises:
         JudgeError: an architecture that transformers does not know.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
-        config = AutoConfig.from_pretrained(str(folder.path), local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds; all mean the same here
-        reason = printable(" ".join(str(error).split()), 200)
-        raise JudgeError(f"{folder.path}: transformers cannot build this model ({reason})") from None
+    model = load_layers(folder.path)
     model.tie_weights()
     head = model.get_output_embeddings()
     names = {module: name for name, module in model.named_modules()}
@@ -74,7 +67,7 @@ def find_layers(folder: ModelFolder) -> Layers:
         for module, name in names.items()
         if isinstance(module, torch.nn.Linear) and module is not head
     )
-    text = config.get_text_config()
+    text = model.config.get_text_config()
     return Layers(
         architecture=type(model).__name__,
         linear=linear,
@@ -114,65 +107,6 @@ def choose_group_size(layers: Sequence[Linear], wanted: int | None = None) -> in
         f"layer {printable(worst.name)} has {worst.inputs} inputs, which groups of "
         f"{' or '.join(map(str, sizes))} do not divide; {advice}"
     )
-
-
-def all_shapes(folder: Path) -> dict[str, list[int]]:
-    """Return the names and shapes of all tensors in a folder's safetensors files, from their headers."""
-    found: dict[str, list[int]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found |= tensor_shapes(path)
-    return found
-
-
-def packed_names(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, int]]:
-    """Return the 4-bit layers in a file of either layout, with the sizes of their inputs and outputs."""
-    found = {}
-    for name, shape in shapes.items():
-        if name.endswith(".weight_packed"):  # compressed-tensors: (outputs, inputs / 8)
-            found[name.removesuffix(".weight_packed")] = (shape[1] * PACKED, shape[0])
-        elif name.endswith(".qweight"):  # AWQ GEMM: (inputs, outputs / 8)
-            found[name.removesuffix(".qweight")] = (shape[0], shape[1] * PACKED)
-    return found
-
-
-def check_written(folder: Path, layers: Layers, group_size: int) -> None:
-    """Check from the files' headers that exactly the layers that should be 4-bit are.
-
-    AWQ without a quantiser behind it only scales weights, and leaves a file of floats that looks well.
-
-    Raises:
-        JudgeError: a layer is missing, still of floats, or has scales or zero points of another size.
-    """
-    shapes = all_shapes(folder)
-    packed = packed_names(shapes)
-    expected = {layer.name: layer for layer in layers.linear}
-    wrong = [name for name in expected if name not in packed or f"{name}.weight" in shapes]
-    wrong += [name for name in packed if name not in expected]
-    for name, layer in expected.items():
-        if name not in wrong and not _has_groups(shapes, name, layer, group_size):
-            wrong.append(name)
-    if wrong:
-        raise JudgeError(
-            f"the back end did not write {len(wrong)} of {len(expected)} layers in 4 bits with groups of {group_size}, "
-            f"first {printable(wrong[0])}; nothing is kept"
-        )
-
-
-def _has_groups(shapes: Mapping[str, Sequence[int]], name: str, layer: Linear, group_size: int) -> bool:
-    groups, outputs = layer.inputs // group_size, layer.outputs
-    if f"{name}.qweight" in shapes:
-        expected = {
-            "qweight": [layer.inputs, outputs // PACKED],
-            "scales": [groups, outputs],
-            "qzeros": [groups, outputs // PACKED],
-        }
-    else:
-        expected = {
-            "weight_packed": [outputs, layer.inputs // PACKED],
-            "weight_scale": [outputs, groups],
-            "weight_zero_point": [outputs // PACKED, groups],
-        }
-    return all(list(shapes.get(f"{name}.{part}", [])) == shape for part, shape in expected.items())
 
 
 def decoder_blocks(layers: Layers) -> dict[str, list[Linear]]:

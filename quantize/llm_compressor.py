@@ -1,18 +1,17 @@
-"""AWQ with llm-compressor: vLLM's own tool, the maintained successor of AutoAWQ. Writes compressed-tensors."""
+"""AWQ with llm-compressor: vLLM's own tool and AutoAWQ's maintained successor. It writes compressed-tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from judge.errors import printable
 from judge.prompting.encoding import load_tokenizer
-from quantize.back_end import BackEndName, Job, QuantizeSettings
-from quantize.events import QuantizeEvents
+from judge.runs.progress import Progress
+from quantize.back_end import Job, load_for_calibration, quiet, source_use_cache, stored_dtype
 from quantize.layers import Layers
-from quantize.quiet import quiet
-from quantize.weights import load_weights, source_use_cache, stored_dtype
+from quantize.settings import BackEndName, QuantizeSettings
 
 
 class LlmCompressor:
@@ -24,9 +23,9 @@ class LlmCompressor:
     copies = 1
 
     def refusal(self, layers: Layers, model_type: str) -> str | None:
-        """Return why a model cannot be quantised: a mixture of experts, or no mappings for its architecture.
+        """Return why llm-compressor cannot quantise a model (a mixture of experts, or no mappings), or None.
 
-        For an unknown architecture the library falls back to Llama's names, and would skip what they do not match.
+        For an unknown architecture the library takes Llama's names and skips the layers that they do not match.
         """
         if layers.is_mixture:
             return f"{layers.architecture} is a mixture of experts, which judge quantize does not handle"
@@ -47,23 +46,23 @@ class LlmCompressor:
         """Return the calibration tokens: prompts run one by one, without padding."""
         return sum(lengths)
 
-    def run(self, job: Job, settings: QuantizeSettings, events: QuantizeEvents) -> dict[str, Any]:
+    def run(self, job: Job, settings: QuantizeSettings, progress: Progress) -> dict[str, Any]:
         """Quantise and write config and weights."""
-        events.loading()
+        progress.step("loading the model")
         with quiet("llmcompressor"), _no_pinning():
             from llmcompressor import oneshot
             from llmcompressor.core import reset_session
 
-            model = load_weights(job)
+            model = load_for_calibration(job)
             try:
                 oneshot(
                     model=model,
                     processor=load_tokenizer(job.source),
                     dataset=_loader(job.ids),
-                    recipe=_recipe(job, settings, events.layer),
+                    recipe=_recipe(job, settings, progress),
                     num_calibration_samples=len(job.ids),
                 )
-                events.writing()
+                progress.step("writing the 4-bit model")
                 dtype = _save(model, job)
             finally:
                 reset_session()  # holds the model otherwise
@@ -80,8 +79,8 @@ def _loader(ids: list[list[int]]) -> Any:
     return DataLoader(rows, batch_size=None, shuffle=False)
 
 
-def _recipe(job: Job, settings: QuantizeSettings, progress: Callable[[int, int], None]) -> list[Any]:
-    """Return AWQ's scaling and the rounding behind it: `AWQModifier` alone leaves the weights in floats."""
+def _recipe(job: Job, settings: QuantizeSettings, progress: Progress) -> list[Any]:
+    """Return the two steps: AWQ's scaling, and rounding, without which the weights would stay floats."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
@@ -91,11 +90,12 @@ def _recipe(job: Job, settings: QuantizeSettings, progress: Callable[[int, int],
     class Watched(AWQModifier):  # type: ignore[misc]
         def on_sequential_epoch_end(self, state: Any, event: Any, **kwargs: Any) -> None:
             nonlocal done
-            has_layers = bool(self._smooth_activation_stats)  # the last part of the model, the head, has none
+            has_layers = bool(self._smooth_activation_stats)  # the last part of the model, the head, has no layers
             super().on_sequential_epoch_end(state, event, **kwargs)
             if has_layers:
                 done += 1
-                progress(min(done, job.blocks), job.blocks)
+                blocks = min(done, job.blocks)
+                progress.step("quantising", blocks, job.blocks, f"{blocks} of {job.blocks} layers")
 
     weights = QuantizationArgs(num_bits=4, type="int", symmetric=False, strategy="group", group_size=job.group_size)
     scheme = QuantizationScheme(targets=["Linear"], weights=weights)
@@ -108,7 +108,7 @@ def _recipe(job: Job, settings: QuantizeSettings, progress: Callable[[int, int],
 
 @contextmanager
 def _no_pinning() -> Iterator[None]:
-    """Without an accelerator, pinning cached activations raises; there is nothing to pin them for."""
+    """Switch the pinning of cached activations off on a machine without an accelerator, where it raises."""
     import torch
     from llmcompressor.pipelines.cache import IntermediatesCache
 
@@ -124,10 +124,10 @@ def _no_pinning() -> Iterator[None]:
 
 
 def _save(model: Any, job: Job) -> str:
-    """Round to codes and write; return the format of what stays.
+    """Round to codes and write; return the format of what stays in 16 bits.
 
-    Scales are brought to their stored 16 bits first and the codes are chosen for these, in float32: rounding the
-    scales afterwards would move the weights of a group by up to 15 times the error of its scale.
+    The scales are rounded to 16 bits, as they are stored, before the codes are chosen for them in float32. Rounded
+    afterwards, they would move the weights of a group by up to 15 times the error of its scale.
     """
     import torch
     from compressed_tensors import ModelCompressor

@@ -1,8 +1,8 @@
 """Merging: a LoRA adapter into its base model, written as one whole model folder that is a judge like the bundle.
 
-The steps: plan (what cannot be merged is refused), prove in memory that the adapter matters and that merging keeps
-its verdicts, write the base's shards one by one with the adapted matrices changed, prove what was written, and give
-the folder its name.
+The steps: plan the merge and refuse what cannot be merged, prove in memory that the adapter changes verdicts and that
+merging keeps them, write the shards of the base one by one with the adapted matrices changed, prove what was written,
+and give the folder its name.
 """
 
 from __future__ import annotations
@@ -10,26 +10,29 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from importlib import metadata
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from judge.errors import JudgeError
+from judge.errors import JudgeError, printable
+from judge.files import check_new_folder
 from judge.models.bundle import ADAPTER_WEIGHTS, ModelFolder, copy_tokenizer, file_digest, open_model
 from judge.models.judge_file import write_judge_file
-from judge.models.tensor_files import write_tensors
+from judge.models.tensor_files import FLOATS, write_tensors
 from judge.models.trained_rows import FILE as TRAINED_ROWS
 from judge.models.trained_rows import trained_rows_of
-from judge.runs.folder import Manifest, RunFolder
-from judge.version import __version__
-from quantize.events import MergeEvents
-from quantize.merge_plan import Dtype, MergePlan, plan_merge, reader
+from judge.runs.progress import Progress
+from judge.version import versions
+from quantize.merge_plan import Dtype, MergePlan, Written, plan_merge
+from quantize.output import check_disk, work_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STAGE = "merged"
-# What else is in a base's folder and belongs to the model.
+# Other files of the base that belong to the model.
 _EXTRA_FILES = ("generation_config.json", "*processor_config.json")
-_DISK_MARGIN = 64 * 2**20  # bytes for tokenizer and configs, and a little that stays free
 _INDEX = "model.safetensors.index.json"
 
 
@@ -37,7 +40,7 @@ def merge(
     bundle: ModelFolder,
     output: Path,
     dtype: Dtype,
-    events: MergeEvents,
+    progress: Progress,
     proof: bool = True,
     restart: bool = False,
 ) -> dict[str, Any]:
@@ -61,56 +64,39 @@ def merge(
     for name in ("torch",) if not proof else ("torch", "peft"):
         if find_spec(name) is None:
             raise JudgeError(f"merging needs {name}, not installed here: pip install {name}")
-    if output.exists():
-        raise JudgeError(f"{output}: exists already; choose another folder with -o, or remove it")
+    check_new_folder(output, parent_needed=False)
     plan = plan_merge(bundle, dtype)
     trained_rows_of(bundle)  # refuses a bundle whose list of training rows is missing or another's
-    events.working("hashing the model", 0, 1)
-    digest = bundle.digest()  # refuses another base
-    run = RunFolder(output.with_name(output.name + ".parts"))
-    try:
-        _begin(run, {"version": __version__, "model": digest, "settings": {"stage": STAGE, "dtype": dtype}}, restart)
-    except BaseException:
-        run.close()
-        raise
-    try:
-        figures = _merge_in(run.path / "model", plan, output, dtype, events, proof)
-        (run.path / "model").rename(output)
-    finally:
-        run.remove()
+    progress.step("hashing the model")
+    bundle.digest()  # refuses another base
+    with work_folder(output, "judge merge", restart) as folder:
+        figures = _merge_in(folder, plan, output, dtype, progress, proof)
+        folder.rename(output)
     return {**figures, "seconds": time.monotonic() - began}
 
 
-def _begin(run: RunFolder, manifest: Manifest, restart: bool) -> None:
-    """Empty the folder, which may hold what a killed merge left, but not what belongs to another command."""
-    file = run.path / "manifest.json"
-    old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    run.begin(manifest, restart or old.get("settings", {}).get("stage") == STAGE)
-
-
 def _merge_in(
-    folder: Path, plan: MergePlan, output: Path, dtype: Dtype, events: MergeEvents, wanted: bool
+    folder: Path, plan: MergePlan, output: Path, dtype: Dtype, progress: Progress, wanted: bool
 ) -> dict[str, Any]:
     """Put the merged model together in a folder and return the figures."""
     from quantize.merge_proof import Proof, refused_proof
 
-    _check_disk(plan.size, output)
+    check_disk(output, plan.size, "the merged model")
     if plan.model.judge is not None and plan.model.judge.method == "qlora":
-        events.note(
+        progress.note(
             "the adapter was trained on 4-bit weights; it is merged into the 16-bit ones, which they were made from"
         )
     skipped = refused_proof(plan) if wanted else "not wanted (--no-proof)"
     if skipped and wanted:
-        events.warn(
+        progress.warn(
             f"the proof from end to end is skipped: {skipped}; check the merged judge with judge drift "
             f"{plan.adapter.path} {output} --data TABLE"
         )
-    proof = None if skipped else Proof(plan, events)
+    proof = None if skipped else Proof(plan, progress)
     if proof:
         proof.prove_adapter()
-    folder.mkdir()
     checks: list[float] = []
-    _write_weights(folder, plan, checks, events)
+    _write_weights(folder, plan, checks, progress)
     _write_configs(folder, plan, dtype)
     proof_figures = proof.prove_written(folder) if proof else f"skipped: {skipped}"
     figures = {**_figures(plan), "largest_check_error": max(checks), "proof": proof_figures}
@@ -119,20 +105,10 @@ def _merge_in(
     return figures
 
 
-def _check_disk(size: int, output: Path) -> None:
-    place = next(parent for parent in output.absolute().parents if parent.exists())
-    need, free = size + _DISK_MARGIN, shutil.disk_usage(place).free
-    if need > free:
-        raise JudgeError(
-            f"{output}: the merged model needs {need / 1e9:,.1f} GB of disk, {free / 1e9:,.1f} GB are free at {place}; "
-            "make room, or choose another place with -o"
-        )
-
-
-def _write_weights(folder: Path, plan: MergePlan, checks: list[float], events: MergeEvents) -> None:
+def _write_weights(folder: Path, plan: MergePlan, checks: list[float], progress: Progress) -> None:
     from safetensors import safe_open
 
-    read, done = reader(plan, checks), 0
+    read, done = _reader(plan, checks), 0
     for shard, tensors in plan.shards.items():
         with safe_open(shard, framework="numpy") as file:
             header = file.metadata() or {"format": "pt"}
@@ -142,7 +118,7 @@ def _write_weights(folder: Path, plan: MergePlan, checks: list[float], events: M
             nonlocal done
             tensor = read(written[entry])
             done += entry.size
-            events.working("merging", done, plan.size)
+            progress.step("merging", done, plan.size, f"{done / plan.size:.0%}")
             return tensor
 
         write_tensors(folder / shard.name, list(written), value, header)
@@ -156,6 +132,33 @@ def _write_weights(folder: Path, plan: MergePlan, checks: list[float], events: M
         old = content.get("metadata") or {}
         content["metadata"] = {**old, **{key: n for key, n in sizes.items() if key in old or key == "total_size"}}
         _write_json(folder / _INDEX, content)
+
+
+def _reader(plan: MergePlan, checks: list[float]) -> Callable[[Written], Tensor]:
+    """Return a function that gives each tensor of the output; it adds the errors of merged ones to `checks`.
+
+    Raises:
+        JudgeError: a merged matrix fails its check or is not finite, or a value does not fit the output's dtype.
+    """
+    import torch
+
+    def read(written: Written) -> Tensor:
+        if written.adapted is None:
+            tensor = plan.source(written)
+        else:
+            tensor, error = plan.merged(written)
+            checks.append(error)
+        if written.adapted is None and written.entry.dtype == written.source.dtype:
+            return tensor
+        rounded = tensor.to(getattr(torch, FLOATS[written.entry.dtype]))
+        if not bool(torch.isfinite(rounded).all()):
+            kind = FLOATS[written.entry.dtype]
+            reason = f"values that {kind} cannot hold" if bool(torch.isfinite(tensor).all()) else "values like NaN"
+            advice = "choose another --dtype" if kind == "float16" else "its weights are damaged"
+            raise JudgeError(f"{plan.adapter.path}: {printable(written.entry.name)} has {reason}; {advice}")
+        return rounded
+
+    return read
 
 
 def _write_configs(folder: Path, plan: MergePlan, dtype: Dtype) -> None:
@@ -187,7 +190,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _figures(plan: MergePlan) -> dict[str, Any]:
-    """Return what there is to say about the merge but its proof."""
+    """Return the figures of a merge, without those of its checks and its proof."""
     config, judge = plan.adapter.config, plan.model.judge
     dtypes: dict[str, int] = {}
     for written in plan.tensors:
@@ -203,15 +206,8 @@ def _figures(plan: MergePlan) -> dict[str, Any]:
         "bytes": plan.size,
         "dtypes": dtypes,
         "own_output_head": plan.untied,
-        "versions": {"judge": __version__, **{name: _version(name) for name in ("torch", "transformers", "peft")}},
+        "versions": versions(("torch", "transformers", "peft")),
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "none"
 
 
 def _write_judge(folder: Path, plan: MergePlan, figures: dict[str, Any]) -> None:

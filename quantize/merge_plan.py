@@ -1,9 +1,9 @@
-"""What a merge will write: which matrices the adapter changes, under which names, and what cannot be merged."""
+"""What a merge will write: which matrices the adapter changes, under which names, and what it cannot merge."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from judge.errors import JudgeError, printable
 from judge.models.adapter import misfit, refused_by_vllm
 from judge.models.bundle import ADAPTER_WEIGHTS, Adapter, ModelFolder, tensor_shapes
+from judge.models.load import load_layers
 from judge.models.tensor_files import FLOATS, Entry, read_entries
 from quantize.merge_weights import Update, check_merged, merged_weight
-from quantize.skeleton import Adapted, Skeleton
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +27,33 @@ _HEADER_NAMES = {torch_name: name for name, torch_name in FLOATS.items()}
 
 
 @dataclass(frozen=True)
+class Adapted:
+    """One matrix that the adapter changes.
+
+    Attributes:
+        layer: the layer's name in the model.
+        a, b, magnitude: names of its tensors in the adapter's file.
+        scale: what B A is multiplied by.
+        turned: see `quantize.merge_weights.Update`.
+    """
+
+    layer: str
+    a: str
+    b: str
+    magnitude: str | None
+    scale: float
+    turned: bool
+
+
+@dataclass(frozen=True)
 class Written:
-    """One tensor of the output: what is written, the base's tensor that it is made from, and the adapter's part."""
+    """One tensor of the output.
+
+    Attributes:
+        entry: what is written.
+        source: the tensor of the base that it is made from.
+        adapted: how the adapter changes it, or None.
+    """
 
     entry: Entry
     source: Entry
@@ -42,7 +67,7 @@ class MergePlan:
     Attributes:
         model: base and adapter.
         shards: the tensors of each output file, which has the name of the base's.
-        untied: whether the output head gets a matrix of its own, which the base shared with its embeddings.
+        untied: whether embeddings and output head, which share a matrix in the base, get one each.
     """
 
     model: ModelFolder
@@ -83,7 +108,7 @@ class MergePlan:
             return tensor
 
     def merged(self, written: Written) -> tuple[Tensor, float]:
-        """Return a tensor that the adapter changes, in float32 and not rounded further, and the error of its check.
+        """Return a tensor that the adapter changes, in float32, and the error of its check.
 
         Raises:
             JudgeError: the check fails.
@@ -122,7 +147,7 @@ def plan_merge(model: ModelFolder, dtype: Dtype) -> MergePlan:
     adapted = {skeleton.tensor_name(layer, names): skeleton.adapted(adapter, layer, parts) for layer, parts in layers}
     tied = {skeleton.tensor_name(layer, names) for layer in skeleton.tied}
     untied = bool(tied & adapted.keys())
-    # A tensor that tied layers share is stored under one of their names; apart, each has its own.
+    # The files hold the tensor of tied layers under one of their names. Untied, each layer has its own tensor.
     shared = next((name for name in sorted(tied) if name in names), "")
     own = dict.fromkeys(sorted(tied - names.keys()), shared) if untied and shared else {}
     for name, what in adapted.items():
@@ -171,7 +196,7 @@ def _adapted_layers(adapter: Adapter) -> list[tuple[str, dict[str, str]]]:
                 "weights, biases or embeddings that were trained whole"
             )
         layers.setdefault(match["layer"], {})[match["part"] or "magnitude"] = name
-    # the adapter's own shapes, without DoRA's vectors, which are checked here
+    # DoRA's vectors are checked below
     matrices = {name: shape for name, shape in shapes.items() if "lora_magnitude_vector" not in name}
     reason = misfit({**config, "fan_in_fan_out": False}, matrices, {}) or _refused(config)
     if reason:
@@ -185,9 +210,9 @@ def _adapted_layers(adapter: Adapter) -> list[tuple[str, dict[str, str]]]:
 
 
 def _refused(config: Mapping[str, Any]) -> str | None:
-    """Return what in an adapter's config is more than LoRA, rsLoRA and DoRA, or not readable; or None.
+    """Return what in an adapter's config a merge does not read, or None: it reads LoRA, rsLoRA and DoRA.
 
-    What vLLM would skip is what a merge would, except DoRA; vLLM's largest rank is no limit here.
+    These are the settings that vLLM does not read either, but for DoRA and the largest rank, which only vLLM refuses.
     """
     alphas = config.get("alpha_pattern") or {}
     numbers = (config.get("lora_alpha"), *(alphas.values() if isinstance(alphas, dict) else [None]))
@@ -215,28 +240,55 @@ def _refuse_misfit(
         )
 
 
-def reader(plan: MergePlan, checks: list[float]) -> Callable[[Written], Tensor]:
-    """Return what gives each tensor of the output; the errors of the merged ones' checks are added to `checks`.
+class Skeleton:
+    """The layers of the base model without their weights: the matrices of an adapter belong to them.
 
-    Raises:
-        JudgeError: a merged matrix fails its check or is not finite, or a value does not fit the output's dtype.
+    Attributes:
+        tied: names of the embeddings and the output head if they share a matrix; empty if they do not.
     """
-    import torch
 
-    def read(written: Written) -> Tensor:
-        if written.adapted is None:
-            tensor = plan.source(written)
-        else:
-            tensor, error = plan.merged(written)
-            checks.append(error)
-        if written.adapted is None and written.entry.dtype == written.source.dtype:
-            return tensor
-        rounded = tensor.to(getattr(torch, FLOATS[written.entry.dtype]))
-        if not bool(torch.isfinite(rounded).all()):
-            kind = FLOATS[written.entry.dtype]
-            reason = f"values that {kind} cannot hold" if bool(torch.isfinite(tensor).all()) else "values like NaN"
-            advice = "choose another --dtype" if kind == "float16" else "its weights are damaged"
-            raise JudgeError(f"{plan.adapter.path}: {printable(written.entry.name)} has {reason}; {advice}")
-        return rounded
+    def __init__(self, model: ModelFolder) -> None:
+        self._model = load_layers(model.path)
+        self._folder = model.path
+        names = {module: name for name, module in self._model.named_modules()}
+        ends = self._model.get_input_embeddings(), self._model.get_output_embeddings()
+        tied = None not in ends and ends[0].weight is ends[1].weight
+        self.tied = frozenset(names[module] for module in ends) if tied else frozenset()
 
-    return read
+    def tensor_name(self, layer: str, stored: Mapping[str, Entry]) -> str:
+        """Return the name of a layer's matrix in the files of the base; some files leave out the first part of it."""
+        name = f"{layer}.weight"
+        short = name.removeprefix(f"{self._model.base_model_prefix}.")
+        return short if name not in stored and short in stored else name
+
+    def adapted(self, adapter: Adapter, layer: str, parts: Mapping[str, str]) -> Adapted:
+        """Return how the adapter changes a layer.
+
+        Raises:
+            JudgeError: the model has no such layer, or one of another kind.
+        """
+        from torch import nn
+        from transformers.pytorch_utils import Conv1D
+
+        try:
+            module = self._model.get_submodule(layer)
+        except AttributeError:
+            module = None
+        if not isinstance(module, nn.Linear | nn.Embedding | Conv1D):
+            what = f"as {type(module).__name__}, which judge does not merge" if module is not None else "nowhere"
+            raise JudgeError(
+                f"{adapter.path}: does not fit {self._folder}: it changes {printable(layer)}, which the model has "
+                f"{what}"
+            )
+        config = adapter.config
+        rank = _of_layer(config.get("rank_pattern") or {}, layer, config["r"])
+        alpha = _of_layer(config.get("alpha_pattern") or {}, layer, config["lora_alpha"])
+        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        # as PEFT does, by the layer's kind, whatever fan_in_fan_out says
+        turned = not isinstance(module, nn.Linear)
+        return Adapted(layer, parts["A"], parts["B"], parts.get("magnitude"), scale, turned)
+
+
+def _of_layer(pattern: Mapping[str, float], layer: str, default: float) -> float:
+    """Return a layer's value (peft/utils/other.py, get_pattern_key)."""
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", layer)), default)

@@ -8,25 +8,24 @@ from __future__ import annotations
 import gc
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from judge.engine.protocol import EngineConfig
-from judge.errors import JudgeError, printable
+from judge.errors import JudgeError
 from judge.hardware.machine import available_memory
+from judge.models.load import load_weights
 from judge.models.prompting import choose_budget, choose_template, differs_from_training
 from judge.prompting.builder import PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
+from judge.runs.progress import Progress
 from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Comparison
 from quantize.merge_plan import MergePlan
 
-if TYPE_CHECKING:
-    from quantize.events import MergeEvents
-
-# Changes of a verdict's log-probability: an adapter that does less changes nothing, a merge may do no more.
+# Changes of a verdict's log-probability. An adapter that changes less changes nothing; a merge may not change more.
 LEAST_EFFECT = 1e-3
 MOST_ERROR = 1e-3
 _MEMORY_MARGIN = 2**30  # bytes for activations and the libraries
@@ -80,8 +79,8 @@ class Proof:
         JudgeError: the prompts cannot be built as the judge was trained.
     """
 
-    def __init__(self, plan: MergePlan, events: MergeEvents) -> None:
-        self._plan, self._events = plan, events
+    def __init__(self, plan: MergePlan, progress: Progress) -> None:
+        self._plan, self._progress = plan, progress
         model, settings = plan.model, ScoreSettings()
         encoder = TextEncoder(load_tokenizer(model.path))
         builder = PromptBuilder(encoder, choose_template(model, settings), choose_budget(model, settings))
@@ -145,7 +144,7 @@ class Proof:
             return with_adapter(model, config, str(self._plan.adapter.path)).eval()
 
     def _exchange(self, model: Any) -> None:
-        """Put the merged matrices in; a layer that shares its matrix with another gets one of its own."""
+        """Put the merged matrices into a model; a layer that shared its matrix with another gets a separate one."""
         import torch
 
         for written in self._plan.adapted:
@@ -164,7 +163,8 @@ class Proof:
                 logits = model(torch.tensor([prompt]), use_cache=False, logits_to_keep=1).logits[0, -1]
                 rows.append(torch.log_softmax(logits.double(), dim=-1)[ids].numpy())
                 self._done += 1
-                self._events.working("comparing verdicts", self._done, 4 * len(self._prompts))
+                total = 4 * len(self._prompts)
+                self._progress.step("comparing verdicts", self._done, total, f"{self._done / total:.0%}")
         return np.stack(rows)
 
     def _largest(self, difference: NDArray[np.float64]) -> float:
@@ -178,26 +178,7 @@ class Proof:
 
 
 def _load(folder: Path) -> Any:
-    """Load a model in float32.
-
-    Raises:
-        JudgeError: tensors of it are not in its files.
-    """
+    """Load a model in float32; see `load_weights`."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    model, info = AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=torch.float32,
-        output_loading_info=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise JudgeError(
-            f"{folder}: {len(missing)} tensors of the model are not in its files, first {printable(missing[0], 120)}; "
-            "they would be random"
-        )
-    return model.eval()
+    return load_weights(folder, dtype=torch.float32).eval()

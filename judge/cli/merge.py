@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from judge.cli.options import Base
+from judge.cli.quiet import quiet_libraries
 from judge.errors import RunInterrupted
 from judge.models.bundle import open_model
 from judge.runs.terminal import Terminal, duration
 from quantize.merge_plan import Dtype
-
-# Set before torch and transformers are imported.
-_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def merge(
@@ -38,16 +34,6 @@ def merge(
     run_merge(bundle, output, base, dtype, proof, restart)
 
 
-class MergeTerminal(Terminal):
-    """Shows the events of a merge."""
-
-    first_task = "hashing the model"
-
-    def working(self, what: str, done: int, total: int) -> None:
-        """Show how much of a step is done."""
-        self._show(what, done, total, f"{done / total:.0%}" if done else "")
-
-
 def run_merge(bundle: Path, output: Path, base: Path | None, dtype: Dtype, proof: bool, restart: bool = False) -> None:
     """Merge a bundle's adapter into its base model; see `quantize.merge.merge`.
 
@@ -55,25 +41,19 @@ def run_merge(bundle: Path, output: Path, base: Path | None, dtype: Dtype, proof
         JudgeError: any mistake in the input; nothing is written then.
         RunInterrupted: the user pressed Ctrl-C.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from transformers.utils.logging import disable_progress_bar
-
+    quiet_libraries()
     from quantize.merge import merge as merge_model
 
-    disable_progress_bar()
-    for name in ("peft", "bitsandbytes"):  # what they say while they load is not about this merge
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     model = open_model(bundle, base)
-    events = MergeTerminal()
-    events.begin()
+    terminal = Terminal()
+    terminal.begin()
     try:
-        figures = merge_model(model, output, dtype, events, proof, restart)
+        figures = merge_model(model, output, dtype, terminal, proof, restart)
     except KeyboardInterrupt:
         raise RunInterrupted(f"stopped; nothing is written to {output}") from None
     finally:
-        events.end()
-    events.print_lines([*figure_lines(figures), f"wrote {output}"])
+        terminal.end()
+    terminal.print_lines([*figure_lines(figures), f"wrote {output}"])
 
 
 def figure_lines(figures: dict[str, Any]) -> list[str]:

@@ -11,16 +11,16 @@ import typer
 
 from judge.cli.commands import Flags
 from judge.cli.drift import default_table, drift_lines, run_drift
+from judge.files import check_new_folder
 from judge.models.bundle import open_model
 from judge.runs.terminal import Terminal, duration
 from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import VERDICTS, Cells
 from quantize.awq import back_end, check_model, quantize_model
-from quantize.back_end import QuantizeSettings
-from quantize.calibration import Calibration, calibration_prompts, shortfall
+from quantize.calibration_prompts import CalibrationPrompts, calibration_prompts, shortfall
 from quantize.drift_figures import Limits
-from quantize.size_report import SizeReport
-from quantize.unfinished import check_output
+from quantize.settings import QuantizeSettings
+from quantize.written import SizeReport
 
 
 def quantize(
@@ -50,31 +50,6 @@ def quantize(
     options = DriftOptions(limits, drift_data) if measure else None
     if not run_quantize(model, output, data, settings, template=template, drift=options):
         raise typer.Exit(1)
-
-
-class QuantizeTerminal(Terminal):
-    """Shows the events of quantising."""
-
-    first_task = "reading the calibration prompts"
-    _began: float | None = None
-
-    def loading(self) -> None:
-        """Show that libraries and weights are being loaded."""
-        self._show("loading the model", None, None, "")
-
-    def layer(self, done: int, total: int) -> None:
-        """Show how many decoder blocks are done and how long the others will take."""
-        if self._began is None:
-            self._began, self._skipped = self._clock(), done
-        text = f"{done} of {total} layers"
-        seconds, fresh = self._clock() - self._began, done - self._skipped
-        if fresh > 0:
-            text += f", {duration(seconds / fresh * (total - done))} left"
-        self._show("quantising", done, total, text)
-
-    def writing(self) -> None:
-        """Show that the model is being written."""
-        self._show("writing the 4-bit model", None, None, "")
 
 
 @dataclass(frozen=True)
@@ -109,36 +84,36 @@ def run_quantize(
         JudgeError: anything a user can mend.
         RunInterrupted: Ctrl-C; nothing is kept.
     """
-    events = QuantizeTerminal()
+    terminal = Terminal()
     folder = open_model(model)
     check_model(folder)
-    check_output(output)
+    check_new_folder(output)
     back_end(settings.backend)  # a missing library is said before a table is read
     drift_table = (drift.data or default_table(folder, data)) if drift else None
-    events.begin()
+    terminal.begin()
     try:
         calibration = calibration_prompts(
             folder, data, settings.samples, settings.sample_tokens, settings.seed, template, cells
         )
         for text in (calibration.warning, shortfall(calibration)):
             if text:
-                events.warn(text)
+                terminal.warn(text)
         report, figures = quantize_model(
-            folder, output, calibration.ids, settings, events, record=calibration.figures()
+            folder, output, calibration.ids, settings, terminal, record=calibration.figures()
         )
     finally:
-        events.end()
-    events.print_lines(report_lines(report, figures, calibration))
-    events.print_lines([f"wrote {output}"])
+        terminal.end()
+    terminal.print_lines(report_lines(report, figures, calibration))
+    terminal.print_lines([f"wrote {output}"])
     if drift is None or drift_table is None:
         return True
     scoring = ScoreSettings(device=settings.device, template=template)
     found = run_drift([model, output], drift_table, scoring, drift.limits)
-    events.print_lines(drift_lines(found))
+    terminal.print_lines(drift_lines(found))
     return found.passed
 
 
-def report_lines(report: SizeReport, figures: dict[str, Any], calibration: Calibration) -> list[str]:
+def report_lines(report: SizeReport, figures: dict[str, Any], calibration: CalibrationPrompts) -> list[str]:
     """Return the lines that are printed when a model is quantised."""
     counts = ", ".join(f"{n} {name}" for n, name in zip(calibration.verdicts, VERDICTS, strict=True))
     lines = [

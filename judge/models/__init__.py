@@ -3,6 +3,7 @@
 Doors:
 
 - `bundle`: `open_model`: the folder, checked
+- `load`: models of transformers, with their weights or without
 - `prompting`: the template and the budget that a model's prompts are built with
 - `judge_file`: judge.json
 - `adapter`: LoRA adapters, and what an engine can do with them

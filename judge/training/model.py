@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from judge.errors import JudgeError, printable, suggestion
 from judge.models.bundle import ModelFolder, open_model
+from judge.models.load import load_weights
 from judge.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def load_model(settings: TrainSettings, base: ModelFolder, bundle: ModelFolder |
 def _load_weights(
     settings: TrainSettings, folder: ModelFolder, stored: torch.dtype, machine: Machine
 ) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     extra: dict[str, Any] = {}
     if settings.method == "qlora":
@@ -192,21 +193,8 @@ def _load_weights(
             ),
             "device_map": {"": machine.local_index if machine.device == "cuda" else "cpu"},
         }
-    model, info = AutoModelForCausalLM.from_pretrained(
-        str(folder.path),
-        output_loading_info=True,
-        dtype=stored,
-        local_files_only=True,
-        trust_remote_code=settings.trust_remote_code,
-        use_safetensors=True,
-        **extra,
-    )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise JudgeError(
-            f"{folder.path}: {len(missing)} tensors of the model are not in its files, first {printable(missing[0])}; "
-            "they would be random"
-        )
+    trust = settings.trust_remote_code
+    model = load_weights(folder.path, dtype=stored, trust_remote_code=trust, **extra)
     model.config.use_cache = False
     return model
 

@@ -151,3 +151,9 @@ def test_cards_and_models_that_do_not_go_together_are_refused_before_an_engine_s
         with pytest.raises(JudgeError, match=r"80 KiB of shared memory"):
             pool_on(TWO_T4, gemma, tmp_path, monkeypatch, dtype=dtype)
     assert pool_on([A100], gemma, tmp_path, monkeypatch).config.dtype == "bfloat16"
+
+
+def test_the_free_memory_of_this_machine_is_known() -> None:
+    free = machine.available_memory()
+    assert free is not None
+    assert 0 < free < 2**50

@@ -22,7 +22,7 @@ from judge.prompting.template import load_template, template_data
 from judge.tables.comparison import Comparison
 from judge.tables.split import group_key, row_key
 from judge.tables.table import Table
-from quantize.calibration import Calibration, calibration_prompts, pick_rows, row_label, shortfall
+from quantize.calibration_prompts import CalibrationPrompts, calibration_prompts, pick_rows, row_label, shortfall
 from tests.kit.labelled_tables import labelled_rows, write_table
 
 ROWS = labelled_rows(60)
@@ -70,7 +70,7 @@ def judge(tiny_model: Path, data: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def sample(model: Path, data: Path | None, samples: int = 9, tokens: int = 1000, **more: Any) -> Calibration:
+def sample(model: Path, data: Path | None, samples: int = 9, tokens: int = 1000, **more: Any) -> CalibrationPrompts:
     return calibration_prompts(open_model(model), [data] if data else None, samples, tokens, **more)
 
 

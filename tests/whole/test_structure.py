@@ -21,7 +21,7 @@ ROOMS = {
     "tables": "comparison table table_files table_writing parquet_folder language split overlap",
     "stats": "metrics resample words permutation softmax_fit",
     "prompting": "template template_check template_folders budget encoding builder verdict awkward_rows check diff",
-    "models": "bundle prompting judge_file adapter tensor_files packed trained_rows architecture arithmetic "
+    "models": "bundle load prompting judge_file adapter tensor_files packed trained_rows architecture arithmetic "
     "calibration",
     "hardware": "machine cards kernels memory",
     "engine": "protocol choose pool weights expand transformers",
@@ -38,7 +38,7 @@ ROOMS = {
     "data": "tables mix describe mock_table",
     "doctor": "doctor finding",
     "demo": "model",
-    "quantize": "merge awq drift back_end calibration drift_figures merge_plan merge_proof size_report unfinished",
+    "quantize": "settings merge awq drift calibration_prompts drift_figures merge_plan merge_proof written",
     "api": "", "cli": "main", "__main__": "", "__init__": "",
 }  # fmt: skip
 

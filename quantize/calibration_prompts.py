@@ -1,7 +1,7 @@
-"""Calibration data: the judge's own prompts with their verdicts, through the one prompt builder.
+"""Calibration prompts: the judge's own prompts with their verdicts, from the one prompt builder.
 
-AWQ scales the channels that matter for the inputs it is shown, so it is shown what the judge will read: comparisons
-that trained it, cut and framed as in training, with the verdict token behind them.
+AWQ scales the channels that matter for the inputs it sees. So it sees what the judge will read: comparisons that
+trained it, cut and framed as in training, with the verdict token behind them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from judge.tables.table_files import TRAINING, Columns
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationPrompts:
     """Prompts to calibrate on.
 
     Attributes:
@@ -35,8 +35,8 @@ class Calibration:
         verdicts: how many prompts have the verdict A, B and tie.
         wanted: how many prompts were asked for.
         tables: names and hashes of the tables that they come from.
-        trained_only: whether they were taken from the rows that trained the judge (else: from all labelled rows).
-        cut: prompts of which something was cut.
+        trained_only: whether they come from the rows that trained the judge (else from all labelled rows).
+        cut: prompts that the budget has cut.
         warning: how the prompts differ from those of training, or None.
     """
 
@@ -67,7 +67,7 @@ class Calibration:
 
 
 class _LabelledRows(Table):
-    """A table of which rows without any verdict are passed over; one that is not clear is an error, as in training."""
+    """A table that passes over rows without a verdict. An unclear verdict is an error, as in training."""
 
     def _verdict(self, columns: Columns, i: int, row: int, row_id: RowId) -> tuple[int, Target | None, float, str]:
         cells = [columns[name][i] for name in TRAINING if name in columns and name not in ("weight", "source")]
@@ -84,14 +84,14 @@ def calibration_prompts(
     seed: int = 0,
     template: str | None = None,
     cells: Cells | None = None,
-) -> Calibration:
-    """Return prompts to calibrate a model on: a sample that is even over the verdicts, the same for the same seed.
+) -> CalibrationPrompts:
+    """Return prompts to calibrate a model on: as many of each verdict, and the same for the same seed.
 
     Args:
-        data: labelled tables; None for those that trained the judge, where they still lie unchanged.
-        samples: how many prompts; fewer where the tables have fewer.
-        sample_tokens: longest prompt, in tokens, where the judge's own budget is not smaller.
-        template: another prompt template than the bundle's; for a model that is no judge, `side-by-side` by default.
+        data: labelled tables; None for those that trained the judge, if they are still there and unchanged.
+        samples: how many prompts; fewer if the tables have fewer.
+        sample_tokens: longest prompt, in tokens; the judge's own budget holds if it is smaller.
+        template: another prompt template than the bundle's; a model that is no judge has `side-by-side` by default.
         cells: how cells are read; None as in training, otherwise `auto`.
 
     Raises:
@@ -116,15 +116,15 @@ def calibration_prompts(
     counts = (labels.count(0), labels.count(1), labels.count(2))
     record = tuple({"file": table.name, "digest": table.digest()} for table in tables)
     cut = sum(any(prompt.cut) for prompt in prompts)
-    return Calibration(ids, counts, samples, record, trained is not None, cut, warning)
+    return CalibrationPrompts(ids, counts, samples, record, trained is not None, cut, warning)
 
 
-def shortfall(calibration: Calibration) -> str | None:
-    """Return what to say where there were fewer rows than asked for, or where a verdict is missing."""
-    if len(calibration.ids) < calibration.wanted:
-        found = counted(len(calibration.ids), "row")
-        return f"calibrating on {found}: the tables have no more that fit ({calibration.wanted} were asked for)"
-    missing = [name for name, count in zip(VERDICTS, calibration.verdicts, strict=True) if count == 0]
+def shortfall(prompts: CalibrationPrompts) -> str | None:
+    """Return a warning if there were fewer rows than asked for, or if a verdict is missing; else None."""
+    if len(prompts.ids) < prompts.wanted:
+        found = counted(len(prompts.ids), "row")
+        return f"calibrating on {found}: the tables have no more that fit ({prompts.wanted} were asked for)"
+    missing = [name for name, count in zip(VERDICTS, prompts.verdicts, strict=True) if count == 0]
     return f"no calibration row has the verdict {' or '.join(missing)}" if missing else None
 
 
@@ -182,16 +182,16 @@ def _open(path: Path, cells: Cells) -> Table:
 def pick_rows(
     tables: Sequence[Table], samples: int, seed: int, trained: TrainedRows | None
 ) -> list[tuple[Comparison, int]]:
-    """Return rows with their labels, even over the verdicts as far as the tables have them, in the tables' order.
+    """Return rows with their labels, as many of each verdict, in the order of the tables.
 
-    Every row gets a random number; of each verdict those with the smallest are kept, so that one pass suffices and
-    memory does not grow with the tables. Where a verdict has too few rows, the others fill up.
+    Every row gets a random number, and the rows of each verdict with the smallest numbers are kept. So one pass
+    suffices, and memory does not grow with the tables. If a verdict has too few rows, the others fill up.
 
     Args:
-        trained: take only these rows.
+        trained: take only rows that trained the judge.
     """
     random = np.random.default_rng(seed)
-    # of each verdict the rows with the smallest numbers, as a heap with the largest first
+    # for each verdict a heap of its rows with the smallest numbers; the largest of these comes first
     kept: list[list[tuple[float, int, Comparison]]] = [[], [], []]
     for place, row in enumerate(row for table in tables for chunk in table.chunks() for row in chunk):
         number = float(random.random())
