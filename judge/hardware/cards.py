@@ -25,7 +25,7 @@ MAX_CARDS = 64
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A kind of card; `CPU` is the one that is none.
+    """A GPU model; `CPU` stands for having no GPU.
 
     Attributes:
         name: as it is printed.
@@ -53,13 +53,8 @@ class Card:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether this stands for a CPU, whose memory and rates are 0 here: they are measured, not looked up."""
+        """Whether this stands for a CPU. Its memory and rates are 0 here: they are measured, not looked up."""
         return self.capability == (0, 0)
-
-    @property
-    def has_bfloat16(self) -> bool:
-        """Compute capability 8.0 and up has bfloat16 (`judge.hardware.machine.Gpu.has_bfloat16`); a CPU may."""
-        return self.is_cpu or self.capability >= (8, 0)
 
 
 def _card(
@@ -110,8 +105,8 @@ CARDS: dict[str, Card] = {
     )
 } | {CPU.name: CPU}
 
-# What else a card is called. Of two kinds, a short name means the one with less memory, so that what is
-# said to fit does fit; H100 alone means the SXM kind, as in NVIDIA's own pages.
+# Other names of cards. If there are two sizes, a short name means the smaller one: what a plan says fits it fits the
+# other one too. H100 alone means the SXM card, as in NVIDIA's own pages.
 _SHORT = {
     "3090": "RTX 3090",
     "4090": "RTX 4090",
@@ -166,7 +161,7 @@ def _key(name: str) -> str:
 
 
 def _unknown(name: str) -> str:
-    """Return what to say of a name that is not in the table: the nearest, if one is near, and all that are."""
+    """Return what an error says of an unknown name: the nearest known one if there is one, and all known ones."""
     keys = {_key(card.name): card.name for card in CARDS.values()} | _SHORT
     near = difflib.get_close_matches(_key(name), keys, n=1, cutoff=0.5)
     meant = f"did you mean {keys[near[0]]}? " if near else ""

@@ -1,18 +1,19 @@
 """What vLLM can run on a card: dtype, kernel for packed weights, attention backend, and what it refuses.
 
-Read from vLLM 0.32 (the Python of its CUDA wheel is what its CPU build installs); the files are named below. Tests put
-the same questions to vLLM's own code with the card's capability injected. Nothing here asks a driver.
+These rules are read from vLLM 0.32, from the files named below (its CPU build installs the same Python as its CUDA
+wheel). Tests ask vLLM's own code the same questions, with the card's capability injected. Nothing here asks a driver.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from judge.errors import JudgeError, printable
 from judge.hardware import machine
-from judge.hardware.machine import Dtype
+from judge.hardware.cards import Card
+from judge.hardware.machine import Dtype, Gpu
 from judge.hardware.packing import (
     MIN_CAPABILITY,
     Packing,
@@ -28,22 +29,11 @@ from judge.models.architecture import text_part
 NO_FLOAT16 = ("gemma2", "gemma3", "gemma3_text", "glm4")
 # Shared memory that a block of threads may use on Turing, in bytes.
 _TURING_SHARED = 64 << 10
-# Rows of keys, of values, and at least of queries that Triton's attention holds there.
+# Rows that Triton's attention holds there: of keys, of values, and (at least) of queries.
 _TILE_ROWS = 32 + 32 + 16
 
 
-class Device(Protocol):
-    """A card: of this machine (`judge.hardware.machine.Gpu`) or of the table (`judge.hardware.cards.Card`)."""
-
-    @property
-    def name(self) -> str:
-        """Its name, for the user."""
-        ...
-
-    @property
-    def capability(self) -> tuple[int, int]:
-        """Its compute capability."""
-        ...
+Device = Gpu | Card
 
 
 @dataclass(frozen=True)
@@ -51,11 +41,11 @@ class Support:
     """What vLLM makes of a model on a card.
 
     Attributes:
-        dtype: the arithmetic that is chosen, or would be if it were not refused.
-        kernel: of the packed weights; empty for plain floats, and where there is none.
+        dtype: the arithmetic that vLLM chooses, or would choose if it ran the model.
+        kernel: what multiplies packed weights; empty for plain floats, and if there is no kernel.
         attention: the attention backend.
-        expanded: packed weights have no kernel here and are read from a 32-bit copy (CPUs without AVX-512).
-        refusals: why it does not run, one line each; empty if it does.
+        expanded: packed weights have no kernel here, so judge reads a 32-bit copy (CPUs without AVX-512).
+        refusals: why vLLM does not run the model, one line each; empty if it does.
     """
 
     dtype: Dtype
@@ -75,7 +65,7 @@ def support(
 
     Args:
         config: of the model's config.json.
-        card: the kind of card; one of capability (0, 0) is this machine's CPU.
+        card: the card; one of capability (0, 0) stands for this machine's CPU.
         dtype: the setting `dtype`.
         cards_each: cards that one copy is spread over (tensor parallel).
     """
@@ -83,7 +73,7 @@ def support(
     kind = str(text.get("model_type", ""))
     if card.capability == (0, 0):
         return _on_cpu(kind, packing, _saved_dtype(config), dtype)
-    gpu = machine.Gpu("0", card.name, 0, card.capability)
+    gpu = Gpu("0", card.name, 0, card.capability)
     try:
         chosen = prefer_bfloat16(machine.choose_dtype(dtype, _saved_dtype(config), [gpu]), dtype, kind, [card])
         refusals = []
@@ -137,7 +127,7 @@ def _saved_dtype(config: Mapping[str, Any]) -> str:
 
 
 def prefer_bfloat16(chosen: Dtype, wanted: str, model_type: str, cards: Iterable[Device]) -> Dtype:
-    """Return bfloat16 where `auto` chose float16, the model does not run in it, and all cards have the other."""
+    """Return bfloat16 if `auto` chose float16, the model does not run in it, and all cards have bfloat16."""
     refused = wanted == "auto" and chosen == "float16" and model_type in NO_FLOAT16
     return "bfloat16" if refused and all(card.capability >= (8, 0) for card in cards) else chosen
 
@@ -155,7 +145,7 @@ def capability_obstacle(card: Device) -> str:
 def float16_obstacle(card: Device, model_type: str, dtype: str, head: int, packed: bool) -> str:
     """Return why a model that vLLM refuses in float16 does not run on a card without bfloat16, or an empty text.
 
-    Packed weights have no way out: their kernels compute in 16 bits. Plain ones can be read in float32, if the card's
+    The kernels of packed weights compute in 16 bits only. Plain weights can be read in float32, if the card's
     attention takes heads of that size (`attention_obstacle`).
     """
     if dtype != "float16" or model_type not in NO_FLOAT16:
@@ -178,9 +168,9 @@ def float16_obstacle(card: Device, model_type: str, dtype: str, head: int, packe
 def attention_backend(capability: tuple[int, int], dtype: str, head: int) -> str:
     """Return the attention backend that vLLM chooses.
 
-    FlashAttention is asked first, then FlashInfer, then Triton (vllm/platforms/cuda.py, _get_backend_priorities). The
+    vLLM asks FlashAttention first, then FlashInfer, then Triton (vllm/platforms/cuda.py, _get_backend_priorities). The
     first two begin at 8.0 (v1/attention/backends/flash_attn.py; flashinfer.py, broken on 7.5) and know 16 bits only;
-    FlashAttention takes heads of up to 256 in steps of 8. Sliding windows and soft caps work in Triton too.
+    FlashAttention takes heads of up to 256 in steps of 8. Triton knows sliding windows and soft caps, too.
     """
     if capability < (8, 0) or dtype == "float32":
         return "TRITON_ATTN"
@@ -216,7 +206,7 @@ def attention_obstacle(card: Device, dtype: str, head: int) -> str:
 
 
 def _on_cpu(model_type: str, packing: Packing | None, saved: str, wanted: Literal["auto"] | Dtype) -> Support:
-    """Return what a run on this machine's CPU does (`judge.engine.weights`; single layers are not looked at)."""
+    """Return what a run on this machine's CPU does (`judge.engine.weights`), by the config alone."""
     if packing is None or packing.method == "w8a8":
         return Support(machine.choose_dtype(wanted, saved, []), "", "CPU_ATTN")
     kernel = packing.bits == 4 and machine.vllm_has_cpu_kernel() and wanted != "float32"

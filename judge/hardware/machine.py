@@ -1,6 +1,6 @@
 """What the machine has: GPUs with memory and compute capability, CPU cores and instruction sets.
 
-Read without torch, so that nothing heavy is imported (and no CUDA context made) in the main process.
+It is read without torch: the main process imports nothing heavy and makes no CUDA context.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GIB = 1 << 30
 # What vLLM takes for AVX-512 (torch.cpu._is_avx512_supported).
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 _CPU_KERNEL = b"cpu_gemm_wna16"
-# Of what NVML calls a card's memory, CUDA sees at least this (a T4 14.56 of 15 GiB, `judge.hardware.cards`).
+# Share of the memory that NVML reports which CUDA sees at least (of a T4 14.56 of 15 GiB, `judge.hardware.cards`).
 CUDA_SHARE = 0.97
 _LARGE_CARD = 20 * GIB
 
@@ -51,7 +51,7 @@ class Gpu:
 
 
 def visible_gpus() -> list[Gpu]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves, an empty list where there is no driver."""
+    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves; an empty list without a driver."""
     try:
         import pynvml
     except ImportError:
@@ -93,7 +93,7 @@ def select_visible(gpus: list[Gpu], uuids: list[str], visible: str | None) -> li
 
 
 def usable_gpus(device: str) -> list[Gpu]:
-    """Return the GPUs to run on: none for `cpu`; for `auto` none either where vLLM is a CPU build.
+    """Return the GPUs to run on: none for `cpu`, and none for `auto` if vLLM is a CPU build.
 
     Raises:
         JudgeError: `cuda` was asked for and there is none.
@@ -126,7 +126,7 @@ def cpu_cores() -> list[int]:
 
 
 def available_memory() -> int | None:
-    """Return the bytes of memory that are free, within the limit of the container if there is one; None: unknown."""
+    """Return the bytes of memory that are free, within the limit of a container; None if Linux does not tell."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:
@@ -144,7 +144,7 @@ def available_memory() -> int | None:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return the instruction sets of the CPU, as Linux names them; none where it does not tell."""
+    """Return the instruction sets of the CPU, as Linux names them; an empty set if it does not tell."""
     try:
         flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="ascii"), re.MULTILINE)
     except OSError:
@@ -153,7 +153,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def cpu_has_fast_bfloat16() -> bool:
-    """Whether the CPU multiplies in bfloat16 by itself (AVX-512 BF16 or AMX); without, float32 is faster."""
+    """Whether the CPU has instructions for bfloat16 (AVX-512 BF16 or AMX); without them float32 is faster."""
     return bool({"avx512_bf16", "amx_bf16"} & cpu_flags())
 
 
@@ -165,7 +165,7 @@ def vllm_cpu_library(flags: frozenset[str], machine: str) -> str:
 
 
 def vllm_has_cpu_kernel() -> bool:
-    """Whether vLLM's library for this CPU has a kernel for 4-bit weights; looked for in the library itself."""
+    """Whether vLLM's library for this CPU has a kernel for 4-bit weights, whose name is looked for in the library."""
     vllm = find_spec("vllm")
     if vllm is None or vllm.origin is None:
         return False
@@ -206,7 +206,7 @@ def choose_dtype(requested: Literal["auto", Dtype], model_dtype: str, gpus: list
 
 
 def choose_packed_dtype(requested: Literal["auto", Dtype], model_dtype: str, gpus: list[Gpu], float16: bool) -> Dtype:
-    """Return the arithmetic for packed weights that are read as they are: float16 or bfloat16, all their kernels know.
+    """Return the arithmetic for packed weights that are not expanded: float16 or bfloat16, as their kernels know.
 
     On a CPU float16 is ten times closer to float32 than bfloat16 (SmolLM2-135M), and the kernel is as fast in both.
 
@@ -223,7 +223,7 @@ def choose_packed_dtype(requested: Literal["auto", Dtype], model_dtype: str, gpu
 
 
 def default_batch_tokens(gpus: list[Gpu]) -> int:
-    """Return how many tokens one step of the engine reads where the user does not say.
+    """Return how many tokens one step of the engine reads if the user does not say.
 
     On a card of 16 GB half the tokens leave 1 GiB more for weights (an 8B: 0.4 GiB of activations, and the cache of a
     whole step); 4,096 rows keep its matrix units as busy as 8,192, and a step takes seconds there.

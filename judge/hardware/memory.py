@@ -13,10 +13,10 @@ from judge.errors import JudgeError
 from judge.hardware.machine import GIB
 from judge.models.arithmetic import ModelShape
 
-# What a process takes on a card besides tensors, once vLLM has begun to count: libraries and their workspaces, and
-# NCCL's buffers with other cards. (The CUDA context is there before, outside the engine's share.)
+# What a process takes on a card besides tensors once vLLM counts: libraries with their workspaces, and NCCL's buffers
+# if there are other cards. (The CUDA context exists before that, outside the engine's share.)
 CUDA_BYTES, NCCL_BYTES = 0.2 * GIB, 0.2 * GIB
-# Of the machine's memory, for one engine on a CPU: torch, vLLM and their workspaces; and the least cache of one.
+# What one engine takes of a machine's memory on a CPU: torch, vLLM and their workspaces, and at least so much cache.
 ENGINE_BYTES, LEAST_CACHE = 2 * GIB, 1 * GIB
 # Per logit of a step's last tokens: the logits, two float32 copies (probabilities, sampling) and the mask of tokens.
 _LOGIT_BYTES = 9
@@ -27,8 +27,9 @@ _UNKNOWN_BYTES = 1.5 * GIB
 def activation_bytes(shape: ModelShape, batch_tokens: int, rows: int, bytes_per_value: int, cards: int) -> float:
     """Return the peak of one step's tensors on one card.
 
-    The residual and the hidden state of every token, with the widest thing between two projections: queries, keys,
-    values and their result, or both halves of the gated block and their product; and the logits of the last tokens.
+    It holds for every token the residual, the hidden state and the widest tensors between two projections: queries,
+    keys, values and their result, or both halves of the gated block and their product. The logits of the last tokens
+    come on top.
 
     Args:
         batch_tokens, rows: most tokens and most prompts of a step.
@@ -53,7 +54,7 @@ def besides_weights(
         longest: tokens of the longest prompt, its verdict included.
     """
     step = activation_bytes(shape, batch_tokens, rows, bytes_per_value, cards)
-    # vLLM copies key-value heads where there are fewer than cards
+    # vLLM copies key-value heads if there are fewer than cards
     cache = longest * shape.cache_bytes_per_token(bytes_per_value) / min(cards, shape.kv_heads)
     return step + cache + CUDA_BYTES + (NCCL_BYTES if cards > 1 else 0)
 

@@ -1,6 +1,6 @@
-"""What a config.json says about a decoder-only transformer, and what its family leaves unsaid.
+"""What a config.json says about a decoder-only transformer, and what its family does not say there.
 
-The facts about families are those of the `configuration_*.py` and `modeling_*.py` of transformers 5.17: which
+The facts about families come from the `configuration_*.py` and `modeling_*.py` of transformers 5.17: which
 projections have biases, how many norms a layer has, which layers look back over a window only.
 """
 
@@ -14,10 +14,10 @@ from judge.errors import JudgeError, printable
 
 # Attention layers that look at all earlier tokens, and at a window of them, as `layer_types` calls them.
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-# Fields of models whose layers are no softmax attention over keys and values of every head.
+# A config with one of these fields describes other layers than softmax attention over keys and values of every head.
 _OTHER_LAYERS = ("kv_lora_rank", "ssm_cfg", "state_size", "mamba_d_state", "rwkv_version", "attention_chunk_size")
 _NEEDED = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-# Layers are listed one by one; a model with more than this is a slip of the pen or malice.
+# Layers are listed one by one. A config with more layers than this is a typing error or malice.
 _MOST = {"num_hidden_layers": 10_000}
 # Other names of the same fields.
 _NAMES = {
@@ -37,14 +37,14 @@ class Family:
     """What all models of a `model_type` share and a config.json may leave out.
 
     Attributes:
-        tied: the output head is the embedding, where the config does not say.
+        tied: whether the output head is the embedding, if the config does not say.
         qkv_bias, output_bias: the projections have biases; `config` reads `attention_bias`.
         norms: vectors of the hidden size in a layer.
         head_norms: norms over each head's queries and keys: of a head's size, of all heads' together, or none.
         matrices: of the feed-forward block: 3 with a gate, 2 without.
         window: every layer has the config's `sliding_window`, some (`layer` tells which), or none.
-        pattern: every so many layers one looks at all tokens, where `layer_types` is not given.
-        head_dim: where the config does not say.
+        pattern: one of so many layers looks at all tokens, if the config has no `layer_types`.
+        head_dim: if the config does not say.
         defaults: other fields that configs of this family leave out.
     """
 

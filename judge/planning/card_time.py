@@ -17,9 +17,9 @@ from judge.hardware.cards import Card
 from judge.models.arithmetic import ModelShape
 from judge.planning.time_model import TimeModel
 
-# A layer of a step in eager mode: about fifteen kernels of 10 us each.
+# One layer of one step in eager mode: about fifteen kernels of 10 us each.
 LAUNCH_SECONDS = 150e-6
-# Scheduling, sampling and the three log-probabilities of a prompt, on the host.
+# What the host does for one prompt: scheduling, sampling and the three log-probabilities.
 HOST_SECONDS = 2e-3
 # Between cards: PCIe 3.0 x16 gives at most 15.75 GB/s, and the host is shared; NVLink 4 (SXM) gives 450 GB/s.
 LINK_BYTES, NVLINK_BYTES = 10e9, 300e9
@@ -49,11 +49,11 @@ def share_of_peak(card: Card) -> Share:
 
 @dataclass(frozen=True)
 class Engine:
-    """One engine as a plan lays it out.
+    """One engine of a plan.
 
     Attributes:
-        shape: what it runs.
-        card, cards: what it runs on.
+        shape: of the model that it runs.
+        card, cards: which card it runs on, and how many of them.
         bytes_per_value: of activations and of weights that are not packed.
         batch_tokens: most tokens of a step.
     """
@@ -71,7 +71,7 @@ class Engine:
 
 
 def bytes_per_token(engine: Engine) -> float:
-    """Return the bytes that one token moves between the card and its memory, the weights aside.
+    """Return the bytes that one token moves between the card and its memory, without the weights.
 
     Every matrix product reads its input and writes its output; norms and residual sums read and write the hidden
     state twice; keys and values are written and read once.

@@ -34,7 +34,7 @@ GOOD: tuple[Forecast, ...] = ("fits", "works")
 _BUDGETS = (3072, 2048, 1536, 1024, 768, 512)
 _AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}
 _KINDS = ("T4", "L4", "A10", "RTX 3090", "RTX 4090", "A100 40GB", "A100 80GB", "H100 SXM", "H200")
-# Rows that are picked evenly by length take a little more than their share: the longest is among them.
+# Rows picked evenly by length take a little more than their share of the time, as the longest is among them.
 _ROUNDED = (0.999, 0.99, 0.95, 0.9, 0.8)
 # A change that saves less is not worth a line.
 _FASTER = 0.95
@@ -47,7 +47,7 @@ class Case:
     Attributes:
         shape, config: the model.
         swap: shares of rows read in both orders: low, expected, high.
-        measured: the machine's own time model, or None.
+        measured: what a rehearsal of this case measured, or None.
     """
 
     shape: ModelShape
@@ -66,7 +66,7 @@ class Outcome:
     Attributes:
         layout: see `judge.planning.layout`.
         share: of the card's peak, or None on a CPU.
-        load, read: seconds of loading the model and of reading the table; zero where it cannot work.
+        load, read: seconds of loading the model and of reading the table; zero if it cannot work.
     """
 
     layout: Layout
@@ -87,9 +87,10 @@ class Outcome:
 
 
 def forecast(outcome: Outcome, deadline: float | None) -> Forecast:
-    """Return what an outcome means against a deadline, in seconds.
+    """Return what an outcome means for a deadline, in seconds, or for none.
 
-    `fits`: the whole range is within it; `may not fit`: the likely time is; `works`: there is no deadline.
+    `fits`: the whole range of hours is within it; `may not fit`: the likely time is, the upper end is not; `works`:
+    there is no deadline.
     """
     if not outcome.works:
         return "cannot work"
@@ -101,7 +102,7 @@ def forecast(outcome: Outcome, deadline: float | None) -> Forecast:
 
 
 def evaluate(case: Case) -> Outcome:
-    """Lay a case out and compute its times."""
+    """Return the layout of a case and its times."""
     layout = lay_out(case.shape, case.config, case.machine, case.settings, case.lengths.budget)
     share = None if case.machine.card.is_cpu else share_of_peak(case.machine.card)
     nothing = Estimate(0.0, 0.0, 0.0)
@@ -133,15 +134,15 @@ def _reading(case: Case, layout: Layout, share: Share | None) -> Estimate:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Something to change: what it is, and what comes of it."""
+    """A change, and what comes of it."""
 
     change: str
     outcome: Outcome
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What does not fit, and by when it should."""
+class Unfit:
+    """A case that does not fit its deadline, in seconds, or that does not work."""
 
     case: Case
     outcome: Outcome
@@ -152,10 +153,10 @@ Changes = Iterator[tuple[str, Case]]
 
 
 def suggestions(case: Case, outcome: Outcome, deadline: float | None) -> Iterator[Suggestion]:
-    """Yield what makes it work in time, the gentlest change of each kind; else the best of a kind that helps at all."""
+    """Yield of each kind the gentlest change that makes a case work in time, else the best one that helps at all."""
     for kind in (_orders, _weights, _settings, _budgets, _rows, _counts, _cards):
         best: Suggestion | None = None
-        for change, other in kind(Wish(case, outcome, deadline)):
+        for change, other in kind(Unfit(case, outcome, deadline)):
             found = evaluate(other)
             if not found.works or (outcome.works and found.total.value > _FASTER * outcome.total.value):
                 continue
@@ -168,15 +169,15 @@ def suggestions(case: Case, outcome: Outcome, deadline: float | None) -> Iterato
             yield best
 
 
-def _orders(wish: Wish) -> Changes:
-    case = wish.case
+def _orders(unfit: Unfit) -> Changes:
+    case = unfit.case
     if case.swap[2] > 0:
         yield "--swap=off", replace(case, swap=(0.0, 0.0, 0.0))
 
 
-def _weights(wish: Wish) -> Changes:
-    case = wish.case
-    if case.shape.bits >= 16 and not (case.machine.card.is_cpu and wish.outcome.works):
+def _weights(unfit: Unfit) -> Changes:
+    case = unfit.case
+    if case.shape.bits >= 16 and not (case.machine.card.is_cpu and unfit.outcome.works):
         config = {**case.config, "quantization_config": _AWQ}
         yield (
             "quantise the weights to 4 bits (judge quantize)",
@@ -184,8 +185,8 @@ def _weights(wish: Wish) -> Changes:
         )
 
 
-def _settings(wish: Wish) -> Changes:
-    case, outcome = wish.case, wish.outcome
+def _settings(unfit: Unfit) -> Changes:
+    case, outcome = unfit.case, unfit.outcome
     options: list[dict[str, Any]] = []
     if not outcome.works and not case.machine.card.is_cpu:
         options = [{"dtype": "auto"}, {"parallel": "auto"}, {"dtype": "float32"}, {"parallel": "tensor"}]
@@ -199,8 +200,8 @@ def _settings(wish: Wish) -> Changes:
             yield f"--{name.replace('_', '-')}={value}", replace(case, settings=settings, measured=None)
 
 
-def _budgets(wish: Wish) -> Changes:
-    case = wish.case
+def _budgets(unfit: Unfit) -> Changes:
+    case = unfit.case
     for budget in _BUDGETS:
         if budget < case.lengths.budget:
             lengths = case.lengths.under(budget)
@@ -208,9 +209,9 @@ def _budgets(wish: Wish) -> Changes:
             yield f"--max-tokens={budget} (cuts {cut:.0%} of the rows)", replace(case, lengths=lengths)
 
 
-def _rows(wish: Wish) -> Changes:
-    """Yield as many rows, picked evenly by length, as can be read in time even in the slowest case."""
-    case, outcome, deadline = wish.case, wish.outcome, wish.deadline
+def _rows(unfit: Unfit) -> Changes:
+    """Yield the number of rows, picked evenly by length, that can be read in time even in the slowest case."""
+    case, outcome, deadline = unfit.case, unfit.outcome, unfit.deadline
     if not outcome.works or deadline is None:
         return
     left = (deadline - outcome.load.high) / outcome.read.high
@@ -223,17 +224,17 @@ def _rows(wish: Wish) -> Changes:
             yield f"{counted(rows, 'row')} instead of {case.lengths.rows:,}", replace(case, lengths=some)
 
 
-def _counts(wish: Wish) -> Changes:
-    case = wish.case
+def _counts(unfit: Unfit) -> Changes:
+    case = unfit.case
     for count in (2, 4, 8):
         if not case.machine.card.is_cpu and count > case.machine.count:
             more = replace(case.machine, count=count)
             yield f"--gpu={count}x{case.machine.card.name}", replace(case, machine=more, measured=None)
 
 
-def _cards(wish: Wish) -> Changes:
-    """Yield other kinds of card, the smallest first."""
-    case = wish.case
+def _cards(unfit: Unfit) -> Changes:
+    """Yield other card models, the smallest first."""
+    case = unfit.case
     machine = case.machine
     for name in _KINDS:
         if name != machine.card.name:

@@ -1,8 +1,8 @@
-"""How a model is laid out on cards: copies, memory of each card, and what it cannot do there.
+"""How a model is laid out on cards: copies, memory of each card, and what vLLM refuses there.
 
-The memory follows vLLM (`gpu_worker.determine_available_memory`): of the share of a card that the engine may use,
-weights, the peak of one step's activations and what CUDA itself takes are subtracted; the cache gets the rest, and must
-hold one prompt. The number of copies is decided by the function that `judge score` uses.
+The memory follows vLLM (`gpu_worker.determine_available_memory`). The engine may use a share of a card. Weights, the
+peak of one step's activations and what CUDA takes come off it; the cache gets the rest, and must hold one prompt. The
+function that `judge score` uses decides the number of copies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Memory:
     """Bytes of one card.
 
     Attributes:
-        usable: what the engine may take; 0 where it is not known.
+        usable: what the engine may take; 0 if it is not known.
         weights, activations, other: what it takes before the cache.
         prompt_cache: key-value cache of the longest prompt.
     """
@@ -42,7 +42,7 @@ class Memory:
 
     @property
     def cache(self) -> float:
-        """What is left for the key-value cache; negative where nothing is."""
+        """What is left for the key-value cache; negative if the rest already takes too much."""
         return self.usable - self.weights - self.activations - self.other
 
 
@@ -53,12 +53,12 @@ class Layout:
     Attributes:
         workers, cards_each: engines, and cards of each.
         dtype: arithmetic.
-        kernel: what reads 4-bit weights, empty where the weights are plain.
+        kernel: what reads 4-bit weights; empty for plain weights.
         attention: the attention backend.
         engine: what each engine runs, for the time model.
         memory: of one card (of the machine, on a CPU).
-        problems: why it cannot work; empty where it can.
-        notes: what a user should know though it works.
+        problems: why it cannot work; empty if it can.
+        notes: what a user should know although it works.
     """
 
     workers: int
@@ -74,7 +74,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Machine:
-    """So many cards of a kind; for a CPU its cores and free memory."""
+    """Cards of one model, or a CPU with its cores and free memory in bytes."""
 
     card: Card
     count: int = 1
@@ -114,7 +114,7 @@ def lay_out(
 
 
 def _unpacked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config that says nothing of packed weights: what an expanded copy is read with."""
+    """Return the config that an expanded copy has: it says nothing of packed weights."""
     packing = ("quantization_config", "compression_config")
     plain = {name: value for name, value in config.items() if name not in packing}
     nested = plain.get("text_config")
@@ -171,7 +171,7 @@ def _on_cards(
         )
     except JudgeError as error:
         problems.append(str(error))
-        apart = settings.parallel == "data"  # show what was asked for
+        apart = settings.parallel == "data"  # the plan shows what the user asked for
         cards = 1 if apart else max(n for n in range(1, machine.count + 1) if shape.heads % n == 0)
         workers = machine.count if apart else 1
     found = support(config, machine.card, settings.dtype, cards)

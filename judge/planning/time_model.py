@@ -2,8 +2,8 @@
 
     seconds = fixed + FLOPs x a + tokens x b + prompts x c,    all of them at least zero
 
-a is what matrix products cost, b what moves with every token (activations, cache, norms), c what every prompt costs
-(scheduling, the output head, sampling). The fit is by non-negative least squares (Lawson and Hanson, 1974;
+a is the cost of matrix products, b the cost of what moves with every token (activations, cache, norms), c the cost of a
+prompt (scheduling, the output head, sampling). The fit is by non-negative least squares (Lawson and Hanson, 1974;
 `scipy.optimize.nnls`) on relative errors, so that short runs count as much as long ones.
 """
 
@@ -22,9 +22,9 @@ Float = NDArray[np.float64]
 
 # Share of predictions that should lie within the range.
 LEVEL = 0.9
-# Even a perfect fit says nothing about other minutes of the same machine: measured runs repeat within a few percent.
+# A perfect fit says nothing about the next minutes on the same machine: measured runs repeat within a few per cent.
 _LEAST_SPREAD = 0.05
-# With as many points as terms nothing is left to judge the fit by.
+# With as many points as terms, no residual is left to judge the fit by.
 _UNKNOWN_SPREAD = 0.3
 
 
@@ -57,10 +57,10 @@ class TimeModel:
 
     Attributes:
         per_flop, per_token, per_prompt: seconds.
-        spread: half-width of the range in logarithms, for a run like those that were measured.
-        inverse: of the terms' normal matrix, which widens the range of runs unlike those; empty where it is not known.
+        spread: half-width of the range in logarithms, for a run like the measured ones.
+        inverse: of the terms' normal matrix; it widens the range of runs unlike the measured ones. Empty if unknown.
         points: number of measured points, 0 for a model that was not fitted.
-        source: where it comes from, for the user.
+        source: tells the user where the costs come from.
     """
 
     per_flop: float
@@ -88,7 +88,7 @@ class TimeModel:
 def fit(points: Sequence[Point], source: str = "measured") -> TimeModel:
     """Fit the three costs to measured runs.
 
-    With fewer than three points, what the missing ones would tell is left at zero: the run is taken to cost its FLOPs.
+    With fewer than three points, the last costs stay zero: with one point, a run costs its FLOPs alone.
 
     Raises:
         JudgeError: no points, or one that took no time.
@@ -105,7 +105,7 @@ def fit(points: Sequence[Point], source: str = "measured") -> TimeModel:
     columns = min(len(points), 3)
     design = np.where(np.arange(3) < columns, relative / scale, 0.0)
     costs, _ = nnls(design, np.ones(len(points)))
-    # of all terms, those at zero too: what the points cannot tell apart is uncertain for runs unlike them
+    # all terms count here, also those at zero: if the points cannot tell terms apart, other runs are uncertain
     inverse = np.linalg.pinv(design.T @ design) / np.outer(scale, scale)
     spread = _spread(design @ costs - 1, len(points) - columns)
     a, b, c = (float(cost) for cost in costs / scale)
