@@ -26,7 +26,7 @@ from judge.runs.progress import Progress
 from judge.version import versions
 from quantize.back_end import BackEnd, Device, Job
 from quantize.layers import Layers, choose_group_size, find_layers
-from quantize.output import check_disk, check_memory, estimate_needs, free_disk, work_folder
+from quantize.output import check_disk, check_memory, estimate_memory, free_disk, output_bytes, work_folder
 from quantize.settings import BackEndName, QuantizeSettings
 from quantize.written import SizeReport, check_written, size_report
 
@@ -98,9 +98,8 @@ def quantize_model(
     end, layers, device = _checked(model, output, settings)
     group_size = choose_group_size(layers.linear, settings.group_size)
     tokens = end.kept_tokens([len(row) for row in ids])
-    needs = estimate_needs(layers, group_size, tokens, 4 if device == "cpu" else 2, end.copies)
-    check_disk(output, needs.disk, "the 4-bit model", disk)
-    check_memory(needs, memory)
+    check_disk(output, output_bytes(layers, group_size), "the 4-bit model", disk)
+    check_memory(estimate_memory(layers, group_size, tokens, 4 if device == "cpu" else 2, end.copies), memory)
     for note in _notes(end, model):
         progress.note(note)
     with work_folder(output, "judge quantize") as ready:

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from judge.errors import JudgeError
@@ -74,19 +73,6 @@ def check_disk(output: Path, size: int, what: str, disk: Callable[[Path], int] =
         )
 
 
-@dataclass(frozen=True)
-class Needs:
-    """Bytes that quantising takes.
-
-    Attributes:
-        disk: weights of the finished model, which is written once.
-        memory: main memory, at the peak.
-    """
-
-    disk: int
-    memory: int
-
-
 def output_bytes(layers: Layers, group_size: int) -> int:
     """Return the size of the 4-bit model's weights.
 
@@ -97,15 +83,15 @@ def output_bytes(layers: Layers, group_size: int) -> int:
     return packed // 2 + packed // group_size * 5 // 2 + (layers.parameters - packed) * 2
 
 
-def estimate_needs(layers: Layers, group_size: int, tokens: int, value: int, copies: int) -> Needs:
-    """Return what quantising takes.
+def estimate_memory(layers: Layers, group_size: int, tokens: int, value: int, copies: int) -> int:
+    """Return the bytes of main memory that quantising takes at its peak.
 
     Args:
         tokens: calibration tokens that are kept at once, padding included.
         value: bytes of a number while calibrating: 4 on a CPU, 2 on a GPU.
         copies: how often a back end holds the inputs of a block's layers.
 
-    The memory is the sum of:
+    It is the sum of:
 
     * the weights, and those of the block at work three times more: the original ones, the scaled ones, and those
       rounded to 4 bits;
@@ -117,25 +103,25 @@ def estimate_needs(layers: Layers, group_size: int, tokens: int, value: int, cop
     """
     blocks = [(sum(x.inputs * x.outputs for x in b), sum(x.inputs for x in b)) for b in decoder_blocks(layers).values()]
     weights, inputs = max(size for size, _ in blocks), max(total for _, total in blocks)
-    disk = output_bytes(layers, group_size)
     activations = tokens * value * (inputs * copies + 4 * layers.hidden)
     loaded = (layers.parameters + 3 * weights + layers.parameters - layers.quantised) * value
-    return Needs(disk, loaded + activations + disk + LIBRARIES)
+    return loaded + activations + output_bytes(layers, group_size) + LIBRARIES
 
 
-def check_memory(needs: Needs, memory: Callable[[], int | None] = available_memory) -> None:
-    """Check that the machine has the memory.
+def check_memory(need: int, memory: Callable[[], int | None] = available_memory) -> None:
+    """Check that the machine has the memory for quantising.
 
     Args:
+        need: bytes (`estimate_memory`).
         memory: returns the free bytes, None if it cannot tell.
 
     Raises:
         JudgeError: too little memory.
     """
     free = memory()
-    if free is not None and free < needs.memory:
+    if free is not None and free < need:
         raise JudgeError(
-            f"quantising this model needs {_gib(needs.memory)} of memory and {_gib(free)} are free; use fewer or "
+            f"quantising this model needs {_gib(need)} of memory and {_gib(free)} are free; use fewer or "
             "shorter calibration prompts (--samples, --sample-tokens), or a machine with more memory"
         )
 

@@ -1,4 +1,4 @@
-"""Model folders and judge bundles: what must be in one before it is used, and the hash that names its content.
+"""Model folders and judge bundles: what one must hold before it is used, and the hash that names its content.
 
 A judge bundle is a model folder, or the folder of a LoRA adapter, with a `judge.json` (`judge.models.judge_file`).
 """
@@ -25,8 +25,8 @@ from judge.models.judge_file import JudgeFile, read_judge_file, with_calibration
 _CONTENT = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 _IGNORED = ("trainer_state.json", "training_args.json", "drift.json", "README.txt", "LICENSE.txt")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Settings by which models scale or cap their logits behind the output head (Gemma 2, Cohere, Granite, Falcon-H1,
-# MiniCPM, Grok), read from vLLM's `compute_logits` of each.
+# With these settings models scale or cap their logits behind the output head (Gemma 2, Cohere, Granite, Falcon-H1,
+# MiniCPM, Grok); vLLM's `compute_logits` of each reads them.
 _LOGIT_CHANGES = (
     "final_logit_softcapping",
     "logit_scale",
@@ -35,7 +35,7 @@ _LOGIT_CHANGES = (
     "dim_model_base",
     "output_multiplier_scale",
 )
-# What a tokenizer is made of, in any of its file formats.
+# The files of a tokenizer, in any of its formats.
 _TOKENIZER = (
     "tokenizer*.json",
     "tokenizer.model",
@@ -46,7 +46,7 @@ _TOKENIZER = (
     "*.tiktoken",
     "chat_template*",
 )
-# Types of floats in safetensors files that engines load in their own dtype.
+# Engines load these types of safetensors files in the dtype that they compute in.
 FLOATS = ("F64", "F32", "F16", "BF16")
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -72,12 +72,12 @@ class Adapter:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A checked model folder, with the adapter on top of it where what was opened is one.
+    """A checked model folder; for the folder of an adapter, its base model with the adapter.
 
     Attributes:
         path: the folder with the model's weights, absolute.
         config: its config.json.
-        shards: the safetensors files with its weights; none where they lie on a server.
+        shards: the safetensors files with its weights; empty if the weights lie on a server.
         adapter: the adapter, or None.
         judge: what `judge.json` says, or None for a model that judge did not train.
     """
@@ -90,7 +90,7 @@ class ModelFolder:
 
     @property
     def folder(self) -> Path:
-        """The folder that was opened: the adapter's where there is one."""
+        """The folder that was opened: the adapter's, else the model's."""
         return self.adapter.path if self.adapter else self.path
 
     @property
@@ -106,13 +106,13 @@ class ModelFolder:
 
     @property
     def dtype(self) -> str:
-        """The dtype that the weights were saved in, as the config says."""
+        """The dtype of the saved weights, as the config says."""
         text = self.text_config
         return str(text.get("dtype") or text.get("torch_dtype") or self.config.get("dtype") or "float32")
 
     @property
     def max_positions(self) -> int | None:
-        """The longest sequence that the model was made for, where the config says."""
+        """The longest sequence that the model was made for, or None if the config does not say."""
         values = [self.text_config.get(key) for key in ("max_position_embeddings", "n_positions", "max_seq_len")]
         return next((value for value in values if isinstance(value, int)), None)
 
@@ -122,7 +122,7 @@ class ModelFolder:
         return str(self.text_config.get("model_type", ""))
 
     def loaded_bytes(self, bytes_per_value: int) -> int:
-        """Return the memory that the weights take once loaded: floats in the engine's dtype, the rest as stored."""
+        """Return the memory of the loaded weights: floats at `bytes_per_value`, the rest as stored."""
         tensors = [tensor for path in self.shards for tensor in tensor_types(path).values()]
         sizes = {kind: bytes_per_value if kind in FLOATS else _stored_bytes(kind) for kind, _ in tensors}
         return int(sum(math.prod(shape) * sizes[kind] for kind, shape in tensors))
@@ -138,7 +138,7 @@ class ModelFolder:
 
     @property
     def quantization_method(self) -> str | None:
-        """The method by which the weights are quantised, `unknown` where the config does not name it, or None."""
+        """The method that quantised the weights, `unknown` if the config does not name it, or None."""
         for config in (self.config, self.text_config):
             found = config.get("quantization_config") or config.get("compression_config")
             if found:
@@ -147,7 +147,7 @@ class ModelFolder:
 
     @property
     def heads(self) -> int:
-        """Number of attention heads (1 where the config does not say)."""
+        """Number of attention heads (1 if the config does not say)."""
         return int(self.text_config.get("num_attention_heads") or 1)
 
     def cache_bytes_per_token(self, bytes_per_value: int) -> int:
@@ -158,9 +158,9 @@ class ModelFolder:
         return 2 * int(text.get("num_hidden_layers", 1)) * kv_heads * head_size * bytes_per_value
 
     def changes_logits_after_head(self) -> str | None:
-        """Return the setting by which the model changes its logits after the output head, or None.
+        """Return the setting with which the model changes its logits behind the output head, or None.
 
-        A read-out that keeps three rows of the head skips such a step and would not be exact.
+        A read-out that keeps three rows of the head skips that step and would not be exact.
         """
         for key in _LOGIT_CHANGES:
             value = self.text_config.get(key)
@@ -181,20 +181,20 @@ class ModelFolder:
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 over the files in `path` without `judge.json`, which grows while the weights stay the same."""
+        """SHA-256 over the files in `path` without `judge.json`, which changes although the weights stay the same."""
         return _joined_digest({name: digest for name, digest in self._file_digests.items() if name != JUDGE_FILE})
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of the files that decide what the model computes.
 
-        A calibration in `judge.json` does not count: it changes what is made of the numbers that are read, not them.
+        A calibration in `judge.json` does not count: the model computes the same numbers with and without it.
 
         Raises:
             JudgeError: the base model is not the one that the adapter was trained on.
         """
         if self.adapter is None:
             return self.base_digest
-        # without its weights (they lie on a server), a base cannot be told from another one
+        # a base whose weights lie on a server cannot be told from another one
         if self.judge is not None and self.shards and self.judge.base.digest != self.base_digest:
             raise JudgeError(
                 f"{self.path}: is not the base model that {self.adapter.path.name} was trained on (the hash of its "
@@ -266,12 +266,12 @@ def open_model(folder: str | Path, base: str | Path | None = None, weights_neede
 
     Args:
         folder: a model folder, a judge bundle, or the folder of a PEFT LoRA adapter.
-        base: the base model of an adapter, where it is not in the folder that the adapter names.
-        weights_needed: refuse a folder without them; otherwise config and tokenizer are enough (a server has the rest).
+        base: the base model of an adapter, if it is not in the folder that the adapter names.
+        weights_needed: refuse a folder without weights; otherwise config and tokenizer suffice (a server has the rest).
 
     Raises:
-        JudgeError: not a folder, no config, an adapter whose base is not found or that was never trained, weights
-            that are missing, are Git LFS pointers or exist only as pickle files.
+        JudgeError: not a folder, or no config; an adapter that was never trained, or whose base is not there; weights
+            that are missing, Git LFS pointers, or pickle files only.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
@@ -285,7 +285,7 @@ def open_model(folder: str | Path, base: str | Path | None = None, weights_neede
         return replace(_open_base(adapter, judge, base, weights_needed), adapter=adapter, judge=judge)
     if base is not None:
         raise JudgeError(f"{path}: is a whole model, so --base has no effect")
-    config = _read_config(path / "config.json")
+    config = read_config(path / "config.json")
     shards = sorted(path.glob("*.safetensors"))
     if not weights_needed:
         return ModelFolder(path.resolve(), config, _shards_if_whole(path, shards), judge=judge)
@@ -302,7 +302,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def _open_adapter(path: Path, weights_needed: bool = True) -> Adapter:
-    config = _read_config(path / ADAPTER_CONFIG)
+    config = read_config(path / ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         raise JudgeError(f"{path}: holds a {printable(config.get('peft_type'))} adapter; judge reads LoRA adapters")
     weights = path / ADAPTER_WEIGHTS
@@ -338,7 +338,7 @@ def adapter_is_untrained(path: Path) -> bool:
     import numpy as np
     from safetensors import safe_open
 
-    # torch, where it is there: numpy knows no bfloat16
+    # torch if it is installed: numpy knows no bfloat16
     framework = "pt" if find_spec("torch") else "numpy"
     tensor_shapes(path / ADAPTER_WEIGHTS)  # a damaged file is refused by name
     with safe_open(path / ADAPTER_WEIGHTS, framework=framework) as file:
@@ -347,7 +347,12 @@ def adapter_is_untrained(path: Path) -> bool:
         return bool(names) and not any(bool(np.any(np.asarray((t != 0).any()))) for t in tensors)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the content of a config.json.
+
+    Raises:
+        JudgeError: it is not there, or not a JSON object.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
@@ -360,13 +365,13 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _is_pointer(path: Path) -> bool:
-    """Whether a file is what Git LFS leaves in place of weights."""
+    """Whether a file is the pointer that Git LFS leaves in place of weights."""
     with path.open("rb") as file:
         return file.read(len(_LFS_POINTER)) == _LFS_POINTER
 
 
 def _shards_if_whole(path: Path, shards: list[Path]) -> tuple[Path, ...]:
-    """Return what `_check_shards` does, or nothing where files are missing or pointers."""
+    """Return what `_check_shards` does, or an empty tuple if files are missing or pointers."""
     try:
         return _check_shards(path, shards)
     except JudgeError:
@@ -374,13 +379,13 @@ def _shards_if_whole(path: Path, shards: list[Path]) -> tuple[Path, ...]:
 
 
 def _check_shards(path: Path, shards: list[Path]) -> tuple[Path, ...]:
-    """Return the files that the index names, or all without `consolidated*` copies where there is no index."""
+    """Return the files that the index names; without an index, all files but `consolidated*` copies."""
     for shard in shards:
         if _is_pointer(shard):
             raise JudgeError(f"{shard}: is a Git LFS pointer, not weights; run: git lfs pull")
     index = path / "model.safetensors.index.json"
     if index.exists():
-        names = set(_read_config(index).get("weight_map", {}).values())
+        names = set(read_config(index).get("weight_map", {}).values())
         missing = sorted(names - {f.name for f in shards})
         if missing:
             raise JudgeError(f"{path}: {len(missing)} of {len(names)} weight files are missing, first {missing[0]}")

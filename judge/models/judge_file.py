@@ -1,4 +1,4 @@
-"""`judge.json`: what makes a model folder a judge. Template, verdicts, budget, base model, and how it was trained."""
+"""`judge.json` makes a model folder a judge: template, verdicts, budget, base model, and how it was trained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Base(BaseModel):
     Attributes:
         path: its folder when the judge was trained.
         digest: `judge.models.bundle.ModelFolder.digest` of it.
-        revision: the commit of the model hub that the folder's path names, where it does.
+        revision: the commit of the model hub, if the folder's path names one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,7 +46,7 @@ class JudgeFile(BaseModel):
         metrics: held-out figures before and after, and the baselines.
         stages: what was done to the trained weights since, in order: each has a `stage` (`merged`, `quantized`) and its
             figures.
-        calibration: what `judge calibrate` stored; no part of `judge.models.bundle.ModelFolder.digest`.
+        calibration: what `judge calibrate` stored; `judge.models.bundle.ModelFolder.digest` leaves it out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,9 +102,9 @@ def judge_file_text(content: JudgeFile) -> str:
 
 
 def with_calibration(text: str, calibration: Calibration | None) -> str:
-    """Return the text of a `judge.json` with this calibration and all else as it was; None takes it out.
+    """Return the text of a `judge.json` with this calibration, or with none, and all else as it was.
 
-    What a calibration was stored in and removed from again is byte for byte what `write_judge_file` wrote.
+    Stored and removed again, a calibration leaves byte for byte what `write_judge_file` wrote.
 
     Raises:
         ValueError: not a JSON object.
@@ -119,10 +119,10 @@ def with_calibration(text: str, calibration: Calibration | None) -> str:
 
 
 def read_judge_file(folder: Path) -> JudgeFile | None:
-    """Return the folder's `judge.json`, or None where there is none.
+    """Return the folder's `judge.json`, or None if it has no such file.
 
     Raises:
-        JudgeError: not JSON, not of this layout, or a template that is not the one that its hash names.
+        JudgeError: it is not JSON or not of this layout, or its template does not have the hash that it states.
     """
     path = folder / FILE
     if not path.exists():

@@ -71,7 +71,7 @@ def differs_from_training(model: ModelFolder, settings: PromptSettings, builder:
     """Return how prompts differ from those that the judge was trained with, or None.
 
     Raises:
-        JudgeError: they differ although nothing else was asked for: the tokenizer or judge itself has changed.
+        JudgeError: they differ although the settings ask for nothing else: the tokenizer or judge itself has changed.
     """
     judge = model.judge
     if judge is None or builder.fingerprint() == judge.prompt_fingerprint:

@@ -1,4 +1,4 @@
-"""The fingerprints of the rows that trained a judge, so that nothing is evaluated on them unnoticed."""
+"""The fingerprints of the rows that trained a judge: evaluations on such rows are noticed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TrainedRows:
 
 
 def joined(parts: Sequence[TrainedRows]) -> TrainedRows | None:
-    """Return several lists as one, or None for none."""
+    """Return several lists as one, or None if there is no list."""
     if not parts:
         return None
     rows, groups = [part.rows for part in parts], [part.groups for part in parts]
@@ -57,10 +57,10 @@ def write_trained_rows(folder: Path, rows: Sequence[NDArray[np.uint64]], groups:
 
 
 def trained_rows_of(model: ModelFolder) -> list[TrainedRows]:
-    """Return what is known of the rows that trained a model: an adapter's, and those of its base if that is a judge.
+    """Return the rows that trained a model: those of an adapter, and those of its base if that is a judge.
 
     Raises:
-        JudgeError: a file is damaged, missing or not the one that `judge.json` names.
+        JudgeError: a file is damaged, missing, or another one than `judge.json` names.
     """
     folders = [model.folder] if model.folder == model.path else [model.folder, model.path]
     found = [read_trained_rows(folder) for folder in folders]
@@ -76,7 +76,7 @@ def trained_rows_of(model: ModelFolder) -> list[TrainedRows]:
 
 
 def read_trained_rows(folder: Path) -> TrainedRows | None:
-    """Return what a bundle's file says about its training rows, or None where there is none.
+    """Return what a bundle's file says about its training rows, or None if it has no such file.
 
     Raises:
         JudgeError: the file is damaged.

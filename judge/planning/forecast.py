@@ -140,25 +140,21 @@ class Suggestion:
     outcome: Outcome
 
 
-@dataclass(frozen=True)
-class Unfit:
-    """A case that does not fit its deadline, in seconds, or that does not work."""
-
-    case: Case
-    outcome: Outcome
-    deadline: float | None
-
-
+# A change in words, and the case with it.
 Changes = Iterator[tuple[str, Case]]
 
 
 def suggestions(case: Case, outcome: Outcome, deadline: float | None) -> Iterator[Suggestion]:
     """Yield of each kind the gentlest change that makes a case work in time, else the best one that helps at all."""
-    for kind in (_orders, _weights, _settings, _budgets, _rows, _counts, _cards):
+    works = outcome.works
+    for kind in (
+        *(_orders(case), _weights(case, works), _settings(case, works), _budgets(case)),
+        *(_rows(case, outcome, deadline), _counts(case), _cards(case)),
+    ):
         best: Suggestion | None = None
-        for change, other in kind(Unfit(case, outcome, deadline)):
+        for change, other in kind:
             found = evaluate(other)
-            if not found.works or (outcome.works and found.total.value > _FASTER * outcome.total.value):
+            if not found.works or (works and found.total.value > _FASTER * outcome.total.value):
                 continue
             if best is None or found.total.value < best.outcome.total.value:
                 best = Suggestion(change, found)
@@ -169,15 +165,13 @@ def suggestions(case: Case, outcome: Outcome, deadline: float | None) -> Iterato
             yield best
 
 
-def _orders(unfit: Unfit) -> Changes:
-    case = unfit.case
+def _orders(case: Case) -> Changes:
     if case.swap[2] > 0:
         yield "--swap=off", replace(case, swap=(0.0, 0.0, 0.0))
 
 
-def _weights(unfit: Unfit) -> Changes:
-    case = unfit.case
-    if case.shape.bits >= 16 and not (case.machine.card.is_cpu and unfit.outcome.works):
+def _weights(case: Case, works: bool) -> Changes:
+    if case.shape.bits >= 16 and not (case.machine.card.is_cpu and works):
         config = {**case.config, "quantization_config": _AWQ}
         yield (
             "quantise the weights to 4 bits (judge quantize)",
@@ -185,10 +179,9 @@ def _weights(unfit: Unfit) -> Changes:
         )
 
 
-def _settings(unfit: Unfit) -> Changes:
-    case, outcome = unfit.case, unfit.outcome
+def _settings(case: Case, works: bool) -> Changes:
     options: list[dict[str, Any]] = []
-    if not outcome.works and not case.machine.card.is_cpu:
+    if not works and not case.machine.card.is_cpu:
         options = [{"dtype": "auto"}, {"parallel": "auto"}, {"dtype": "float32"}, {"parallel": "tensor"}]
         options += [{"batch_tokens": 4096}, {"batch_tokens": 2048}]
     elif case.machine.count > 1 and case.settings.parallel != "auto":
@@ -200,8 +193,7 @@ def _settings(unfit: Unfit) -> Changes:
             yield f"--{name.replace('_', '-')}={value}", replace(case, settings=settings, measured=None)
 
 
-def _budgets(unfit: Unfit) -> Changes:
-    case = unfit.case
+def _budgets(case: Case) -> Changes:
     for budget in _BUDGETS:
         if budget < case.lengths.budget:
             lengths = case.lengths.under(budget)
@@ -209,9 +201,8 @@ def _budgets(unfit: Unfit) -> Changes:
             yield f"--max-tokens={budget} (cuts {cut:.0%} of the rows)", replace(case, lengths=lengths)
 
 
-def _rows(unfit: Unfit) -> Changes:
+def _rows(case: Case, outcome: Outcome, deadline: float | None) -> Changes:
     """Yield the number of rows, picked evenly by length, that can be read in time even in the slowest case."""
-    case, outcome, deadline = unfit.case, unfit.outcome, unfit.deadline
     if not outcome.works or deadline is None:
         return
     left = (deadline - outcome.load.high) / outcome.read.high
@@ -224,17 +215,15 @@ def _rows(unfit: Unfit) -> Changes:
             yield f"{counted(rows, 'row')} instead of {case.lengths.rows:,}", replace(case, lengths=some)
 
 
-def _counts(unfit: Unfit) -> Changes:
-    case = unfit.case
+def _counts(case: Case) -> Changes:
     for count in (2, 4, 8):
         if not case.machine.card.is_cpu and count > case.machine.count:
             more = replace(case.machine, count=count)
             yield f"--gpu={count}x{case.machine.card.name}", replace(case, machine=more, measured=None)
 
 
-def _cards(unfit: Unfit) -> Changes:
+def _cards(case: Case) -> Changes:
     """Yield other card models, the smallest first."""
-    case = unfit.case
     machine = case.machine
     for name in _KINDS:
         if name != machine.card.name:

@@ -16,7 +16,7 @@ from judge.errors import JudgeError, counted, printable
 from judge.hardware import machine
 from judge.hardware.cards import CPU, find_card, parse_gpus
 from judge.models.arithmetic import ModelShape
-from judge.models.bundle import ADAPTER_CONFIG, ModelFolder, is_adapter
+from judge.models.bundle import ADAPTER_CONFIG, ModelFolder, is_adapter, read_config
 from judge.models.judge_file import read_judge_file
 from judge.models.prompting import choose_budget, choose_template
 from judge.planning.forecast import GOOD, Case, Forecast, Outcome, Suggestion, evaluate, forecast, suggestions
@@ -115,14 +115,14 @@ def open_plan_model(path: Path, tokenizer: Path | None = None) -> PlanModel:
     judge = read_judge_file(path) if path.is_dir() else None
     base = path
     if path.is_dir() and is_adapter(path):
-        adapter = _read_json(path / ADAPTER_CONFIG)
+        adapter = read_config(path / ADAPTER_CONFIG)
         base = Path(str(judge.base.path if judge else adapter.get("base_model_name_or_path"))).expanduser()
     file = base / "config.json" if base.is_dir() else base
     if not file.is_file():
         raise JudgeError(
             f"{printable(str(base), 4096)}: no config.json; a plan needs a model's folder or its config.json"
         )
-    config = _read_json(file)
+    config = read_config(file)
     try:
         shape = ModelShape.from_config(config)
     except JudgeError as error:
@@ -133,18 +133,6 @@ def open_plan_model(path: Path, tokenizer: Path | None = None) -> PlanModel:
 
 def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TOKENIZERS)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        raise JudgeError(
-            f"{printable(str(file), 4096)}: is not valid JSON; a plan needs a model's config.json"
-        ) from None
-    if not isinstance(content, dict):
-        raise JudgeError(f"{printable(str(file), 4096)}: expected a JSON object, a model's config.json")
-    return content
 
 
 def find_machine(gpu: str | None) -> Machine:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -44,10 +42,10 @@ def announce(run: TrainingRun, going_on: bool, checkpoint: Path | None, progress
         progress.note("a new run")
     for line in run.notes:
         progress.note(line)
-    lengths = length_figures(run.train_rows.lengths[run.split.train])
+    lengths = run.train_rows.lengths[run.split.train]
     progress.note(
-        f"prompt: template {run.builder.template.name}, {lengths['mean']:,.0f} tokens on average, 95 % under "
-        f"{lengths['p95']:,.0f}, longest {lengths['max']:,.0f}; budget {run.budget.max_tokens:,}"
+        f"prompt: template {run.builder.template.name}, {lengths.mean():,.0f} tokens on average, 95 % under "
+        f"{np.percentile(lengths, 95):,.0f}, longest {lengths.max():,}; budget {run.budget.max_tokens:,}"
     )
     for line in samples(run):
         progress.note(line)
@@ -86,8 +84,8 @@ def announce_cost(run: TrainingRun, trainer: VerdictTrainer, progress: Progress)
     )
     lengths = run.train_rows.lengths[run.split.train]
     longest = int(lengths.max())
-    memory = estimate_memory(settings, run.base, run.machine, trainable, longest, run.checkpointing)
-    shown = [part / 2**30 for part in (memory.total, memory.weights, memory.training, memory.activations)]
+    parts = estimate_memory(settings, run.base, run.machine, trainable, longest, run.checkpointing)
+    shown = [size / 2**30 for size in (sum(parts), *parts)]
     progress.note(
         f"memory: about {shown[0]:.1f} GiB a device (weights {shown[1]:.1f}, gradients and optimizer {shown[2]:.1f}, "
         f"activations up to {shown[3]:.1f})"
@@ -102,24 +100,10 @@ def announce_cost(run: TrainingRun, trainer: VerdictTrainer, progress: Progress)
     progress.note(f"time: about {duration(seconds)} ({1 / per_token:,.0f} tokens/s a device on the first batch)")
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Estimated bytes on each device: weights, what training adds to them, activations of the longest batch."""
-
-    weights: int
-    training: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """All together."""
-        return self.weights + self.training + self.activations
-
-
 def estimate_memory(
     settings: TrainSettings, base: ModelFolder, machine: Machine, trainable: int, longest: int, checkpointing: bool
-) -> Memory:
-    """Return the memory that training needs, roughly.
+) -> tuple[int, int, int]:
+    """Return roughly the bytes on each device of weights, what training adds to them, and activations.
 
     Args:
         trainable: parameters that are trained.
@@ -141,7 +125,7 @@ def estimate_memory(
     layers -= settings.freeze_layers  # gradients stop above the frozen layers, which keep nothing for them
     kept = 2 * layers + _ACTIVATION_BYTES if checkpointing else _ACTIVATION_BYTES * layers
     activations = tokens * hidden * kept * size // 2 + settings.batch_size * vocabulary * 12
-    return Memory(weights, trainable * state, activations)
+    return weights, trainable * state, activations
 
 
 def seconds_per_token(trainer: VerdictTrainer) -> float:
@@ -183,12 +167,3 @@ def _probe(trainer: VerdictTrainer) -> float:
 def estimate_seconds(per_token: float, train_tokens: float, eval_tokens: float, evaluations: int) -> float:
     """Return the seconds of a run: all tokens that are trained on, and the evaluations (one more before the start)."""
     return per_token * (train_tokens + eval_tokens * (evaluations + 1) * _FORWARD_SHARE)
-
-
-def length_figures(lengths: Any) -> dict[str, float]:
-    """Return mean, 95th percentile and maximum of token counts."""
-    return {
-        "mean": float(np.mean(lengths)),
-        "p95": float(np.percentile(lengths, 95)),
-        "max": float(np.max(lengths)),
-    }

@@ -41,13 +41,11 @@ class Schedule(TrainerCallback):  # type: ignore[misc]  # transformers is not an
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Choose the steps."""
-        del args, control
         self._evaluate = chosen_steps(state.max_steps, self.evaluations)
         self._save = chosen_steps(state.max_steps, self.evaluations * CHECKPOINTS_PER_EVALUATION) | self._evaluate
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask for what this step is chosen for."""
-        del args
         control.should_evaluate = control.should_evaluate or state.global_step in self._evaluate
         control.should_save = control.should_save or state.global_step in self._save
 
@@ -60,7 +58,6 @@ class WholeCheckpoints(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the mark, after everything else has reached the disk, on all devices."""
-        del control
         PartialState().wait_for_everyone()
         if not state.is_world_process_zero:
             return
@@ -103,7 +100,6 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Drop the lines that a resumed run will write again."""
-        del args, control
         if state.is_world_process_zero and self.path.exists():
             lines = read_metrics(self.path)
             kept = [line for line in lines if line["step"] <= state.global_step]
@@ -111,7 +107,6 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Tell the progress."""
-        del args, control
         if state.is_world_process_zero:
             loss = f", loss {self._loss:.3f}" if self._loss is not None else ""
             text = f"step {state.global_step:,} of {state.max_steps:,}{loss}"
@@ -126,7 +121,6 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Write a line."""
-        del args, control
         if not state.is_world_process_zero or not logs:
             return
         self._loss = logs.get("loss", self._loss)
@@ -143,7 +137,6 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Tell the progress of an evaluation."""
-        del args, control
         self._batches += 1
         if state.is_world_process_zero:
             total = len(eval_dataloader) if eval_dataloader is not None else None
@@ -159,7 +152,6 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Tell the held-out figures."""
-        del args, control
         self._batches = 0
         if not state.is_world_process_zero or not metrics or "eval_log_loss" not in metrics:
             return
@@ -201,7 +193,6 @@ class WeightsMove(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
         """Keep a sum over each trained tensor."""
-        del args, state, control
         self._before = _sums(model)
         if not self._before:
             raise JudgeError("no weight of the model is trainable: nothing can be learnt")
@@ -210,7 +201,6 @@ class WeightsMove(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
     ) -> None:
         """Keep the learning rate of the step that begins."""
-        del args, state, control
         self._rate = max(group["lr"] for group in optimizer.param_groups)
 
     def on_step_end(
@@ -223,7 +213,6 @@ class WeightsMove(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Compare once, after `MOVED_AFTER` steps that should have changed something."""
-        del args, control
         if self._before is None:
             return
         self._steps += self._rate > 0 and not getattr(optimizer, "step_was_skipped", False)
@@ -261,14 +250,12 @@ class EpochOrder(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Tell the sampler the epoch."""
-        del control
         steps = max(math.ceil(len(train_dataloader) / args.gradient_accumulation_steps), 1)
         self.set_epoch(state.global_step // steps)
         self._began = (self.rows_seen(), state.global_step + steps) if state.global_step % steps == 0 else None
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Check that the epoch showed as many rows as there are."""
-        del args, control
         if self.rows is None or self._began is None or state.global_step != self._began[1]:
             return
         shown = self.rows_seen() - self._began[0]
@@ -293,7 +280,6 @@ class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Catch Ctrl-C from now on."""
-        del args, state, control
         self._old = signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, number: int, frame: Any) -> None:
@@ -304,7 +290,6 @@ class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save and stop."""
-        del args
         if self.interrupted and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 

@@ -133,7 +133,7 @@ def test_on_two_t4s_one_copy_over_both_sees_both(
     assert [e["CUDA_VISIBLE_DEVICES"] for e in pool.environments] == ["0,1"]
 
 
-def test_cards_and_models_that_do_not_go_together_are_refused_before_an_engine_starts(
+def test_cards_that_cannot_run_a_model_are_refused_before_it_starts(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     p100 = Gpu("0", "Tesla P100-PCIE-16GB", 16 * GIB, (6, 0))

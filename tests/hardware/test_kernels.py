@@ -189,7 +189,7 @@ def test_a_run_refuses_what_a_plan_refuses() -> None:
     assert obstacles(quantised, T4, "float32", packed=False) == obstacles(GEMMA2, T4, "float32")
 
 
-def test_a_model_that_refuses_float16_runs_in_bfloat16_where_all_cards_have_it() -> None:
+def test_a_model_without_float16_runs_in_bfloat16_if_all_cards_have_it() -> None:
     assert prefer_bfloat16("float16", "auto", "gemma2", [A100]) == "bfloat16"
     assert prefer_bfloat16("float16", "auto", "gemma2", [A100, T4]) == "float16"
     assert prefer_bfloat16("float16", "float16", "gemma2", [A100]) == "float16"

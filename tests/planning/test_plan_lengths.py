@@ -39,7 +39,7 @@ def test_with_a_tokenizer_the_lengths_are_the_real_builders(tiny_model: Path, ro
     assert found.cut_rows == sum(sum(prompt.cut) > 0 for prompt in prompts) > 0
 
 
-def test_a_smaller_budget_has_nearly_the_lengths_that_the_builder_gives_there(tiny_model: Path, rows: Path) -> None:
+def test_lengths_under_a_smaller_budget_are_nearly_the_builders(tiny_model: Path, rows: Path) -> None:
     model, table, machine = open_plan_model(tiny_model), Table.open(rows), find_machine("T4")
     large = make_plan(model, table, machine, ScoreSettings(max_tokens=1000)).case.lengths
     small = make_plan(model, table, machine, ScoreSettings(max_tokens=500)).case.lengths

@@ -134,7 +134,7 @@ def test_the_sample_depends_on_the_seed_alone(judge: Path, data: Path) -> None:
     assert {tuple(ids) for ids in first} <= more  # a larger sample holds the smaller one
 
 
-def test_long_prompts_are_cut_to_the_calibration_length_and_keep_the_verdict(judge: Path, data: Path) -> None:
+def test_long_calibration_prompts_are_cut_and_keep_the_verdict(judge: Path, data: Path) -> None:
     longest = max(len(ids) for ids in known_prompts(judge, data, 200))
     found = sample(judge, data, tokens=longest - 4)
     known = known_prompts(judge, data, longest - 4)

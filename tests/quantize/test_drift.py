@@ -124,9 +124,7 @@ def test_figures_are_those_of_the_scored_rows_that_did_not_train(
 
 
 @pytest.mark.training
-def test_a_calibrated_copy_of_the_judge_has_no_drift_and_keeps_its_identity(
-    trained: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_calibrated_copy_has_no_drift_and_the_same_identity(trained: dict[str, Path], tmp_path: Path) -> None:
     copy = shutil.copytree(trained["bundle"], tmp_path / "copy")
     hot = Calibration(method="temperature", scale=(0.5, 0.5, 0.5), bias=(0, 0, 0))
     store_calibration(copy, hot)  # drift is about the weights

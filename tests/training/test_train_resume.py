@@ -67,8 +67,7 @@ def test_a_killed_run_resumes_to_the_same_judge(base: Path, table: Path, tmp_pat
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while last_checkpoint(parts / "checkpoints") is None and process.poll() is None and time.monotonic() < deadline:
+    while last_checkpoint(parts / "checkpoints") is None and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -102,11 +101,10 @@ def test_ctrl_c_keeps_the_run(base: Path, table: Path, tmp_path: Path) -> None:
     command = [*JUDGE, *arguments(base, table, output, "--max-steps=3000")]
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "stopped.parts" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and '"loss"' in metrics.read_text()) and time.monotonic() < deadline:
+    while process.poll() is None and not (metrics.exists() and '"loss"' in metrics.read_text()):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert process.returncode == 130
     assert "stopped; the run is kept in" in errors
     assert "Traceback" not in errors

@@ -21,7 +21,7 @@ def made(seed: int, rows: int = 4, vocabulary: int = 12) -> tuple[torch.Tensor, 
 
 
 @given(seeds)
-def test_over_the_vocabulary_it_is_torchs_cross_entropy_on_the_verdict_token(seed: int) -> None:
+def test_over_the_vocabulary_it_is_torchs_cross_entropy_of_the_verdict(seed: int) -> None:
     logits, _ = made(seed)
     labels = torch.tensor(np.random.default_rng(seed).integers(0, 3, 4))
     ours = row_losses(logits, IDS, torch.eye(3)[labels], "vocabulary")
@@ -46,7 +46,7 @@ def test_the_two_losses_differ_by_the_verdict_mass(seed: int) -> None:
 
 
 @given(seeds)
-def test_the_loss_is_the_targets_entropy_where_the_prediction_is_the_target(seed: int) -> None:
+def test_a_prediction_equal_to_the_target_costs_the_targets_entropy(seed: int) -> None:
     _, target = made(seed)
     logits = torch.full((4, 12), -50.0)
     logits[:, IDS] = target.log()
