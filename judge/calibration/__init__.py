@@ -1,6 +1,7 @@
 """`judge calibrate`: corrections of probabilities.
 
-Door:
+Doors:
 
+- `bundle`: calibrates the judge in a bundle from files, and takes a calibration out again
 - `calibrate`: the stage: chooses one and proves it
 """

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from judge.errors import JudgeError, printable
+from judge.files import whole_file
 from judge.models.calibration import Calibration
 from judge.prompting.budget import Policy
 from judge.prompting.template import Template, make_template
@@ -116,6 +117,21 @@ def with_calibration(text: str, calibration: Calibration | None) -> str:
     if calibration is not None:
         values["calibration"] = calibration.model_dump(mode="json")
     return json.dumps(values, indent=1) + "\n"
+
+
+def store_calibration(folder: Path, calibration: Calibration | None) -> None:
+    """Put a calibration into a bundle's `judge.json`, or take it out (None); the rest of the file stays as it is.
+
+    Raises:
+        JudgeError: the file cannot be read or written.
+    """
+    path = folder / FILE
+    try:
+        text = with_calibration(path.read_text(encoding="utf-8"), calibration)
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise JudgeError(f"{path}: the calibration cannot be stored ({printable(str(error), 160)})") from None
 
 
 def read_judge_file(folder: Path) -> JudgeFile | None:

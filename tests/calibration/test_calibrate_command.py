@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from judge.calibration.bundle import read_without_content, remove_calibration
 from judge.calibration.calibrate import CalibrateSettings
-from judge.cli.calibrate import calibrate_output, read_without_content, remove_calibration, store_calibration
+from judge.cli.calibrate import calibrate
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.models.calibration import Calibration
-from judge.models.judge_file import read_judge_file
+from judge.models.judge_file import read_judge_file, store_calibration
 from judge.predictions.file import read_predictions
 from judge.prompting.verdict import NAMES, probabilities
 from tests.kit.calibrated_rows import AS_IT_IS, simulated
@@ -49,7 +52,10 @@ def files(folder: Path, truth: Calibration = HOT, model: Path | None = None, row
 
 
 def lines(predictions: Path, table: Path, settings: CalibrateSettings = QUICK, **values: Any) -> str:
-    return "\n".join(calibrate_output(predictions, table, settings, **values))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        calibrate(settings, predictions, table, **values)
+    return printed.getvalue().removesuffix("\n")
 
 
 def stored_in(bundle: Path) -> Calibration | None:
@@ -127,12 +133,15 @@ def test_what_is_stored_gives_the_probabilities_that_were_measured(bundle: Path,
     np.testing.assert_allclose(applied, expected, rtol=1e-9)
 
 
-def test_removing_leaves_the_file_as_it_was(bundle: Path) -> None:
+def test_removing_leaves_the_file_as_it_was(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (bundle / "judge.json").read_bytes()
-    assert list(remove_calibration(bundle)) == [f"{bundle} has no calibration"]
+    calibrate(QUICK, bundle=bundle, remove=True)
     store_calibration(bundle, HOT)
-    [line] = remove_calibration(bundle)
-    assert line == f"removed the calibration from {bundle} (temperature 2.00: the judge was over-confident)"
+    calibrate(QUICK, bundle=bundle, remove=True)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{bundle} has no calibration",
+        f"removed the calibration from {bundle} (temperature 2.00: the judge was over-confident)",
+    ]
     assert (bundle / "judge.json").read_bytes() == text
 
 
@@ -143,8 +152,7 @@ def test_it_can_be_removed_from_an_adapter_whose_base_is_elsewhere(bundle: Path,
     (adapter / "judge.json").write_text(text)
     (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     store_calibration(adapter, HOT)
-    [line] = remove_calibration(adapter)
-    assert line.startswith("removed the calibration from ")
+    assert remove_calibration(adapter) == HOT
     assert (adapter / "judge.json").read_text() == text
 
 
@@ -189,7 +197,7 @@ def test_a_model_that_is_no_judge_and_a_submission_are_refused(bundle: Path, tin
         predictions, table, bundle=tiny_model
     )
     with pytest.raises(JudgeError, match=r"holds no judge\.json"):
-        list(remove_calibration(tiny_model))
+        remove_calibration(tiny_model)
     frame = pd.read_parquet(predictions)[["id", "p_a", "p_b", "p_tie"]]
     frame.columns = pd.Index(["id", "winner_model_a", "winner_model_b", "winner_tie"])
     frame.to_csv(tmp_path / "s.csv", index=False)

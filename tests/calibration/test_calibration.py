@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from judge.cli.calibrate import store_calibration
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.models.calibration import METHODS, SMALLEST, Calibration, Fitted, Method, mean_of_read, orders_read
-from judge.models.judge_file import read_judge_file
+from judge.models.judge_file import read_judge_file, store_calibration
 from judge.predictions.predictions import Predictions
 from judge.prompting.verdict import SWAPPED, Float, average_orders, probabilities
 from judge.runs.prepared import _ROW, Prepared

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from judge.cli.calibrate import store_calibration
 from judge.cli.drift import drift_lines, run_drift
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.models.calibration import Calibration
+from judge.models.judge_file import store_calibration
 from judge.models.trained_rows import FILE as TRAINED_ROWS
 from judge.scoring.settings import ScoreSettings
 from judge.stats.metrics import log_losses

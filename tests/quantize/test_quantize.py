@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from judge.cli.calibrate import store_calibration
 from judge.errors import JudgeError, RunInterrupted
 from judge.models.bundle import open_model
 from judge.models.calibration import Calibration
+from judge.models.judge_file import store_calibration
 from quantize.awq import quantize_model
 from quantize.layers import find_layers
 from quantize.output import check_disk, check_memory, estimate_memory, output_bytes

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 import judge.scoring.recalibrate
-from judge.cli.calibrate import store_calibration
 from judge.cli.score import SubmissionOptions, run_score
 from judge.engine.pool import WorkerPool
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.models.calibration import Calibration
+from judge.models.judge_file import store_calibration
 from judge.predictions.predictions import Predictions, predictions_table, summary, write_predictions
 from judge.prompting.verdict import Float
 from judge.runs.folder import RunFolder, read_run_record, write_run_record

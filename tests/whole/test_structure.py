@@ -28,10 +28,10 @@ ROOMS = {
     "runs": "folder prepared shards progress terminal",
     "predictions": "predictions file submission",
     "scoring": "settings scorer reading recalibrate quick_submission",
-    "training": "settings train heldout model",
+    "api": "", "training": "settings train heldout model",
     "evaluation": "evaluate compare ensemble agreement bias bias_effects judged_rows members quality reliability "
     "row_facts self_preference settings slices",
-    "calibration": "calibrate",
+    "calibration": "calibrate bundle",
     "experiment": "settings run result files arm_figures text",
     "planning": "plan layout lengths forecast rehearsal rehearsal_rows rehearse time_model",
     "report": "page sections model_sections run_sections row_data experiment_page",
@@ -39,7 +39,7 @@ ROOMS = {
     "doctor": "doctor finding",
     "demo": "model",
     "quantize": "settings merge awq drift calibration_prompts drift_figures merge_plan merge_proof written",
-    "api": "", "cli": "main", "__main__": "", "__init__": "",
+    "cli": "main", "__main__": "", "__init__": "",
 }  # fmt: skip
 
 
