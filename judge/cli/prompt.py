@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from judge.cli.commands import command, group
+from judge.cli.commands import Flags, command, group
 from judge.errors import JudgeError, counted, printable
+from judge.models.prompting import PromptSettings, choose_budget
 from judge.prompting.template import PARTS, Slot, Template, TemplateError, copies, load_template, named_template
 from judge.prompting.template_folders import template_files
 
@@ -46,15 +47,12 @@ def prompt_show(
 @command(prompt, "check")
 def prompt_check(
     template: Annotated[str, typer.Argument(help="A name or a .yaml file.")],
+    settings: Annotated[PromptSettings, Flags("max_tokens truncation")],
     model: Annotated[Path | None, typer.Option(help="Check it with this model's tokenizer.")] = None,
     table: Annotated[Path | None, typer.Option(help="Rows to show. [default: made-up ones]")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest prompt. [default: as in scoring]")] = None,
-    truncation: Annotated[
-        Literal["middle", "start", "end", "oldest-turns"] | None, typer.Option(help="Where over-long texts are cut.")
-    ] = None,
 ) -> None:
     """Find mistakes in a prompt template, on the most awkward rows; exit status 1 if there is one."""
-    lines, failed = run_check(template, model, table, max_tokens, truncation)
+    lines, failed = run_check(template, model, table, settings.max_tokens, settings.truncation)
     for line in lines:
         typer.echo(line)
     if failed:
@@ -65,13 +63,13 @@ def prompt_check(
 def prompt_diff(
     first: Annotated[str, typer.Argument(help="A name or a .yaml file.")],
     second: Annotated[str, typer.Argument(help="Another.")],
+    settings: Annotated[PromptSettings, Flags("max_tokens")],
     model: Annotated[Path | None, typer.Option(help="Count tokens with this model's tokenizer, of --table.")] = None,
     table: Annotated[Path | None, typer.Option(help="Rows to count on.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest prompt. [default: as in scoring]")] = None,
     rows: Annotated[int, typer.Option(help="Most rows to count on, drawn at random.")] = 1000,
 ) -> None:
     """Show what differs between two prompt templates, word by word, and in tokens."""
-    for line in diff_lines(first, second, model, table, max_tokens, rows):
+    for line in diff_lines(first, second, model, table, settings.max_tokens, rows):
         typer.echo(line)
 
 
@@ -163,12 +161,10 @@ def run_check(
 
 def _tokenizer_of(model: Path, max_tokens: int | None, truncation: Policy | None) -> tuple[TextEncoder, Budget]:
     from judge.models.bundle import open_model
-    from judge.models.prompting import choose_budget
     from judge.prompting.encoding import TextEncoder, load_tokenizer
-    from judge.scoring.settings import ScoreSettings
 
     folder = open_model(model)
-    budget = choose_budget(folder, ScoreSettings(max_tokens=max_tokens, truncation=truncation))
+    budget = choose_budget(folder, PromptSettings(max_tokens=max_tokens, truncation=truncation))
     return TextEncoder(load_tokenizer(folder.path)), budget
 
 
