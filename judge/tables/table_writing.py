@@ -1,8 +1,7 @@
-"""Writing tables: chosen rows of a file with all their columns, or new rows, as CSV, Parquet or JSON Lines.
+"""Writes tables as CSV, Parquet or JSON Lines: chosen rows of a file with all their columns, or new rows.
 
-Between files of one format nothing changes but which rows there are: texts, types and (JSON Lines) the very bytes of
-a row stay. Between formats a value is written as the other format can hold it, so that reading it gives the same
-comparison (with `cells="auto"`; a null in CSV is the list `[null]`).
+A copy in the same format keeps texts and types; in JSON Lines it keeps the bytes of each row. A copy in another format
+holds each value in a way that reads as the same comparison (with `cells="auto"`; a null in CSV is the list `[null]`).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
     """Check before any work that a table can be written to `path`.
 
     Raises:
-        JudgeError: an unknown suffix, a folder that is not there, or the name of one of the inputs.
+        JudgeError: the suffix is unknown, its folder does not exist, it is a folder itself, or it is one of the inputs.
     """
     shown = printable(str(path), 4096)
     if path.suffix.lower() not in SUFFIXES:
@@ -52,11 +51,11 @@ def copy_rows(source: Path, keep: NDArray[np.bool_], path: Path) -> None:
 
     Args:
         source: a table that `judge.tables.table.Table` has read without error.
-        keep: which rows to write, shape (rows,), in the order that `Table` reads them.
+        keep: which rows to write, shape (rows,), in the order in which `Table` reads them.
         path: the file to write; its suffix says the format.
 
     Raises:
-        JudgeError: the source has changed meanwhile, or holds what the other format cannot.
+        JudgeError: the source has changed since it was read, or the other format cannot hold one of its values.
     """
     name = printable(source.name, 255)
     if source.is_dir():
@@ -77,19 +76,19 @@ def copy_rows(source: Path, keep: NDArray[np.bool_], path: Path) -> None:
 
 
 def write_records(path: Path, columns: list[str], records: Iterable[Record]) -> None:
-    """Write new rows as a table, whole or not at all; a value that a record lacks is null (in CSV an empty cell).
+    """Write new rows as a table, whole or not at all. A missing value is null, in CSV an empty cell.
 
     Raises:
-        JudgeError: a column whose values are of several types, which Parquet cannot hold.
+        JudgeError: a column has values of several types, which Parquet cannot hold.
     """
     with whole_file(path) as temporary:
         _write(temporary, SUFFIXES[path.suffix.lower()], columns, records, printable(path.name, 255))
 
 
 def csv_line(cells: Iterable[Any]) -> str:
-    """Return a row of a CSV file; reading it gives the same texts, whatever they hold."""
+    """Return a row of a CSV file; a reader gets back the same texts, whatever they hold."""
     buffer = io.StringIO(newline="")
-    # A lone carriage return is quoted only where it is part of the line's end, hence this one, which is taken off.
+    # The csv module quotes a lone carriage return only if the line's end has one, so give it one and cut it off.
     csv.writer(buffer, lineterminator="\r\n").writerow(cells)
     return buffer.getvalue()[:-2] + "\n"
 
@@ -139,7 +138,7 @@ def _copy_parquet(source: Path, keep: NDArray[np.bool_], path: Path, name: str) 
 
 
 def _read_records(source: Path, name: str) -> tuple[list[str], Iterator[Record]]:
-    """Return the columns of a table, all of them, and its rows."""
+    """Return all columns of a table, and its rows."""
     import pyarrow.parquet as pq
 
     kind = SUFFIXES[source.suffix.lower()]
@@ -188,7 +187,7 @@ def _write(path: Path, kind: str, columns: list[str], records: Iterable[Record],
 
 
 def _csv_cell(value: Any, column: str) -> str:
-    """Return a value as a CSV cell; a missing text is the list of one null, which reads as the same turn."""
+    """Return a value as a CSV cell; a missing text becomes `[null]`, which reads as the same turn."""
     value = _plain(value)
     if value is None:
         return "[null]" if column in TEXT_COLUMNS else ""
@@ -196,7 +195,7 @@ def _csv_cell(value: Any, column: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: NaN as null, dates, decimals and bytes as text, no lone surrogates."""
+    """Return a value as JSON can hold it: NaN as null; dates, decimals and bytes as text; no lone surrogates."""
     if isinstance(value, str):
         return clean_text(value)[0]
     if isinstance(value, float):

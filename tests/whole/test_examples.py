@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.training, pytest.mark.engine]
 def test_the_shell_script_trains_scores_and_evaluates(base: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     quick = ["--epochs", "0.02", "--evaluations", "1", "--holdout", "0.08"]
-    command = [EXAMPLES / "train_score_evaluate.sh", base, tmp_path / "out", *quick]
+    command: list[str | Path] = [EXAMPLES / "train_score_evaluate.sh", base, tmp_path / "out", *quick]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^after +\d", done.stdout, re.MULTILINE)
