@@ -23,7 +23,7 @@ def test_the_shell_script_trains_scores_and_evaluates(base: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert re.search(r"^after +\d", done.stdout, re.MULTILINE)
     assert re.search(r"^log loss +\d", done.stdout, re.MULTILINE)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"judge", "predictions.parquet"}
+    assert {"judge", "predictions.parquet"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_the_python_program_trains_scores_and_evaluates(
