@@ -218,7 +218,7 @@ def judge_lines(folder: Path, *arguments: str) -> list[str]:
     (folder / "judge").mkdir(exist_ok=True)
     if not (folder / "judge" / "demo").exists():
         (folder / "judge" / "demo").symlink_to(DEMO_TABLE.parent)
-    command = [Path(sys.executable).parent / "judge", *arguments]
+    command: list[str | Path] = [Path(sys.executable).parent / "judge", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
