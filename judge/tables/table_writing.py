@@ -75,14 +75,21 @@ def copy_rows(source: Path, keep: NDArray[np.bool_], path: Path) -> None:
             _write(temporary, kinds[1], columns, _chosen(records, keep, name), name)
 
 
-def write_records(path: Path, columns: list[str], records: Iterable[Record]) -> None:
-    """Write new rows as a table, whole or not at all. A missing value is null, in CSV an empty cell.
+def write_records(path: Path, columns: list[str], records: Iterable[Record], types: Record | None = None) -> None:
+    """Write new rows as a table, whole or not at all. A missing value is null, in CSV an empty cell or `[null]`.
+
+    Args:
+        path: the file; its suffix says the format.
+        columns: the columns to write.
+        records: the rows; CSV and JSON Lines take one after another.
+        types: the pyarrow types of the columns. With them, Parquet takes the rows in groups; without, it needs all rows
+            to find the types.
 
     Raises:
         JudgeError: a column has values of several types, which Parquet cannot hold.
     """
     with whole_file(path) as temporary:
-        _write(temporary, SUFFIXES[path.suffix.lower()], columns, records, printable(path.name, 255))
+        _write(temporary, SUFFIXES[path.suffix.lower()], columns, records, printable(path.name, 255), types)
 
 
 def csv_line(cells: Iterable[Any]) -> str:
@@ -175,15 +182,19 @@ def _different(columns: list[str], name: str) -> list[str]:
     return columns
 
 
-def _write(path: Path, kind: str, columns: list[str], records: Iterable[Record], name: str) -> None:
+def _write(
+    path: Path, kind: str, columns: list[str], records: Iterable[Record], name: str, types: Record | None = None
+) -> None:
     if kind == "csv":
         rows = ([_csv_cell(record.get(c), c) for c in columns] for record in records)
         _write_text(path, map(csv_line, itertools.chain([columns], rows)))
     elif kind == "jsonl":
         lines = ({c: _plain(record[c]) for c in columns if c in record} for record in records)
         _write_text(path, (json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    else:
+    elif types is None:
         _write_parquet(path, columns, list(records), name)
+    else:
+        _write_typed_parquet(path, {column: types[column] for column in columns}, iter(records))
 
 
 def _csv_cell(value: Any, column: str) -> str:
@@ -221,3 +232,13 @@ def _write_parquet(path: Path, columns: list[str], records: list[Record], name: 
                 f"{name}: column {shown!r} cannot be written as Parquet ({reason}); write .jsonl instead"
             ) from None
     pq.write_table(pa.Table.from_arrays(arrays, names=columns), path)
+
+
+def _write_typed_parquet(path: Path, types: Record, records: Iterator[Record]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(types.items())
+    with pq.ParquetWriter(path, schema) as writer:
+        while group := list(itertools.islice(records, CHUNK_ROWS)):
+            writer.write_table(pa.Table.from_pylist([_plain(record) for record in group], schema))
