@@ -1,4 +1,4 @@
-"""What is in a table: turns, verdicts, languages, lengths in characters and in a model's tokens."""
+"""`judge data describe`: a table's turns, verdicts, languages, and lengths in characters and in a model's tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Figures = dict[str, Any]
 
 @dataclass
 class _Gathered:
-    """What is counted while a table is read; lengths are one list of (prompt, A, B) for all rows."""
+    """The counts of a table that is being read. Lengths hold a tuple (prompt, A, B) for each row."""
 
     verdicts: Counter[str] = field(default_factory=Counter)
     turns: Counter[int] = field(default_factory=Counter)
@@ -40,56 +40,56 @@ class _Gathered:
 def describe(path: Path, model: Path | None = None, cells: Cells = "auto") -> Figures:
     """Return the figures of a table, with or without verdicts, as plain values for JSON.
 
-    Lengths are of the texts alone, without a template; `comparison` is the sum of prompt and both responses. A
-    language is that of the first prompt (py3langid), which is a guess; texts under 20 bytes of UTF-8 are not guessed.
+    Lengths are those of the texts without a template; `comparison` is the sum of the prompt and both responses.
+    py3langid guesses a row's language from its first prompt, unless that has less than 20 bytes of UTF-8.
 
     Args:
         path: the table.
-        model: folder of a model; lengths are then given in its tokens too.
+        model: folder of a model; with it, lengths are also counted in its tokens.
         cells: how cells are read.
 
     Raises:
         JudgeError: the table or the tokenizer cannot be read.
     """
     count_tokens = _token_counter(model) if model else None
-    table = Table.open(path, cells, on_bad_row="placeholder")  # such cells are among the flags
-    found = _Gathered()
+    table = Table.open(path, cells, on_bad_row="placeholder")  # the flags count cells that cannot be read
+    gathered = _Gathered()
     for chunk in table.chunks():
         for row in chunk:
-            _gather(found, row)
+            _gather(gathered, row)
         if count_tokens:
-            found.tokens += count_tokens(chunk)
+            gathered.tokens += count_tokens(chunk)
     rows = table.counts["rows"]
     flags = {k: v for k, v in sorted(table.counts.items()) if k not in ("rows", "labelled", "multi_turn") and v}
-    longer = found.longer_wins
+    longer = gathered.longer_wins
     figures: Figures = {
         "rows": rows,
-        "prompts": len(found.groups),
+        "prompts": len(gathered.groups),
         "labelled": table.counts["labelled"],
-        "verdicts": {name: found.verdicts[name] for name in VERDICTS},
+        "verdicts": {name: gathered.verdicts[name] for name in VERDICTS},
         "longer_response_wins": longer[True] / longer.total() if longer else None,
-        "turns": {str(n): found.turns[n] for n in sorted(found.turns)},
+        "turns": {str(n): gathered.turns[n] for n in sorted(gathered.turns)},
         "flags": flags,
-        "languages": dict(sorted(found.languages.items(), key=lambda item: (-item[1], item[0]))),
-        "characters": _lengths(found.characters),
+        "languages": dict(sorted(gathered.languages.items(), key=lambda item: (-item[1], item[0]))),
+        "characters": _lengths(gathered.characters),
     }
     if model:
-        figures["tokens"] = _lengths(found.tokens)
-        whole = np.array(found.tokens).sum(axis=1)
+        figures["tokens"] = _lengths(gathered.tokens)
+        whole = np.array(gathered.tokens).sum(axis=1)
         figures["tokens_over"] = {str(limit): float((whole > limit).mean()) for limit in TOKEN_LIMITS}
     return figures
 
 
-def _gather(found: _Gathered, row: Comparison) -> None:
-    found.turns[row.turn_count] += 1
-    found.groups.add(group_key(row))
-    found.languages[guessed_language(row)] += 1
+def _gather(gathered: _Gathered, row: Comparison) -> None:
+    gathered.turns[row.turn_count] += 1
+    gathered.groups.add(group_key(row))
+    gathered.languages[guessed_language(row)] += 1
     lengths = tuple(sum(len(turn or "") for turn in turns) for turns in (row.prompt, row.response_a, row.response_b))
-    found.characters.append(lengths)
+    gathered.characters.append(lengths)
     if row.label >= 0:
-        found.verdicts[VERDICTS[row.label]] += 1
+        gathered.verdicts[VERDICTS[row.label]] += 1
     if row.label in (0, 1) and lengths[1] != lengths[2]:
-        found.longer_wins[(lengths[1] > lengths[2]) == (row.label == 0)] += 1
+        gathered.longer_wins[(lengths[1] > lengths[2]) == (row.label == 0)] += 1
 
 
 def _token_counter(model: Path) -> Callable[[Sequence[Comparison]], list[tuple[int, ...]]]:

@@ -1,7 +1,7 @@
-"""One table for training out of several sources, with weights.
+"""`judge data mix`: writes one table for training out of several sources, with weights.
 
-Data from elsewhere helps only if it looks like the task's own: contest users lost by adding rows of which 10 % were
-ties to a task with 30 %. So the report puts the verdicts of every source beside the first one's.
+Data from elsewhere helps only if it looks like the task's own data. Users lost in a contest when they added rows with
+10 % ties to a task with 30 %. So the report puts the verdicts of every source beside those of the first one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DRIFT = 0.05  # a verdict more or less frequent by more than this is worth a war
 
 @dataclass(frozen=True)
 class MixPart:
-    """A source, how much it counts, and which of its rows are taken."""
+    """A source, its weight, and which of its rows the mix takes, shape (rows,)."""
 
     table: Survey
     weight: float
@@ -46,15 +46,15 @@ def mix(
     seed: int = 0,
     cells: Cells = "auto",
 ) -> list[str]:
-    """Write one table out of several, in the columns of the LMSYS table and `source` and `weight`.
+    """Write one table out of several, with the columns of the LMSYS table and `source` and `weight`.
 
-    Without `rows` all rows are taken and a row's weight is multiplied by its source's. With `rows` that many are
-    drawn, whole prompt groups at a time, from each source in proportion to its weight; the rows keep their own
-    weights then, or the source's would count twice.
+    Without `rows`, the mix takes all rows and multiplies a row's weight by its source's. With `rows`, it draws that
+    many, whole prompt groups at a time, from each source in proportion to the source's weight. The rows then keep their
+    own weights, since the source's weight would count twice otherwise.
 
     Args:
-        sources: the tables; the first is what the others are compared with.
-        weights: of the sources; none: 1 each.
+        sources: the tables; the report compares the others with the first one.
+        weights: a weight for each source, or an empty sequence for 1 each.
         output: the table to write.
         rows: how many rows to draw.
         seed: another seed draws other rows.
@@ -64,7 +64,7 @@ def mix(
         The report.
 
     Raises:
-        JudgeError: a table cannot be read, weights that are none, or a source with fewer rows than its part.
+        JudgeError: a table cannot be read, a weight makes no sense, or a source has fewer rows than the mix needs.
     """
     check_output(output, sources)
     weights = _checked_weights(sources, weights)
@@ -116,7 +116,7 @@ def _sizes(tables: Sequence[Survey], weights: Sequence[float], rows: int) -> lis
 
 
 def _draw(table: Survey, size: int, seed: int) -> NDArray[np.bool_]:
-    """Choose whole groups in shuffled order, leaving out those that would be too much; shape (rows,)."""
+    """Choose whole groups in shuffled order, and skip those that are larger than what is left; shape (rows,)."""
     groups, inverse, counts = np.unique(table.rows["group"], return_inverse=True, return_counts=True)
     chosen = np.zeros(len(groups), np.bool_)
     left = size

@@ -14,9 +14,11 @@ Form = Literal["json", "list", "plain"]  # how a table's cells hold their turns;
 Cell = list[str | None]  # the turns of a prompt or a response
 Cells = tuple[Cell, Cell, Cell]
 
-VERY_LONG = 60_000  # characters, about 15,000 tokens of English: longer than any budget
+VERY_LONG = 60_000  # characters of two responses, about 15,000 tokens of English: longer than any budget
 MOST_VERY_LONG = 20  # rows; more of them would make up most of a large table
 _MANY_TURNS = 36  # as many as the longest conversations of the LMSYS contest's table have
+
+Make = Callable[[random.Random, Cells], Cells]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +27,23 @@ class Awkward:
 
     Attributes:
         name: what the command's report calls it.
-        make: changes a row's cells; its last argument is the number of characters of the table's longest row.
+        make: changes a row's cells.
         plain: whether a table of plain texts can hold it too.
         surrogates: whether it holds lone surrogates, which only JSON text can.
         most: the largest number of such rows in a table.
     """
 
     name: str
-    make: Callable[[random.Random, Cells, int], Cells]
+    make: Make
     plain: bool = True
     surrogates: bool = False
     most: int | None = None
 
 
-def _inserts(*texts: str) -> Callable[[random.Random, Cells, int], Cells]:
+def _inserts(*texts: str) -> Make:
     """Return a maker that puts one of the texts before the prompt and another one behind a response."""
 
-    def make(pick: random.Random, cells: Cells, longest: int) -> Cells:
-        del longest
+    def make(pick: random.Random, cells: Cells) -> Cells:
         prompt, a, b = ([*cell] or [""] for cell in cells)
         prompt[0] = f"{pick.choice(texts)} {prompt[0] or ''}"
         target = pick.choice((a, b))
@@ -52,35 +53,32 @@ def _inserts(*texts: str) -> Callable[[random.Random, Cells, int], Cells]:
     return make
 
 
-def _starts(*texts: str) -> Callable[[random.Random, Cells, int], Cells]:
+def _starts(*texts: str) -> Make:
     """Return a maker that lets all three cells begin with one of the texts."""
 
-    def make(pick: random.Random, cells: Cells, longest: int) -> Cells:
-        del longest
+    def make(pick: random.Random, cells: Cells) -> Cells:
         prompt, a, b = ([f"{pick.choice(texts)}{(cell or [''])[0] or ''}", *cell[1:]] for cell in cells)
         return prompt, a, b
 
     return make
 
 
-def _null_turn(pick: random.Random, cells: Cells, longest: int) -> Cells:
-    del longest
-    prompt, a, b = ([*cell] or [None] for cell in cells)
-    cell = pick.choice((prompt, a, b))
-    cell[pick.randrange(len(cell))] = None
-    return prompt, a, b
-
-
-def _one_cell(*contents: Cell) -> Callable[[random.Random, Cells, int], Cells]:
+def _one_cell(*contents: Cell) -> Make:
     """Return a maker that gives one of the three cells one of the contents."""
 
-    def make(pick: random.Random, cells: Cells, longest: int) -> Cells:
-        del longest
-        place, content = pick.randrange(3), [*pick.choice(contents)]
+    def make(pick: random.Random, cells: Cells) -> Cells:
+        place, content = pick.randrange(3), pick.choice(contents)
         prompt, a, b = (content if i == place else cell for i, cell in enumerate(cells))
         return prompt, a, b
 
     return make
+
+
+def _null_turn(pick: random.Random, cells: Cells) -> Cells:
+    prompt, a, b = ([*cell] or [None] for cell in cells)
+    cell = pick.choice((prompt, a, b))
+    cell[pick.randrange(len(cell))] = None
+    return prompt, a, b
 
 
 def _words_of(cells: Cells) -> str:
@@ -88,37 +86,31 @@ def _words_of(cells: Cells) -> str:
     return " ".join(turn for cell in cells for turn in cell if turn) or "word"
 
 
-def _ragged(pick: random.Random, cells: Cells, longest: int) -> Cells:
-    del pick, longest
+def _ragged(pick: random.Random, cells: Cells) -> Cells:  # noqa: ARG001 - a `Make`
     words = _words_of(cells)
     return [*cells[0], words[:60], None], cells[1], [*cells[2], words[:90]]
 
 
-def _very_long(pick: random.Random, cells: Cells, longest: int) -> Cells:
-    del pick
-    words, size = _words_of(cells) + " ", max(VERY_LONG, 2 * longest) // 2
-    text = (words * (size // len(words) + 1))[:size]
+def _very_long(pick: random.Random, cells: Cells) -> Cells:  # noqa: ARG001
+    words = _words_of(cells) + " "
+    text = (words * (VERY_LONG // len(words) + 1))[: VERY_LONG // 2]
     return cells[0], [text], [text]
 
 
-def _many_turns(pick: random.Random, cells: Cells, longest: int) -> Cells:
-    del longest
+def _many_turns(pick: random.Random, cells: Cells) -> Cells:
     words = _words_of(cells)
-
-    def turns() -> Cell:
-        starts = (pick.randrange(len(words)) for _ in range(_MANY_TURNS))
-        return [words[start : start + pick.randint(5, 200)] for start in starts]
-
-    return turns(), turns(), turns()
+    starts = [pick.randrange(len(words)) for _ in range(3 * _MANY_TURNS)]
+    turns: Cell = [words[start : start + pick.randint(5, 200)] for start in starts]
+    return turns[::3], turns[1::3], turns[2::3]
 
 
 KINDS: tuple[Awkward, ...] = (
     Awkward("null turn", _null_turn),
-    Awkward("both responses null", lambda pick, cells, longest: (cells[0], [None], [None])),  # noqa: ARG005
+    Awkward("both responses null", lambda _, cells: (cells[0], [None], [None])),
     Awkward("empty list", _one_cell([]), plain=False),
     Awkward("empty text", _one_cell([""], [" "], ["\n\n"], ["\t \u00a0"])),
     Awkward("ragged turns", _ragged, plain=False),
-    Awkward("identical responses", lambda pick, cells, longest: (cells[0], cells[1], cells[1])),  # noqa: ARG005
+    Awkward("identical responses", lambda _, cells: (cells[0], cells[1], cells[1])),
     Awkward("lone surrogate", _inserts("\ud83d", "\udc00 a", "x\udfffy"), plain=False, surrogates=True),
     Awkward("very long", _very_long, most=MOST_VERY_LONG),
     Awkward("many turns", _many_turns, plain=False, most=MOST_VERY_LONG),
@@ -146,15 +138,9 @@ KINDS: tuple[Awkward, ...] = (
 )
 
 
-def kinds_for(form: Form, kind: str) -> tuple[Awkward, ...]:
-    """Return the kinds of awkward rows that a table can hold.
-
-    Args:
-        form: how its cells hold their turns.
-        kind: its file format: `csv`, `parquet` or `jsonl`.
-    """
-    in_json = form == "json" or (form == "list" and kind == "jsonl")
-    return tuple(a for a in KINDS if (a.plain or form != "plain") and (in_json or not a.surrogates))
+def kinds_for(form: Form) -> tuple[Awkward, ...]:
+    """Return the kinds of awkward rows that a table with cells of this form can hold."""
+    return tuple(kind for kind in KINDS if (kind.plain or form != "plain") and (form == "json" or not kind.surrogates))
 
 
 def place_awkward(pick: random.Random, rows: int, share: float, kinds: tuple[Awkward, ...]) -> dict[int, Awkward]:

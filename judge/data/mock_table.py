@@ -8,27 +8,22 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from judge.data.mock_awkward import Awkward, Form, kinds_for, place_awkward
 from judge.errors import JudgeError, counted
-from judge.files import whole_file
 from judge.tables.comparison import LABEL_COLUMNS, TEXT_COLUMNS, Cells, Comparison, Turns
 from judge.tables.table import Table
-from judge.tables.table_files import SUFFIXES, file_columns
-from judge.tables.table_writing import check_output, csv_line
-
-Record = dict[str, Any]
+from judge.tables.table_files import file_columns
+from judge.tables.table_writing import Record, check_output, write_records
 
 DEMO_TABLE = Path(__file__).parents[1] / "demo" / "comparisons.csv"
 AWKWARD_SHARE = 0.01  # of all rows
 MOST_ROWS = 10_000_000
 _MOST_KEPT = 50_000  # rows of the table that are held in memory; of a longer table a random sample
-_BATCH = 512  # rows that are written to a Parquet file at once
 _WINNERS = ("model_a", "model_b", "tie")
 
 
@@ -41,14 +36,12 @@ class _Source:
         total: the number of rows that the table has.
         form: how most of its cells hold their turns.
         columns: the columns that it has of those that judge reads.
-        longest: characters of its longest row.
     """
 
     rows: list[Comparison]
     total: int
     form: Form
     columns: list[str]
-    longest: int
 
 
 def mock_table(
@@ -88,12 +81,10 @@ def mock_table(
         raise JudgeError(f"{output}: is there already; give another name, or pass --overwrite to replace it")
     source = _read_source(table, cells, seed)
     columns = _columns(source, labels, table)
-    kind = SUFFIXES[output.suffix.lower()]
-    form: Form = "json" if kind == "csv" and source.form == "list" else source.form
+    form: Form = "json" if output.suffix.lower() == ".csv" and source.form == "list" else source.form
     pick = random.Random(f"places {seed}")  # noqa: S311 - repeatable
-    places = place_awkward(pick, rows, awkward, kinds_for(form, kind))
-    with whole_file(output) as temporary:
-        _write(temporary, kind, columns, _records(source, rows, seed, form, places))
+    places = place_awkward(pick, rows, awkward, kinds_for(form))
+    write_records(output, columns, _records(source, rows, seed, form, places), _types(form))
     lines = [f"{output}: {counted(rows, 'row')}, drawn from {counted(source.total, 'row')} of {table.name}"]
     if places:
         names = sorted(Counter(kind.name for kind in places.values()).items())
@@ -121,7 +112,7 @@ def _read_source(path: Path, cells: Cells, seed: int) -> _Source:
     lists = sum(not isinstance(value, str) for value in values)
     json_texts = sum(isinstance(value, str) and value.lstrip().startswith("[") for value in values)
     form: Form = "json" if cells == "json" or (cells == "auto" and json_texts > len(values) / 2) else "plain"
-    return _Source(kept, total, "list" if lists > len(values) / 2 else form, list(first), longest)
+    return _Source(kept, total, "list" if lists > len(values) / 2 else form, list(first))
 
 
 def _columns(source: _Source, labels: bool, table: Path) -> list[str]:
@@ -140,7 +131,7 @@ def _records(source: _Source, rows: int, seed: int, form: Form, places: dict[int
         row = pick.choice(source.rows)
         cells = [*row.prompt], [*row.response_a], [*row.response_b]
         if number in places:
-            cells = places[number].make(pick, cells, source.longest)
+            cells = places[number].make(pick, cells)
         yield {
             "id": number + 1,
             **{name: _cell(tuple(cell), form) for name, cell in zip(TEXT_COLUMNS, cells, strict=True)},
@@ -152,52 +143,20 @@ def _records(source: _Source, rows: int, seed: int, form: Form, places: dict[int
         }
 
 
+def _types(form: Form) -> Record:
+    """Return the types that Parquet gives the columns."""
+    import pyarrow as pa
+
+    texts = pa.list_(pa.string()) if form == "list" else pa.string()
+    types = dict.fromkeys(("language", "model_a", "model_b", "winner"), pa.string())
+    return types | {"id": pa.int64()} | dict.fromkeys(LABEL_COLUMNS, pa.int8()) | dict.fromkeys(TEXT_COLUMNS, texts)
+
+
 def _cell(turns: Turns, form: Form) -> Any:
     """Return a cell in the table's form. JSON writes a lone surrogate as an escape, which any file can hold."""
     if form == "list":
         return list(turns)
     if form == "plain" and len(turns) == 1:
         return turns[0]
-    return _json(list(turns))
-
-
-def _json(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return json.dumps(value) if any("\ud800" <= character <= "\udfff" for character in text) else text
-
-
-def _csv_cell(name: str, value: Any) -> Any:
-    """Return a value as a CSV cell; a missing text is the list of one null, which reads as the same turn."""
-    if value is None:
-        return "[null]" if name in TEXT_COLUMNS else ""
-    return value
-
-
-def _write(path: Path, kind: str, columns: list[str], records: Iterable[Record]) -> None:
-    """Write the columns of the records one after another, so that memory does not grow with them."""
-    chosen = ({name: record[name] for name in columns} for record in records)
-    if kind == "parquet":
-        _write_parquet(path, columns, chosen)
-        return
-    with path.open("w", encoding="utf-8", newline="") as file:
-        if kind == "csv":
-            file.write(csv_line(columns))
-            file.writelines(csv_line(_csv_cell(*pair) for pair in record.items()) for record in chosen)
-        else:
-            file.writelines(_json(record) + "\n" for record in chosen)
-
-
-def _write_parquet(path: Path, columns: list[str], records: Iterator[Record]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    batch = list(islice(records, _BATCH))
-    types = dict.fromkeys(columns, pa.string()) | {"id": pa.int64()} | dict.fromkeys(LABEL_COLUMNS, pa.int8())
-    for name in TEXT_COLUMNS:
-        if any(isinstance(record[name], list) for record in batch):
-            types[name] = pa.list_(pa.string())
-    schema = pa.schema([(name, types[name]) for name in columns])
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while batch:
-            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-            batch = list(islice(records, _BATCH))
+    text = json.dumps(turns, ensure_ascii=False)
+    return json.dumps(turns) if any("\ud800" <= character <= "\udfff" for character in text) else text

@@ -1,4 +1,4 @@
-"""A table for training, read once and strictly: the few numbers of each row that splitting and checking need."""
+"""Reads a table for training once and strictly, and keeps the few numbers of each row that `judge data` needs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from judge.tables.overlap import Overlap, Prompts, overlap
 from judge.tables.split import in_order, row_key, stratum
 from judge.tables.table import Table
 
-_MOST_SOURCES = 8  # compared with each other, every one with every other
+_MOST_SOURCES = 8  # so many are compared, each with every other
 
 _ROW = np.dtype(
     [
         ("group", np.uint64),  # `group_key`
         ("key", np.uint64),  # `row_key`
-        ("verdict", np.int8),  # `stratum`: of a soft label the likeliest
-        ("agreed", np.int8),  # the verdict as a copy with A and B exchanged would have it too
+        ("verdict", np.int8),  # `stratum`: the likeliest verdict of a soft label
+        ("agreed", np.int8),  # the verdict, turned so that a copy with A and B exchanged has the same
         ("soft", np.bool_),
         ("identical", np.bool_),
         ("weight", np.float64),
@@ -34,15 +34,18 @@ _ROW = np.dtype(
 
 @dataclass(frozen=True)
 class Survey:
-    """What is kept of a table: a record, an id and a source for each row, and what `Table` counted.
+    """What is kept of a table.
 
-    A row without a source has its file's name as one.
+    Attributes:
+        rows: a record of `_ROW` for each row, shape (rows,).
+        sources: where each row comes from; the file's name for a row that does not say.
+        counts: what `Table` has counted.
     """
 
     path: Path
     name: str
     ids: list[RowId]
-    rows: NDArray[Any]  # of _ROW, shape (rows,)
+    rows: NDArray[Any]
     sources: list[str]
     counts: Counter[str]
 
@@ -51,7 +54,7 @@ class Survey:
 
 
 def survey(path: Path, cells: Cells, prompts: Prompts) -> Survey:
-    """Read a table strictly; `prompts` takes in its first prompts.
+    """Read a table strictly, and add its first prompts to `prompts`.
 
     Raises:
         JudgeError: the table cannot be read, or a row has no clear verdict.
@@ -76,7 +79,7 @@ def survey_all(paths: Sequence[Path], cells: Cells) -> tuple[list[Survey], Promp
     """Read several tables.
 
     Raises:
-        JudgeError: as `survey`; or a file given twice.
+        JudgeError: see `survey`; or a file is given twice.
     """
     for i, path in enumerate(paths):
         if path.exists() and any(path.samefile(p) for p in paths[:i] if p.exists()):
@@ -86,7 +89,7 @@ def survey_all(paths: Sequence[Path], cells: Cells) -> tuple[list[Survey], Promp
 
 
 def rates(verdicts: NDArray[np.integer], weights: ArrayLike = 1.0) -> NDArray[np.float64]:
-    """Return the shares of A, B and tie, shape (3,); zeros where nothing counts."""
+    """Return the shares of A, B and tie, shape (3,); zeros if all weights are 0."""
     each = np.broadcast_to(np.asarray(weights, np.float64), verdicts.shape)
     counts = np.bincount(verdicts, each, 3).astype(np.float64)
     total = float(counts.sum())
@@ -94,18 +97,17 @@ def rates(verdicts: NDArray[np.integer], weights: ArrayLike = 1.0) -> NDArray[np
 
 
 def copies(rows: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Find rows that compare the same as an earlier one, in the same order or with A and B exchanged.
+    """Find rows that compare the same texts as an earlier row, in the same order or with A and B exchanged.
 
     Returns:
-        Whether each row is such a copy, and whether it belongs to copies whose verdicts contradict each other;
-        both of shape (rows,).
+        Which rows are such copies, and which rows have copies with another verdict, both of shape (rows,).
     """
     _, first, inverse = np.unique(rows["key"], return_index=True, return_inverse=True)
     return np.arange(len(rows)) != first[inverse], contradicting(inverse, rows["agreed"])
 
 
 def contradicting(sets: NDArray[np.integer], agreed: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Return for each row whether its set (a number from 0) has more than one verdict, shape (rows,)."""
+    """Return which rows belong to a set with more than one verdict, shape (rows,); `sets` holds their sets' numbers."""
     lowest, highest = np.full(int(sets.max()) + 1, 127), np.full(int(sets.max()) + 1, -128)
     np.minimum.at(lowest, sets, agreed)
     np.maximum.at(highest, sets, agreed)
@@ -119,7 +121,7 @@ def group_counts(rows: NDArray[Any]) -> Counter[int]:
 
 
 def source_overlaps(tables: Sequence[Survey], prompts: Prompts) -> Iterator[tuple[str, str, Overlap]]:
-    """Yield (one source, a later source, what the later one has in common with it), of the largest sources."""
+    """Yield pairs of the largest sources, and which prompts the later one of a pair shares with the earlier one."""
     by_source: dict[str, list[Any]] = {}
     for table in tables:
         names = np.array(table.sources, dtype=object)

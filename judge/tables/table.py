@@ -1,7 +1,7 @@
-"""Reading tables of comparisons: CSV, Parquet and JSON Lines files, or a DataFrame, a chunk at a time.
+"""Reads tables of comparisons, a chunk at a time: CSV, Parquet and JSON Lines files, or a DataFrame.
 
-Files are streamed, so that memory does not grow with the number of rows. Every problem that a user can
-cause is a `JudgeError` that names the file, the row, its id and the column.
+Files are streamed, so the texts of a long table never lie in memory together. Every mistake of a user's ends in a
+`JudgeError` that names the file, the row, its id and the column.
 """
 
 from __future__ import annotations
@@ -57,12 +57,17 @@ _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 @dataclass
 class Table:
-    """A table of comparisons that can be read once or more, chunk by chunk.
+    """A table of comparisons. It can be read several times, chunk by chunk.
 
-    `counts` (a Counter over `Flag`s and `rows`) and `ids` are complete after `chunks()` has ended.
-
-    `labels` is `optional` for scoring: a verdict that is not clear counts as none. It is `required` for training:
-    every row must have one, and soft labels, weights and sources are read too (`judge.tables.labels`).
+    Attributes:
+        name: what errors call the table.
+        cells: how the texts are read (`judge.tables.comparison.parse_cell`).
+        on_bad_row: `placeholder` reads a cell that cannot be read as a null turn and flags the row.
+        labels: `optional` for scoring: an unclear verdict counts as no label. `required` for training: every row must
+            have a label, and soft labels, weights and sources are read too (`judge.tables.labels`).
+        path, frame: where the rows come from; one of the two is given.
+        counts: the number of rows, of labelled rows, of rows with several turns and of rows with each `Flag`. It is
+            complete once `chunks` has ended, and so is `ids`.
     """
 
     name: str
@@ -82,10 +87,10 @@ class Table:
         on_bad_row: OnBadRow = "error",
         labels: Labels = "optional",
     ) -> Table:
-        """Return the table of a file, or of a folder of Parquet files where labels are optional (else rows are copied).
+        """Return the table of a file or, where labels are optional, of a folder of Parquet files.
 
         Raises:
-            JudgeError: no such file, an unknown suffix, or a content that is not what the suffix says.
+            JudgeError: there is no such file, its suffix is unknown, or its content is not what the suffix says.
         """
         path = Path(path)
         if labels == "optional":
@@ -98,9 +103,9 @@ class Table:
         """Yield the comparisons in the table's order, at most `CHUNK_ROWS` at a time.
 
         Raises:
-            JudgeError: an unreadable file, a missing column, an empty table, a missing or repeated id,
-                a cell that cannot be read (unless `on_bad_row` is `placeholder`); where labels are required, a
-                row without a clear one, or with a weight or source that is none.
+            JudgeError: the file cannot be read, a column is missing, the table is empty, an id is missing or repeated,
+                or a cell cannot be read (unless `on_bad_row` is `placeholder`). Where labels are required: a row has no
+                clear label, or its weight or source makes no sense.
         """
         self.counts, self._rows = Counter(), {}
         for columns in self._columns():
@@ -112,10 +117,9 @@ class Table:
             raise JudgeError(f"{self.name}: the table has no rows")
 
     def ids(self) -> pa.Array:
-        """Return the ids of the rows read, in order, in their own type (int64, float64 or string).
+        """Return the ids of the rows that have been read, in order, as int64, float64 or string.
 
-        A CSV file has no types: its ids are integers if every one is written as an integer is (so that
-        `007` stays text).
+        A CSV file has no types. Its ids are integers if every one is written as an integer, without leading zeros.
         """
         import pyarrow as pa
 
@@ -132,8 +136,8 @@ class Table:
     def digest(self) -> str:
         """Return a SHA-256 over the table's content and the way its cells are read.
 
-        It is over a file's bytes (a folder's files in their order), and over those columns of a DataFrame that are
-        read, so whether labels are required tells itself where it makes a difference.
+        It covers a file's bytes, those of all parts of a folder in order, and the columns of a DataFrame that are read.
+        Whether labels are required changes which columns are read, and so changes this hash.
         """
         sha = hashlib.sha256(f"{self.cells} {self.on_bad_row}".encode())
         if self.path is not None:
@@ -178,15 +182,15 @@ class Table:
         self.counts["multi_turn"] += max(map(len, cells)) > 1
         label, target, weight, source = self._verdict(columns, i, row, row_id)
         self.counts["labelled"] += label >= 0
-        model_a, model_b, language, told_source = (
+        model_a, model_b, language, described_source = (
             _description(columns[c][i]) if c in columns else "" for c in DESCRIPTIONS
         )
-        source = source if self.labels == "required" else told_source
+        source = source if self.labels == "required" else described_source
         models = (model_a, model_b)
         return Comparison(row_id, cells[0], cells[1], cells[2], label, flags, target, weight, source, models, language)
 
     def _advice(self) -> str:
-        if self.labels == "required":  # nothing can be learnt from a placeholder
+        if self.labels == "required":  # training learns nothing from a placeholder
             ways = ["mend it", "leave the row out", "pass --cells=plain if cells are plain text"]
         else:
             ways = ["mend it", "pass --on-bad-row=placeholder to score the row with a placeholder"]
@@ -197,12 +201,12 @@ class Table:
         """Return the label, the target, the weight and the source of a row."""
         if self.labels == "optional":
             return parse_label({name: columns[name][i] for name in OPTIONAL if name in columns}), None, 1.0, ""
-        found = {name: columns[name][i] for name in TRAINING if name in columns}
+        values = {name: columns[name][i] for name in TRAINING if name in columns}
         for name in ("model_a", "model_b", "language"):
-            found.pop(name, None)
-        weight, source = found.pop("weight", None), found.pop("source", None)
+            values.pop(name, None)
+        weight, source = values.pop("weight", None), values.pop("source", None)
         try:
-            return *read_label(found), read_weight(weight), read_source(source)
+            return *read_label(values), read_weight(weight), read_source(source)
         except LabelError as error:
             raise JudgeError(f"{where(self.name, row, row_id)}: {error}") from None
 
@@ -235,7 +239,7 @@ class Table:
 
 
 def _description(value: Any) -> str:
-    """Return what a cell says about its row, such as a model's name, as text; empty where it says nothing."""
+    """Return a cell that describes its row, such as a model's name, as text; empty for a missing value."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return clean_text(value if isinstance(value, str) else str(value))[0].strip()
@@ -248,7 +252,7 @@ def _id_kind(value: RowId) -> str:
 
 
 def read_ids(path: str | Path) -> list[RowId]:
-    """Return the ids of a table, in order; its texts need not be readable.
+    """Return the ids of a table, in order. Texts that cannot be read do not matter.
 
     Raises:
         JudgeError: see `Table.chunks`.

@@ -1,4 +1,4 @@
-"""The files that tables come in: CSV, Parquet and JSON Lines, read in a stream as columns of plain values."""
+"""Reads the file formats of tables (CSV, Parquet, JSON Lines) in a stream, as columns of plain values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Columns = dict[str, list[Any]]
 
 NEEDED = ("id", *TEXT_COLUMNS)
 DESCRIPTIONS = ("model_a", "model_b", "language", "source")
-OPTIONAL = (*LABEL_COLUMNS, "winner", *DESCRIPTIONS)  # what scoring and evaluating read besides
+# Scoring and evaluating read these columns where they are there; training reads more.
+OPTIONAL = (*LABEL_COLUMNS, "winner", *DESCRIPTIONS)
 TRAINING = (*OPTIONAL, *SOFT_COLUMNS, "weight")
 SUFFIXES = {
     ".csv": "csv",
@@ -36,7 +37,7 @@ CHUNK_ROWS = 512
 
 
 def table_kind(path: Path) -> str:
-    """Return the kind of a table that has been checked: `csv`, `jsonl` or `parquet`, which folders are too."""
+    """Return the format of a checked table: `csv`, `jsonl` or `parquet`. A folder is `parquet`."""
     return "parquet" if path.is_dir() else SUFFIXES[path.suffix.lower()]
 
 
@@ -44,13 +45,18 @@ def check_table(path: Path) -> None:
     """Check a table's file, or the files of a folder of Parquet files (`judge.tables.parquet_folder`).
 
     Raises:
-        JudgeError: see `check_file`; a folder has no such files.
+        JudgeError: see `check_file`; or a folder holds no Parquet file.
     """
     for part in parts_of(path) or [path]:
         check_file(part)
 
 
 def check_file(path: Path) -> None:
+    """Check that a table's file can be opened and that its first bytes fit its suffix.
+
+    Raises:
+        JudgeError: it is a folder, cannot be read, is empty, or is no table file or another one than its suffix says.
+    """
     shown = printable(str(path), 4096)
     if path.is_dir():
         raise JudgeError(f"{shown}: is a folder, expected a table file ({', '.join(SUFFIXES)})")
@@ -67,12 +73,12 @@ def check_file(path: Path) -> None:
         )
     if not head:
         raise JudgeError(f"{shown}: the file is empty")
-    found = _sniff(head)
-    if found != kind and not (found == "text" and kind in ("csv", "jsonl")):
-        raise JudgeError(f"{shown}: is named {path.suffix} but its content is {_FOUND[found]}")
+    content = _content_of(head)
+    if content != kind and not (content == "text" and kind in ("csv", "jsonl")):
+        raise JudgeError(f"{shown}: is named {path.suffix} but its content is {_CONTENTS[content]}")
 
 
-_FOUND = {
+_CONTENTS = {
     "parquet": "a Parquet file",
     "jsonl": "JSON",
     "zip": "a zip archive (unpack it first)",
@@ -83,7 +89,8 @@ _FOUND = {
 }
 
 
-def _sniff(head: bytes) -> str:
+def _content_of(head: bytes) -> str:
+    """Return the kind of content (a key of `_CONTENTS`) that a file's first bytes show."""
     if head.startswith(b"PAR1"):
         return "parquet"
     if head.startswith(b"PK\x03\x04"):
@@ -99,7 +106,11 @@ def _sniff(head: bytes) -> str:
 
 
 def _need_columns(found: list[str], name: str, optional: tuple[str, ...]) -> list[str]:
-    """Return the columns to read, or raise the error that names the missing ones."""
+    """Return which of a table's columns are read.
+
+    Raises:
+        JudgeError: a needed column is missing, or two columns that are read have the same name.
+    """
     missing = [c for c in NEEDED if c not in found]
     if missing:
         hint = suggestion(missing[0], found)
@@ -113,7 +124,11 @@ def _need_columns(found: list[str], name: str, optional: tuple[str, ...]) -> lis
 
 
 def text_lines(path: Path, name: str) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file with their ends; a byte order mark is left out."""
+    """Yield the lines of a UTF-8 file with their line ends, without a byte order mark.
+
+    Raises:
+        JudgeError: a line is not UTF-8.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -126,7 +141,7 @@ def text_lines(path: Path, name: str) -> Iterator[str]:
             yield text
 
 
-# What the csv module's errors mean to somebody who has the file and not the program.
+# The csv module's errors in words for somebody who looks at the file.
 _CSV_FAULTS = {
     "expected after": "text behind a closing quote",
     "unexpected end": "a quote is never closed",
@@ -135,15 +150,15 @@ _CSV_FAULTS = {
 
 
 def csv_rows(path: Path, name: str) -> Iterator[list[str]]:
-    """Yield the rows of a CSV file, the header first; every cell stays the text it is, blank lines are left out.
+    """Yield the rows of a CSV file as texts, the header first, without blank lines.
 
-    The standard library's reader in strict mode instead of pandas', which reads a row with a field too many or
-    too few, or `\\"` for a quote, as something that the file does not say.
+    This uses the standard library's reader in strict mode. pandas guesses where a row has a field too many or too few,
+    or writes `\\"` for a quote.
 
     Raises:
-        JudgeError: not UTF-8, a quote out of place, or a row that is longer or shorter than the header.
+        JudgeError: the file is not UTF-8, a quote is out of place, or a row is longer or shorter than the header.
     """
-    csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is less than one long conversation
+    csv.field_size_limit(sys.maxsize)  # the default is 128 KiB, and one long conversation has more
     reader = csv.reader(text_lines(path, name), strict=True)
     width = 0
     try:
@@ -180,8 +195,7 @@ def _parquet_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterat
     import pyarrow.parquet as pq
 
     try:
-        # buffer_size reads a column chunk page by page instead of whole, so that one huge row group
-        # does not sit in memory at once
+        # With buffer_size, pyarrow reads a column chunk page by page, so one huge row group is never in memory whole.
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             names = _need_columns(file.schema_arrow.names, name, optional)
             for batch in file.iter_batches(batch_size=CHUNK_ROWS, columns=names):
@@ -213,12 +227,17 @@ def _jsonl_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterator
 
 
 def _transposed(rows: list[dict[str, Any]], optional: tuple[str, ...]) -> Columns:
-    # A row may lack the optional columns, so all rows are asked, not only the first.
+    # Any row may lack an optional column, so look at all rows.
     names = (*NEEDED, *(c for c in optional if any(c in row for row in rows)))
     return {name: [row.get(name) for row in rows] for name in names}
 
 
 def json_object(line: str, place: str) -> dict[str, Any]:
+    """Return the JSON object in a line.
+
+    Raises:
+        JudgeError: it is no JSON object; `place` says where the line is.
+    """
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -231,6 +250,7 @@ def json_object(line: str, place: str) -> dict[str, Any]:
 
 
 def frame_columns(frame: pd.DataFrame, name: str, optional: tuple[str, ...] = OPTIONAL) -> Iterator[Columns]:
+    """Yield a DataFrame's columns, `CHUNK_ROWS` rows at a time; see `file_columns`."""
     names = _need_columns([str(c) for c in frame.columns], name, optional)
     for start in range(0, len(frame), CHUNK_ROWS):
         part = frame.iloc[start : start + CHUNK_ROWS]
@@ -238,7 +258,7 @@ def frame_columns(frame: pd.DataFrame, name: str, optional: tuple[str, ...] = OP
 
 
 def _plain_value(value: Any) -> Any:
-    """Return what an object column holds as Python's own type, missing values as None."""
+    """Return a value of an object column as a plain Python value; a missing value is None."""
     import pandas as pd
 
     if value is pd.NA or value is pd.NaT:
@@ -247,15 +267,15 @@ def _plain_value(value: Any) -> Any:
 
 
 def file_columns(path: Path, name: str, optional: tuple[str, ...] = OPTIONAL) -> Iterator[Columns]:
-    """Yield a table file's columns, `CHUNK_ROWS` rows at a time; of a folder, those of its files one after the other.
+    """Yield a table's columns, `CHUNK_ROWS` rows at a time; the files of a folder follow one another.
 
     Args:
-        path: a file that `check_file` has seen, or a folder that `check_table` has.
+        path: a file that `check_file` has accepted, or a folder that `check_table` has.
         name: what errors call it.
-        optional: the columns that are read where they are there; no others are, besides the needed ones.
+        optional: columns to read where they are there, besides the needed ones.
 
     Raises:
-        JudgeError: the file cannot be read, or lacks a needed column; the files of a folder have not the same columns.
+        JudgeError: the file cannot be read or lacks a needed column, or the files of a folder differ in their columns.
     """
     if path.is_dir():
         return _folder_columns(path, name, optional)

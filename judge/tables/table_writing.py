@@ -1,8 +1,7 @@
-"""Writing tables: chosen rows of a file with all their columns, or new rows, as CSV, Parquet or JSON Lines.
+"""Writes tables as CSV, Parquet or JSON Lines: chosen rows of a file with all their columns, or new rows.
 
-Between files of one format nothing changes but which rows there are: texts, types and (JSON Lines) the very bytes of
-a row stay. Between formats a value is written as the other format can hold it, so that reading it gives the same
-comparison (with `cells="auto"`; a null in CSV is the list `[null]`).
+A copy in the same format keeps texts and types; in JSON Lines it keeps the bytes of each row. A copy in another format
+holds each value in a way that reads as the same comparison (with `cells="auto"`; a null in CSV is the list `[null]`).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
     """Check before any work that a table can be written to `path`.
 
     Raises:
-        JudgeError: an unknown suffix, a folder that is not there, or the name of one of the inputs.
+        JudgeError: the suffix is unknown, its folder does not exist, it is a folder itself, or it is one of the inputs.
     """
     shown = printable(str(path), 4096)
     if path.suffix.lower() not in SUFFIXES:
@@ -52,11 +51,11 @@ def copy_rows(source: Path, keep: NDArray[np.bool_], path: Path) -> None:
 
     Args:
         source: a table that `judge.tables.table.Table` has read without error.
-        keep: which rows to write, shape (rows,), in the order that `Table` reads them.
+        keep: which rows to write, shape (rows,), in the order in which `Table` reads them.
         path: the file to write; its suffix says the format.
 
     Raises:
-        JudgeError: the source has changed meanwhile, or holds what the other format cannot.
+        JudgeError: the source has changed since it was read, or the other format cannot hold one of its values.
     """
     name = printable(source.name, 255)
     if source.is_dir():
@@ -76,20 +75,27 @@ def copy_rows(source: Path, keep: NDArray[np.bool_], path: Path) -> None:
             _write(temporary, kinds[1], columns, _chosen(records, keep, name), name)
 
 
-def write_records(path: Path, columns: list[str], records: Iterable[Record]) -> None:
-    """Write new rows as a table, whole or not at all; a value that a record lacks is null (in CSV an empty cell).
+def write_records(path: Path, columns: list[str], records: Iterable[Record], types: Record | None = None) -> None:
+    """Write new rows as a table, whole or not at all. A missing value is null, in CSV an empty cell or `[null]`.
+
+    Args:
+        path: the file; its suffix says the format.
+        columns: the columns to write.
+        records: the rows; CSV and JSON Lines take one after another.
+        types: the pyarrow types of the columns. With them, Parquet takes the rows in groups; without, it needs all rows
+            to find the types.
 
     Raises:
-        JudgeError: a column whose values are of several types, which Parquet cannot hold.
+        JudgeError: a column has values of several types, which Parquet cannot hold.
     """
     with whole_file(path) as temporary:
-        _write(temporary, SUFFIXES[path.suffix.lower()], columns, records, printable(path.name, 255))
+        _write(temporary, SUFFIXES[path.suffix.lower()], columns, records, printable(path.name, 255), types)
 
 
 def csv_line(cells: Iterable[Any]) -> str:
-    """Return a row of a CSV file; reading it gives the same texts, whatever they hold."""
+    """Return a row of a CSV file; a reader gets back the same texts, whatever they hold."""
     buffer = io.StringIO(newline="")
-    # A lone carriage return is quoted only where it is part of the line's end, hence this one, which is taken off.
+    # The csv module quotes a lone carriage return only if the line's end has one, so give it one and cut it off.
     csv.writer(buffer, lineterminator="\r\n").writerow(cells)
     return buffer.getvalue()[:-2] + "\n"
 
@@ -139,7 +145,7 @@ def _copy_parquet(source: Path, keep: NDArray[np.bool_], path: Path, name: str) 
 
 
 def _read_records(source: Path, name: str) -> tuple[list[str], Iterator[Record]]:
-    """Return the columns of a table, all of them, and its rows."""
+    """Return all columns of a table, and its rows."""
     import pyarrow.parquet as pq
 
     kind = SUFFIXES[source.suffix.lower()]
@@ -176,19 +182,23 @@ def _different(columns: list[str], name: str) -> list[str]:
     return columns
 
 
-def _write(path: Path, kind: str, columns: list[str], records: Iterable[Record], name: str) -> None:
+def _write(
+    path: Path, kind: str, columns: list[str], records: Iterable[Record], name: str, types: Record | None = None
+) -> None:
     if kind == "csv":
         rows = ([_csv_cell(record.get(c), c) for c in columns] for record in records)
         _write_text(path, map(csv_line, itertools.chain([columns], rows)))
     elif kind == "jsonl":
         lines = ({c: _plain(record[c]) for c in columns if c in record} for record in records)
         _write_text(path, (json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    else:
+    elif types is None:
         _write_parquet(path, columns, list(records), name)
+    else:
+        _write_typed_parquet(path, {column: types[column] for column in columns}, iter(records))
 
 
 def _csv_cell(value: Any, column: str) -> str:
-    """Return a value as a CSV cell; a missing text is the list of one null, which reads as the same turn."""
+    """Return a value as a CSV cell; a missing text becomes `[null]`, which reads as the same turn."""
     value = _plain(value)
     if value is None:
         return "[null]" if column in TEXT_COLUMNS else ""
@@ -196,7 +206,7 @@ def _csv_cell(value: Any, column: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: NaN as null, dates, decimals and bytes as text, no lone surrogates."""
+    """Return a value as JSON can hold it: NaN as null; dates, decimals and bytes as text; no lone surrogates."""
     if isinstance(value, str):
         return clean_text(value)[0]
     if isinstance(value, float):
@@ -222,3 +232,13 @@ def _write_parquet(path: Path, columns: list[str], records: list[Record], name: 
                 f"{name}: column {shown!r} cannot be written as Parquet ({reason}); write .jsonl instead"
             ) from None
     pq.write_table(pa.Table.from_arrays(arrays, names=columns), path)
+
+
+def _write_typed_parquet(path: Path, types: Record, records: Iterator[Record]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(types.items())
+    with pq.ParquetWriter(path, schema) as writer:
+        while group := list(itertools.islice(records, CHUNK_ROWS)):
+            writer.write_table(pa.Table.from_pylist([_plain(record) for record in group], schema))

@@ -149,7 +149,7 @@ def test_a_folder_that_is_not_there_is_one_problem(tmp_path: Path) -> None:
     assert "no such model folder" in found[0]
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_a_problem_unless_only_by_added_tokens(folder: Path) -> None:
+def test_a_token_beyond_the_embedding_is_a_problem_unless_it_was_added(folder: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     tokenizer = copy.deepcopy(STYLES["qwen"]())

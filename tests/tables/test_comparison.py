@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import ast
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +9,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import judge
-from judge.errors import printable, suggestion
 from judge.tables.comparison import (
     BadCellError,
     Cells,
@@ -22,7 +18,6 @@ from judge.tables.comparison import (
     parse_cell,
     parse_label,
     row_flags,
-    where,
 )
 
 unhurried = settings(deadline=None)  # the cores are shared
@@ -257,7 +252,7 @@ def test_the_longest_of_the_three_counts_the_turns(prompt: Any, a: Any, b: Any, 
 
 
 @pytest.mark.parametrize(("label", "swapped"), [(0, 1), (1, 0), (2, 2), (-1, -1)])
-def test_swapping_exchanges_the_responses_and_the_label_and_twice_is_the_same(label: int, swapped: int) -> None:
+def test_swapping_exchanges_responses_and_label_and_twice_is_the_same(label: int, swapped: int) -> None:
     row = Comparison("x", ("p",), ("a",), ("b", None), label, Flag.RAGGED)
     other = row.swapped()
     assert other == Comparison("x", ("p",), ("b", None), ("a",), swapped, Flag.RAGGED)
@@ -306,119 +301,5 @@ def hot(a: Any, b: Any, tie: Any) -> dict[str, Any]:
         ({}, -1),
     ],
 )
-def test_a_label_is_read_from_one_hot_columns_or_a_winner_and_is_minus_one_otherwise(
-    values: dict[str, Any], label: int
-) -> None:
+def test_a_label_is_read_from_one_hot_columns_or_a_winner_else_minus_one(values: dict[str, Any], label: int) -> None:
     assert parse_label(values) == label
-
-
-# -- text that is not ours, in messages --------------------------------------------------------------------
-
-HOSTILE = ["\x1b[31mred", "two\nlines", "\rover", "\u202eabc", "\u2066x", "a\x00b", "\x9b31m", LONE, "\u2028"]
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ("plain é 🍍", "plain é 🍍"),
-        ("\x1b[31mred", "\\x1b[31mred"),
-        ("two\nlines", "two\\nlines"),
-        ("\u202eabc", "\\u202eabc"),
-        ("\ud83c", "\\ud83c"),
-        (17, "17"),
-        (["a\n"], "['a\\n']"),
-        ("x" * 90, "x" * 80 + "…"),
-        ("x" * 80, "x" * 80),
-    ],
-)
-def test_text_is_printed_as_one_safe_line(value: object, shown: str) -> None:
-    assert printable(value) == shown
-
-
-@unhurried
-@given(TEXTS, st.integers(1, 40))
-def test_printed_text_has_no_control_characters_and_is_short(text: str, limit: int) -> None:
-    shown = printable(text, limit)
-    assert shown.isprintable()
-    assert len(shown) <= 10 * limit + 1  # the longest escape is \U0010ffff
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_name_reaches_neither_a_place_nor_a_suggestion_raw(text: str) -> None:
-    assert where("t.csv", 3, text, text).isprintable()
-    assert suggestion("prompt", [f"prompt{text[:3]}"]).isprintable()
-
-
-def test_a_place_names_file_row_id_and_column() -> None:
-    assert where("t.csv", 3, 17, "prompt") == "t.csv: row 3 (id 17), column 'prompt'"
-    assert where("t.csv", 3, None) == "t.csv: row 3"
-    assert where("t.csv", 1, 0) == "t.csv: row 1 (id 0)"
-
-
-@pytest.mark.parametrize(
-    ("word", "known", "text"),
-    [
-        ("prompt", ["promt", "id"], " (did you mean 'promt'?)"),
-        ("id", [" id"], " (did you mean ' id'?)"),
-        ("prompt", ["xyz"], ""),
-        ("prompt", [], ""),
-    ],
-)
-def test_a_close_word_is_suggested(word: str, known: list[str], text: str) -> None:
-    assert suggestion(word, known) == text
-
-
-# -- nothing is evaluated ----------------------------------------------------------------------------------
-
-
-def evaluations(tree: ast.AST) -> list[str]:
-    """What in a module turns data into code: calls, imports, and `allow_pickle=True`."""
-    found: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
-            last = name.rpartition(".")[2]
-            # `model.eval()` of torch takes no arguments and evaluates nothing
-            if (
-                name in ("eval", "exec", "compile", "builtins.eval", "builtins.exec")
-                or last == "literal_eval"
-                or (last == "eval" and (node.args or node.keywords))
-                or last in ("read_pickle", "to_pickle", "unsafe_load")
-            ):
-                found.append(name)
-            if any(k.arg == "allow_pickle" and ast.unparse(k.value) != "False" for k in node.keywords):
-                found.append(f"{name}(allow_pickle)")
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            names = {m.partition(".")[0] for m in modules} | {a.name for a in node.names}
-            found += sorted(names & {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "literal_eval"})
-    return found
-
-
-@pytest.mark.parametrize(
-    ("source", "count"),
-    [
-        ("eval('1')", 1),
-        ("exec(x)", 1),
-        ("import ast\nast.literal_eval(x)", 1),
-        ("from ast import literal_eval as read", 1),
-        ("import pickle", 1),
-        ("from pickle import loads", 1),
-        ("frame.eval('a + b')", 1),
-        ("np.load(p, allow_pickle=True)", 1),
-        ("np.load(p, allow_pickle=False)", 0),
-        ("model.eval()", 0),
-        ("re.compile('x')", 0),
-        ("json.loads(x)", 0),
-    ],
-)
-def test_the_search_for_evaluation_finds_it(source: str, count: int) -> None:
-    assert len(evaluations(ast.parse(source))) == count
-
-
-def test_no_module_of_judge_evaluates_or_unpickles_anything() -> None:
-    files = sorted(Path(judge.__file__).parent.rglob("*.py"))
-    assert len(files) >= 25
-    assert {"comparison.py", "table.py", "submission.py", "cli.py", "score.py"} <= {f.name for f in files}
-    found = {f.name: evaluations(ast.parse(f.read_text(encoding="utf-8"))) for f in files}
-    assert {name: what for name, what in found.items() if what} == {}

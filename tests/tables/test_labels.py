@@ -101,7 +101,7 @@ def test_a_soft_verdict_is_read_with_and_without_a_hard_one(values: Row, label: 
         ({**hot(1, 0, 0), **soft(1, 1, 1)}, "p_a is 1, p_b is 1, p_tie is 1; they sum to 3, expected"),
     ],
 )
-def test_a_verdict_that_is_not_clear_is_refused_with_the_columns_and_what_they_hold(values: Row, reason: str) -> None:
+def test_an_unclear_verdict_is_refused_with_its_columns_and_their_values(values: Row, reason: str) -> None:
     with pytest.raises(LabelError) as caught:
         read_label(values)
     assert str(caught.value).startswith(reason)

@@ -236,9 +236,7 @@ def test_a_house_installs_without_an_index(house: Path, tmp_path: Path) -> None:
     assert (status, said) == (0, f"judge is installed in {tmp_path / 'env'} already\n")
 
 
-def test_wheels_that_lost_their_names_are_found_by_their_sum_and_the_core_needs_no_engine(
-    house: Path, tmp_path: Path
-) -> None:
+def test_renamed_wheels_are_found_by_sum_and_the_core_needs_no_engine(house: Path, tmp_path: Path) -> None:
     shutil.copytree(house, tmp_path / "house")
     (tmp_path / "house" / "reader-3.0-py3-none-any.whl").rename(tmp_path / "house" / "reader_3.0.zip")
     (tmp_path / "house" / "engine-1.0-py3-none-any.whl").unlink()

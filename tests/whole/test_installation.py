@@ -1,7 +1,8 @@
-"""Which Python `make` installs into: requirements/python.sh tried with stand-ins for interpreters."""
+"""What `make` installs with, and what it says is missing: the scripts tried with stand-ins for programs."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,21 +15,27 @@ SCRIPT = ROOT / "requirements" / "python.sh"
 BASH = "/bin/bash"
 
 
-def choose(folder: Path, programs: dict[str, str], python: str = "") -> tuple[int, str, str]:
-    """Run the script on a path that holds these programs only; return its status, its output and what it complains of.
+def run(
+    script: Path, folder: Path, programs: dict[str, str], *arguments: str, python: str = ""
+) -> tuple[int, str, str]:
+    """Run a script on a path that holds these programs only; return its status, its output and its complaint.
 
     Args:
-        programs: what each program answers when it is asked for its version, by name.
+        programs: a line of shell for each program, by name.
         python: the variable PYTHON.
     """
     (folder / "bin").mkdir()
-    for name, answer in programs.items():
+    for name, line in programs.items():
         program = folder / "bin" / name
-        program.write_text(f"#!{BASH}\n{answer}\n", encoding="utf-8")
+        program.write_text(f"#!{BASH}\n{line}\n", encoding="utf-8")
         program.chmod(0o755)
     environment = {"PATH": str(folder / "bin"), "PYTHON": python}
-    done = subprocess.run([BASH, SCRIPT], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([BASH, script, *arguments], env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout.replace(f"{folder}/bin/", ""), done.stderr
+
+
+def choose(folder: Path, programs: dict[str, str], python: str = "") -> tuple[int, str, str]:
+    return run(SCRIPT, folder, programs, python=python)
 
 
 def says(version: str, venv: bool = True) -> str:
@@ -85,3 +92,37 @@ def test_the_package_admits_the_versions_that_are_chosen() -> None:
     assert named == ["3.11", "3.12", "3.13"]
     script = SCRIPT.read_text(encoding="utf-8")
     assert all(f'"{version} with venv"' in script for version in named)
+
+
+# -- what else is missing --------------------------------------------------------------------------------------
+
+KNOWN = {name: f'exec {shutil.which(name)} "$@"' for name in ("bash", "dirname", "sort")}
+MACHINE = KNOWN | {"uname": "echo Linux x86_64", "getconf": "echo glibc 2.36"}
+GLIBC = "needs glibc 2.31 or newer (Debian 11, Ubuntu 20.04)"
+# This Python is chosen, and finds no library and no headers.
+ANSWERS = "*find_spec*) echo 3.12 with venv ;; *version_info*) echo 3.12 ;; *sysconfig*) echo /nowhere ;;"
+BARE = {"python3.12": f'case "$*" in {ANSWERS} *) exit 1 ;; esac'}
+GCC = "vLLM needs gcc and Python's headers on a GPU; run: apt-get install gcc libc6-dev python3.12-dev"
+
+
+@pytest.mark.parametrize(
+    ("device", "programs", "complaint"),
+    [
+        ("tpu", {}, "DEVICE is cpu or cuda, not tpu"),
+        ("cpu", {"uname": "echo Darwin arm64"}, "needs Linux on x86-64, this is Darwin arm64"),
+        ("cpu", {}, "no Python 3.11, 3.12 or 3.13 here; run: apt-get install python3 python3-venv"),
+        ("cpu", BARE | {"getconf": "echo glibc 2.28"}, f"{GLIBC}, this is glibc 2.28"),
+        ("cpu", BARE | {"getconf": "exit 1"}, f"{GLIBC}, this is a system without glibc"),
+        ("cpu", BARE, "vLLM's CPU build needs libnuma; run: apt-get install libnuma1"),
+        ("cuda", BARE, GCC),
+    ],
+)  # fmt: skip
+def test_what_stops_the_installation_is_one_line(
+    tmp_path: Path, device: str, programs: dict[str, str], complaint: str
+) -> None:
+    (tmp_path / "requirements").mkdir()  # a copy, which has nothing to install
+    for name in ("install.sh", "python.sh"):
+        shutil.copy(ROOT / "requirements" / name, tmp_path / "requirements")
+    status, output, said = run(tmp_path / "requirements" / "install.sh", tmp_path, MACHINE | programs, device)
+    assert (status, output, said) == (2, "", f"install: {complaint}\n")
+    assert not (tmp_path / ".venv").exists()
