@@ -16,7 +16,7 @@ from judge.stats.metrics import Measure
 from judge.stats.resample import Estimate
 from judge.stats.words import interval
 
-# From this ratio of the largest to the smallest value on, a horizontal axis is logarithmic.
+# If the largest value is so many times the smallest, the horizontal axis is logarithmic.
 WIDE = 4.0
 _LABEL_CHARACTERS = 26
 _CHARACTER = 6.2  # units that a character of a label takes, about
@@ -74,7 +74,7 @@ def _scale(chart: Chart) -> str:
 
 
 def axis_form(measure: Measure) -> Form | None:
-    """Return how the differences of a measure are written at an axis; None is the axis's own choice."""
+    """Return how an axis writes the differences of a measure; None leaves it to the axis."""
     return _signed_share if measure.name == "accuracy" else None
 
 
@@ -104,7 +104,7 @@ def _chart(title: str, points: Sequence[ArmPoint], measure: Measure, x_label: st
 
 
 def _with_room(ticks: Sequence[float], x: Scale) -> Form:
-    """Return a form for the numbers at the horizontal axis that leaves out those without room; powers of ten stay."""
+    """Return a form for the horizontal axis that leaves out numbers without room, powers of ten last."""
     taken: list[tuple[float, float]] = []
     shown = set()
     for tick in sorted(ticks, key=lambda value: (not math.log10(value or 1.0).is_integer(), value)):
@@ -135,7 +135,7 @@ def _note(point: ArmPoint, measure: Measure, x_label: str) -> str:
 
 
 def _labels(chart: Chart, points: Sequence[ArmPoint]) -> list[Markup]:
-    """Return the arms' names beside their points, where they have room; the tooltips have them all."""
+    """Return the arms' names beside their points if there is room; the tooltips show all names."""
     if len(points) > _MOST_LABELS:
         return []
     places = [(chart.x(point.x), chart.y(point.score.value)) for point in points]

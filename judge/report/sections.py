@@ -29,8 +29,8 @@ def evaluation_sections(evaluation: Evaluation, rows: JudgedRows, warnings: Sequ
 
     Args:
         evaluation: what `judge evaluate` says.
-        rows: those that its biases and slices are of (`Evaluation`).
-        warnings: more of them, said at the top.
+        rows: the rows that its biases and slices are about (see `Evaluation`).
+        warnings: further warnings, shown at the top.
     """
     figures = new_figures(evaluation)
     return [
