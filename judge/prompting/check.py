@@ -200,8 +200,8 @@ def _body_token_findings(encoder: TextEncoder, template: Template) -> Iterator[T
             )
     if template.chat and encoder.chat_frame(template.system) is not None:
         texts = [piece for piece in template.layout(1) if isinstance(piece, str)]
-        found = {i for text in (*texts, template.cue) for i in encoder.trusted_text(text)} & encoder.control_ids
-        for piece in sorted(encoder.tokenizer.convert_ids_to_tokens(sorted(found))):
+        controls = {i for text in (*texts, template.cue) for i in encoder.trusted_text(text)} & encoder.control_ids
+        for piece in sorted(encoder.tokenizer.convert_ids_to_tokens(sorted(controls))):
             yield TemplateMistake(
                 "warning",
                 f"the template holds the control token {piece!r} inside the chat template's message; take it out, or "

@@ -100,8 +100,8 @@ def word_diff(a: str, b: str) -> Pieces:
     lines_a, lines_b = a.splitlines(keepends=True), b.splitlines(keepends=True)
     pieces: list[tuple[Op, str]] = []
     for op, i, j, k, n in difflib.SequenceMatcher(None, lines_a, lines_b, autojunk=False).get_opcodes():
-        one, two = "".join(lines_a[i:j]), "".join(lines_b[k:n])
-        pieces += [("same", one)] if op == "equal" else _changed(one, two)
+        text_a, text_b = "".join(lines_a[i:j]), "".join(lines_b[k:n])
+        pieces += [("same", text_a)] if op == "equal" else _changed(text_a, text_b)
     return _joined(pieces)
 
 
@@ -115,22 +115,22 @@ def _changed(a: str, b: str) -> list[tuple[Op, str]]:
         return [("removed", a), ("added", b)]
     pieces: list[tuple[Op, str]] = []
     for op, i, j, k, n in matcher.get_opcodes():
-        one, two = "".join(words_a[i:j]), "".join(words_b[k:n])
+        text_a, text_b = "".join(words_a[i:j]), "".join(words_b[k:n])
         # a space between two changed words belongs to the change
-        if op == "equal" and one.strip():
-            pieces.append(("same", one))
+        if op == "equal" and text_a.strip():
+            pieces.append(("same", text_a))
         else:
-            pieces += [("removed", one), ("added", two)]
+            pieces += [("removed", text_a), ("added", text_b)]
     return pieces
 
 
 def _joined(pieces: Sequence[tuple[Op, str]]) -> Pieces:
     """Join the changes between two equal passages to at most one removed and one added text."""
-    found: list[tuple[Op, str]] = []
+    settled: list[tuple[Op, str]] = []
     waiting: dict[Op, str] = {"removed": "", "added": ""}
 
     def settle() -> None:
-        found.extend(_without_equal_edges(waiting["removed"], waiting["added"]))
+        settled.extend(_without_equal_edges(waiting["removed"], waiting["added"]))
         waiting["removed"] = waiting["added"] = ""
 
     for op, text in pieces:
@@ -138,10 +138,10 @@ def _joined(pieces: Sequence[tuple[Op, str]]) -> Pieces:
             waiting[op] += text
         elif text:
             settle()
-            found.append(("same", text))
+            settled.append(("same", text))
     settle()
     result: list[tuple[Op, str]] = []
-    for op, text in found:
+    for op, text in settled:
         if result and result[-1][0] == op:
             result[-1] = (op, result[-1][1] + text)
         else:

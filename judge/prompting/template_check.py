@@ -104,17 +104,17 @@ def fixed_text(template: Template, turn_count: int) -> str:
 
 def response_labels(template: Template, turn_count: int) -> dict[Part, list[str]]:
     """Return what introduces each response: the last line with words before it, in the order of turns."""
-    found: dict[Part, list[tuple[int, str]]] = {"response_a": [], "response_b": []}
+    of_parts: dict[Part, list[tuple[int, str]]] = {"response_a": [], "response_b": []}
     before = ""
     for piece in template.layout(turn_count):
         if isinstance(piece, str):
             before = piece
             continue
-        if piece.part in found:
+        if piece.part in of_parts:
             lines = [line.strip() for line in before.splitlines() if line.strip()]
-            found[piece.part].append((piece.turn, lines[-1] if lines else ""))
+            of_parts[piece.part].append((piece.turn, lines[-1] if lines else ""))
         before = ""
-    return {part: [text for _, text in sorted(labels, key=lambda label: label[0])] for part, labels in found.items()}
+    return {part: [text for _, text in sorted(labels, key=lambda label: label[0])] for part, labels in of_parts.items()}
 
 
 def _before(template: Template, turn_count: int, part: Part) -> list[str]:

@@ -62,15 +62,15 @@ def template_files() -> list[TemplateFile]:
 
     A copy of a template under its own name is not a rival: judge's own checkout has the shipped templates in `prompts`.
     """
-    found: dict[str, TemplateFile] = {}
+    files: dict[str, TemplateFile] = {}
     for folder in [builtin_folder(), *template_folders()]:
         for path in _files(folder):
-            known = found.get(path.stem)
+            known = files.get(path.stem)
             if known is None:
-                found[path.stem] = TemplateFile(path.stem, path, folder == builtin_folder())
+                files[path.stem] = TemplateFile(path.stem, path, folder == builtin_folder())
             elif not _is_copy(known.path, path):
-                found[path.stem] = TemplateFile(path.stem, known.path, known.shipped, (*known.rivals, path))
-    return list(found.values())
+                files[path.stem] = TemplateFile(path.stem, known.path, known.shipped, (*known.rivals, path))
+    return list(files.values())
 
 
 def find_template(name: str) -> TemplateFile:
@@ -82,10 +82,10 @@ def find_template(name: str) -> TemplateFile:
     files = {file.name: file for file in template_files()}
     file = files.get(name)
     if file is None:
-        own = [printable(file.name) for file in files.values() if not file.shipped]
+        users = [printable(file.name) for file in files.values() if not file.shipped]
         raise JudgeError(
             f"no template {printable(name)!r}{suggestion(name, files)}; shipped: {', '.join(builtin_names())}; "
-            + (f"your own: {', '.join(own)}; " if own else "")
+            + (f"your own: {', '.join(users)}; " if users else "")
             + "or give the path of a .yaml file"
         )
     if file.clash:

@@ -141,7 +141,7 @@ def _labels(chart: Chart, points: Sequence[ArmPoint]) -> list[Markup]:
     places = [(chart.x(point.x), chart.y(point.score.value)) for point in points]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     taken += [_whisker_box(chart, point) for point in points if point.score.low is not None]
-    found = []
+    labels = []
     for point, (x, y) in zip(points, places, strict=True):
         name = printable(point.name, _LABEL_CHARACTERS)
         wide = len(name) * _CHARACTER
@@ -150,9 +150,9 @@ def _labels(chart: Chart, points: Sequence[ArmPoint]) -> list[Markup]:
             inside = box[0] >= chart.left and box[2] <= chart.right + 8 and box[1] >= chart.top
             if inside and not any(_meet(box, other) for other in taken):
                 taken.append(box)
-                found.append(text(left, base, name, "start", "note"))
+                labels.append(text(left, base, name, "start", "note"))
                 break
-    return found
+    return labels
 
 
 Box = tuple[float, float, float, float]

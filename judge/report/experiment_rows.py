@@ -28,9 +28,9 @@ _OPEN_SLICES = 1  # forests of slices that are open at first
 def slices_section(result: ExperimentResult, measure: Measure) -> Section | None:
     """Return each arm's difference from the baseline on parts of the rows, or None if the rows do not differ."""
     plots = [
-        (one.arm, _slice_plot(result, measure, parts))
-        for one in result.differences
-        if (parts := slice_differences(result, one.arm))
+        (difference.arm, _slice_plot(result, measure, parts))
+        for difference in result.differences
+        if (parts := slice_differences(result, difference.arm))
     ]
     if not plots:
         return None

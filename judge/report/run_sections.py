@@ -125,11 +125,11 @@ def _flat(values: object, prefix: str = "") -> dict[str, object]:
         values = values.model_dump(mode="json")
     if not isinstance(values, dict):
         return {} if values is None or not prefix else {prefix: _value(values)}
-    found: dict[str, object] = {}
+    flat: dict[str, object] = {}
     for key, value in values.items():
         name = f"{prefix} {key}".strip().replace("_", " ")
-        found |= _flat(value, printable(name, 80))
-    return found
+        flat |= _flat(value, printable(name, 80))
+    return flat
 
 
 def _value(value: object) -> str:

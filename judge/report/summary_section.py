@@ -34,8 +34,8 @@ def summary_section(evaluation: Evaluation, figures: Figures, more_warnings: Seq
     lead = knows(figures)
     # the lead says this one with an interval
     said = lead.split(":")[0].casefold()
-    found = [w for w in (*evaluation.warnings, *more_warnings) if w.split(":")[0].casefold() != said]
-    warnings = [tag("li", f"{w[:1].upper()}{w[1:]}.") for w in found]
+    shown = [w for w in (*evaluation.warnings, *more_warnings) if w.split(":")[0].casefold() != said]
+    warnings = [tag("li", f"{w[:1].upper()}{w[1:]}.") for w in shown]
     counts = evaluation.rows
     left_out = left_out_text(counts.unlabelled, counts.unpredicted, counts.dropped, "this judge")
     on = f"{counted(figures.rows, 'row')} in {counted(figures.groups, 'prompt group')}{left_out}"

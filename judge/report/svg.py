@@ -37,8 +37,8 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
 def log_ticks(low: float, high: float) -> list[float]:
     """Return 1, 2 and 5 times powers of ten between two positive numbers, or round numbers if these are too few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [s * 10.0**k for k in powers for s in (1, 2, 5) if low * (1 - 1e-9) <= s * 10.0**k <= high * (1 + 1e-9)]
-    return found if len(found) >= 3 else nice_ticks(low, high, 4)
+    ticks = [s * 10.0**k for k in powers for s in (1, 2, 5) if low * (1 - 1e-9) <= s * 10.0**k <= high * (1 + 1e-9)]
+    return ticks if len(ticks) >= 3 else nice_ticks(low, high, 4)
 
 
 @dataclass(frozen=True)
