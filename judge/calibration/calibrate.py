@@ -227,10 +227,10 @@ def _folds(rows: JudgedRows, table: str, settings: CalibrateSettings) -> NDArray
     """
     if not len(rows):
         raise JudgeError(f"{table}: no labelled row was scored")
-    there = np.unique(rows.labels)
-    if len(there) == 1:
+    given = np.unique(rows.labels)
+    if len(given) == 1:
         raise JudgeError(
-            f"{table}: all {len(rows):,} labels are {VERDICTS[there[0]]}, which says nothing about the judge's "
+            f"{table}: all {len(rows):,} labels are {VERDICTS[given[0]]}, which says nothing about the judge's "
             "probabilities; give rows with other labels too"
         )
     groups = len(np.unique(rows.groups))

@@ -220,10 +220,10 @@ def experiment_of(
         "train": train,
         "train_rows": train_rows,
     }
-    lists = {key: list(found) for key, found in lists.items() if found}
-    for key, found in lists.items():
-        spelled = [str(Path(str(value))) for value in found]  # ./model is model
-        twice = next((value for i, value in enumerate(found) if spelled[i] in spelled[:i]), None)
+    lists = {key: list(given) for key, given in lists.items() if given}
+    for key, given in lists.items():
+        spelled = [str(Path(str(value))) for value in given]  # ./model is model
+        twice = next((value for i, value in enumerate(given) if spelled[i] in spelled[:i]), None)
         if twice is not None:
             flag = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
             raise JudgeError(f"{flag} {printable(str(twice), 200)} is given twice")

@@ -15,17 +15,17 @@ from judge.prompting.verdict import SWAPPED, Float, probabilities
 
 Method = Literal["temperature", "temperature+bias", "vector", "position", "contextual"]
 METHODS: tuple[Method, ...] = get_args(Method)
-# These act on each order, as the prompt shows the responses; the others on the averaged probabilities.
+# These methods act on each order, as the prompt shows the responses. The others act on the averaged probabilities.
 IN_PROMPT: tuple[Method, ...] = ("position", "contextual")
 Orders = Literal["one", "some", "both"]
 ORDERS: dict[Orders, str] = {"one": "one order", "some": "both orders of some rows", "both": "both orders"}
 
 Three = tuple[float, float, float]
-# A probability below this counts as this, as in `judge.stats.metrics.log_losses`.
+# Smaller probabilities count as this, as in `judge.stats.metrics.log_losses`.
 SMALLEST = float(np.finfo(np.float64).eps)
-# A bias whose factor is nearer to 1 than this is not worth a word.
+# A smaller bias is not worth mentioning.
 _SMALL_BIAS = 0.02
-# A scale below this ignores what it multiplies.
+# A scale below this ignores the log-probability that it multiplies.
 _NO_SCALE = 1e-3
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -33,14 +33,15 @@ _Scale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Fitted(BaseModel):
-    """What a calibration was fitted on, and what it gained on rows that it had not seen.
+    """What a calibration was fitted on, and its gain on rows that it had not seen.
 
     Attributes:
         predictions: SHA-256 of the predictions file.
         prompt: `judge.prompting.builder.PromptBuilder.fingerprint` of the run that wrote it, where that is known.
         orders: in which orders its rows were read.
         rows, groups: labelled rows, and prompt groups among them.
-        log_loss, ece: before and after, out of fold; nats, and expected calibration error.
+        log_loss: before and after, out of fold, in nats.
+        ece: expected calibration error before and after, out of fold.
         gain: how much lower the log loss is, and the ends of its interval, in nats.
     """
 
@@ -61,10 +62,10 @@ class Calibration(BaseModel):
 
     Attributes:
         method: `temperature` (C. Guo et al., On Calibration of Modern Neural Networks, 2017): one scale, the inverse
-            of the temperature. `temperature+bias`: and a bias for each verdict. `vector` (the same paper): a scale
-            and a bias for each verdict. `position`: temperature and bias where A is the response that the prompt
-            shows first. `contextual` (T. Z. Zhao et al., Calibrate Before Use, 2021): the log-probabilities of
-            prompts without content are subtracted, no label is needed.
+            of the temperature. `temperature+bias`: one scale, and a bias for each verdict. `vector` (the same paper):
+            a scale and a bias for each verdict. `position`: temperature and bias, where A is the response that the
+            prompt shows first. `contextual` (T. Z. Zhao et al., Calibrate Before Use, 2021): the log-probabilities of
+            prompts without content are subtracted; it needs no label.
         scale: for A, B and tie, 0 or more.
         bias: for A, B and tie; they sum to 0.
         fitted: what it was fitted on.
@@ -101,7 +102,7 @@ class Calibration(BaseModel):
         return probabilities(log_of(p) * np.array(self.scale) + np.array(self.bias))
 
     def numbers(self) -> str:
-        """Return what decides its results, in full precision: equal texts are equal calibrations."""
+        """Return all numbers that decide its results, in full precision: equal texts mean equal calibrations."""
         parts = {"scale": self.scale, "bias": self.bias}
         return " ".join([self.method, *(f"{name}={','.join(map(repr, three))}" for name, three in parts.items())])
 
@@ -130,7 +131,7 @@ def _temperature(scale: float) -> str:
 
 
 def _used_alone(names: tuple[str, str, str], scale: tuple[float, float, float]) -> str:
-    """Return which of the judge's probabilities count where the scale of another one is 0."""
+    """Say which of the judge's probabilities still count if the scale of another one is 0."""
     used = [name for name, value in zip(names, scale, strict=True) if value >= _NO_SCALE]
     if not used:
         return "; the judge's probabilities say nothing about the labels"
@@ -150,17 +151,20 @@ def log_of(p: NDArray[np.floating]) -> Float:
 
 
 def mean_of_read(first: NDArray[np.floating], second: NDArray[np.floating]) -> Float:
-    """Return the mean of two orders' probabilities; where one was not read (NaN), the other; NaN where neither."""
-    one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    no_one, no_two = (np.isnan(p).any(axis=1, keepdims=True) for p in (one, two))
-    result: Float = (np.where(no_one, two, one) + np.where(no_two, one, two)) / 2
+    """Return the mean of two orders' probabilities, shape (rows, 3).
+
+    If one order of a row was not read (NaN), the row has the other order's; NaN if neither was read.
+    """
+    of_first, of_second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    no_first, no_second = (np.isnan(p).any(axis=1, keepdims=True) for p in (of_first, of_second))
+    result: Float = (np.where(no_first, of_second, of_first) + np.where(no_second, of_first, of_second)) / 2
     return result
 
 
 def orders_read(first: NDArray[np.floating], second: NDArray[np.floating]) -> Orders:
-    """Return in which orders rows were read, of which each was read in one at least.
+    """Return in which orders rows were read; each row was read in one order at least.
 
-    A few that failed in one order, less than 1%, are no policy: the others were read in both.
+    If all but 1% of the rows were read in both orders, the answer is `both`: the others failed in one order.
     """
     both = ~(np.isnan(first).any(axis=1) | np.isnan(second).any(axis=1))
     return "both" if both.mean() > 0.99 else "some" if both.any() else "one"

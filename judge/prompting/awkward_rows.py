@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from judge.tables.comparison import Comparison, Flag, Turns, row_flags
 
 _MISSING = Flag.NULL_TURN | Flag.EMPTY_LIST | Flag.EMPTY_TEXT | Flag.RAGGED | Flag.BAD_CELL
-# A letter of a script other than Latin (Latin letters end at U+024F, but for a block of rare ones).
+# A letter of another script than Latin. (Latin letters end at U+024F, except for a block of rare ones.)
 _NOT_LATIN = re.compile("[^\\W\\d_\u0000-\u024f\u1e00-\u1eff]")
 
 
@@ -21,7 +21,7 @@ class AwkwardRow:
     row: Comparison
 
 
-# Each returns how much of the quality a row has, 0 or less for none at all.
+# From a quality to how much of it a row has; 0 or less if the row does not have it.
 _QUALITIES: dict[str, Callable[[Comparison], float]] = {
     "longest": lambda row: _size(row),
     "shortest": lambda row: 1 / (1 + _size(row)),
@@ -32,7 +32,7 @@ _QUALITIES: dict[str, Callable[[Comparison], float]] = {
 
 
 def awkward_rows(rows: Iterable[Comparison]) -> list[AwkwardRow]:
-    """Return the first row that has most of each quality; a row that has several is there once.
+    """Return for each quality the first row that has most of it; a row with several of them is returned once.
 
     Length is counted in bytes of UTF-8, which are nearer to tokens than characters are.
     """
@@ -75,7 +75,7 @@ def _row(number: int, prompt: Turns, a: Turns, b: Turns) -> Comparison:
 
 _LONG = "Put the egg into boiling water, wait for ten minutes, and cool it under the tap before you peel it.\n\n"
 
-# For a check without a table.
+# Rows for a check without a table.
 MADE_UP: tuple[Comparison, ...] = (
     _row(1, ("How do I boil an egg?",), (_LONG * 12,), ("1. Boil water.\n2. Add the egg.\n3. Wait.\n" * 8,)),
     _row(2, ("Hi",), ("Hello",), ("Hey",)),

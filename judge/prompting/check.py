@@ -1,4 +1,4 @@
-"""Checks a prompt template under a tokenizer: what it makes of awkward rows, and the mistakes that these show."""
+"""Checks a prompt template with a tokenizer: the prompts of awkward rows, and the mistakes that they show."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class Sample:
 
     Attributes:
         what: why the row was chosen, such as `longest`.
-        tokens: tokens of the prompt, A and B before cutting; `cut`: tokens that each of them lost.
-        cut_turns: oldest turns that were left out whole.
-        fixed: tokens that are no text of the row: the template's, the chat template's and cut marks.
-        length: tokens of the prompt; the verdict is the token at this position, counted from 0.
-        needed: tokens that it would have uncut.
+        tokens: tokens of the prompt, A and B before cutting.
+        cut: tokens that each of them lost.
+        cut_turns: how many of the oldest turns are left out whole.
+        fixed: tokens of the template, the chat template and the cut marks.
+        length: tokens of the whole prompt; the verdict is the token at this position, counted from 0.
+        needed: tokens of the whole prompt if nothing were cut.
         ending: the last pieces of the prompt, as the tokenizer spells them.
     """
 
@@ -50,10 +51,10 @@ class Checked:
     """The outcome of a check.
 
     Attributes:
-        samples: none without a tokenizer, or where no prompt can be built.
-        verdict_ids, verdict_pieces: of A, B and tie; empty where there are no samples.
-        chat: whether the model's chat template is around the prompt.
-        controls: control tokens that were tried as text of a row and stayed text; 0 where none was tried.
+        samples: empty without a tokenizer, or if no prompt can be built.
+        verdict_ids, verdict_pieces: of A, B and tie; empty if there are no samples.
+        chat: whether the model's chat template wraps the prompt.
+        controls: how many control tokens were tried as the text of a row, and stayed text.
     """
 
     findings: tuple[TemplateMistake, ...]
@@ -75,7 +76,7 @@ def check_template(
     """Find the mistakes of a template, and show what it makes of some rows.
 
     Args:
-        encoder: the model's tokenizer; without it, only what the texts of the template show is found.
+        encoder: the model's tokenizer; None finds only mistakes that the template's texts show.
         rows: see `judge.prompting.awkward_rows`.
         budget: `Budget()` if not given.
     """
@@ -104,7 +105,7 @@ def check_template(
 
 
 def pair_findings(what: str, one: Prompt, other: Prompt, max_tokens: int) -> Iterator[TemplateMistake]:
-    """Compare the prompts of a row in its two orders: exchanging A and B must exchange what is cut, and no more."""
+    """Compare the prompts of a row in its two orders: exchanging A and B must exchange the cuts and nothing else."""
     exchanged = other.swapped_counts()
     if (len(one.ids), one.tokens, one.cut, one.cut_turns) != (
         *(len(other.ids), exchanged.tokens, exchanged.cut),
@@ -140,13 +141,13 @@ def _sample(builder: PromptBuilder, plenty: PromptBuilder, awkward: AwkwardRow) 
 
 
 def _after_cue(encoder: TextEncoder, template: Template) -> str:
-    """Return what the chat template puts behind the cue, where the cue is the end of the user's message."""
+    """Return the text that the chat template puts behind the cue if the cue ends the user's message."""
     frame = encoder.chat_frame(template.system) if template.chat and template.cue_role == "user" else None
     return frame[1] if frame else ""
 
 
 def _same_token(encoder: TextEncoder, template: Template) -> str | None:
-    """Return which verdicts become one and the same token, where that is what is wrong."""
+    """Say which two verdicts become the same token; None if no two do."""
     try:
         ending = template.cue + _after_cue(encoder, template)
     except JudgeError:
@@ -199,8 +200,8 @@ def _body_token_findings(encoder: TextEncoder, template: Template) -> Iterator[T
             )
     if template.chat and encoder.chat_frame(template.system) is not None:
         texts = [piece for piece in template.layout(1) if isinstance(piece, str)]
-        found = {i for text in (*texts, template.cue) for i in encoder.trusted_text(text)} & encoder.control_ids
-        for piece in sorted(encoder.tokenizer.convert_ids_to_tokens(sorted(found))):
+        controls = {i for text in (*texts, template.cue) for i in encoder.trusted_text(text)} & encoder.control_ids
+        for piece in sorted(encoder.tokenizer.convert_ids_to_tokens(sorted(controls))):
             yield TemplateMistake(
                 "warning",
                 f"the template holds the control token {piece!r} inside the chat template's message; take it out, or "
@@ -228,7 +229,7 @@ def _length_findings(samples: Sequence[Sample], budget: Budget) -> Iterator[Temp
 
 
 def _control_findings(builder: PromptBuilder) -> Iterator[TemplateMistake]:
-    """Put every control token of the tokenizer into the texts of a row: none may become one."""
+    """Spell every control token of the tokenizer in the texts of a row: none may become a control token."""
     encoder = builder.encoder
     controls = sorted(encoder.control_ids)
     spelled = " ".join(encoder.tokenizer.convert_ids_to_tokens(controls))

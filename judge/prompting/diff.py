@@ -20,7 +20,7 @@ Pieces = tuple[tuple[Op, str], ...]
 
 # A tag of Jinja, a line break, other white space, a word, or any other character by itself.
 _WORDS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\n|[^\S\n]+|\w+|[^\w\s]", re.DOTALL)
-# Two passages that share less than this part of their words are shown as one taken out and one put in.
+# Two passages that share a smaller part of their words are shown as one removed and one added.
 _ALIKE = 0.5
 
 
@@ -30,8 +30,8 @@ class FieldDifference:
 
     Attributes:
         field: `body`, `cue`, `verdicts`, `chat`, `system`, `cue_role`, `cut_mark`, `null_text` or `missing_text`.
-        pieces: the text in order; what is `same` or `removed` joins to the first template's text, what is `same` or
-            `added` to the second's. No two neighbours have the same op, and no text is empty.
+        pieces: the text in order. The pieces that are `same` or `removed` make up the first template's text, those that
+            are `same` or `added` the second's. Neighbours differ in their op, and no text is empty.
     """
 
     field: str
@@ -72,13 +72,13 @@ class TokenCosts:
 
 
 def template_differences(a: Template, b: Template) -> list[FieldDifference]:
-    """Compare all that reaches the model, one entry a field, whether it differs or not, the body first.
+    """Compare every field that reaches the model, also the equal ones, the body first.
 
     The body is compared as it is in the file, with its Jinja tags; verdicts as Python writes them, because their
     spaces matter.
     """
-    one, two = _fields(a), _fields(b)
-    return [FieldDifference(field, word_diff(one[field], two[field])) for field in one]
+    of_a, of_b = _fields(a), _fields(b)
+    return [FieldDifference(field, word_diff(text, of_b[field])) for field, text in of_a.items()]
 
 
 def _fields(template: Template) -> dict[str, str]:
@@ -100,12 +100,13 @@ def word_diff(a: str, b: str) -> Pieces:
     lines_a, lines_b = a.splitlines(keepends=True), b.splitlines(keepends=True)
     pieces: list[tuple[Op, str]] = []
     for op, i, j, k, n in difflib.SequenceMatcher(None, lines_a, lines_b, autojunk=False).get_opcodes():
-        one, two = "".join(lines_a[i:j]), "".join(lines_b[k:n])
-        pieces += [("same", one)] if op == "equal" else _changed(one, two)
+        text_a, text_b = "".join(lines_a[i:j]), "".join(lines_b[k:n])
+        pieces += [("same", text_a)] if op == "equal" else _changed(text_a, text_b)
     return _joined(pieces)
 
 
 def _changed(a: str, b: str) -> list[tuple[Op, str]]:
+    """Compare two passages word by word; if they share too few words, the first is removed and the second added."""
     words_a, words_b = _WORDS.findall(a), _WORDS.findall(b)
     matcher = difflib.SequenceMatcher(None, words_a, words_b, autojunk=False)
     shared = sum(bool(w.strip()) for m in matcher.get_matching_blocks() for w in words_a[m.a : m.a + m.size])
@@ -114,22 +115,22 @@ def _changed(a: str, b: str) -> list[tuple[Op, str]]:
         return [("removed", a), ("added", b)]
     pieces: list[tuple[Op, str]] = []
     for op, i, j, k, n in matcher.get_opcodes():
-        one, two = "".join(words_a[i:j]), "".join(words_b[k:n])
+        text_a, text_b = "".join(words_a[i:j]), "".join(words_b[k:n])
         # a space between two changed words belongs to the change
-        if op == "equal" and one.strip():
-            pieces.append(("same", one))
+        if op == "equal" and text_a.strip():
+            pieces.append(("same", text_a))
         else:
-            pieces += [("removed", one), ("added", two)]
+            pieces += [("removed", text_a), ("added", text_b)]
     return pieces
 
 
 def _joined(pieces: Sequence[tuple[Op, str]]) -> Pieces:
-    """Join what stands between two equal passages to at most one removed and one added text."""
-    found: list[tuple[Op, str]] = []
+    """Join the changes between two equal passages to at most one removed and one added text."""
+    settled: list[tuple[Op, str]] = []
     waiting: dict[Op, str] = {"removed": "", "added": ""}
 
     def settle() -> None:
-        found.extend(_without_equal_edges(waiting["removed"], waiting["added"]))
+        settled.extend(_without_equal_edges(waiting["removed"], waiting["added"]))
         waiting["removed"] = waiting["added"] = ""
 
     for op, text in pieces:
@@ -137,10 +138,10 @@ def _joined(pieces: Sequence[tuple[Op, str]]) -> Pieces:
             waiting[op] += text
         elif text:
             settle()
-            found.append(("same", text))
+            settled.append(("same", text))
     settle()
     result: list[tuple[Op, str]] = []
-    for op, text in found:
+    for op, text in settled:
         if result and result[-1][0] == op:
             result[-1] = (op, result[-1][1] + text)
         else:
@@ -171,7 +172,7 @@ def _shared_space(a: str, b: str) -> int:
 
 
 def marked(pieces: Pieces) -> str:
-    """Return a comparison as text, with `[-removed-]` and `{+added+}`; no mark goes on over the end of a line.
+    """Return a comparison as text, with `[-removed-]` and `{+added+}`; no mark spans two lines.
 
     A line break that is itself removed or added is shown as `\\n`.
     """

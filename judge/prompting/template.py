@@ -1,8 +1,8 @@
 """Prompt templates: strict YAML files that lay a comparison out as a chat prompt.
 
-A template's body is Jinja text over `turns`; it is rendered once per *shape* (number of turns), with a
-mark in every place where a text goes. The texts themselves never pass through Jinja, so nothing that a
-user or a model wrote can act as template code.
+A template's body is Jinja text over `turns`. It is rendered once for each number of turns, with a mark in every place
+where a text goes. The texts themselves never pass through Jinja, so nothing that a user or a model wrote can act as
+template code.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CHANGED = "the body changes a text before showing it"
 
 
 class TemplateError(JudgeError):
-    """What is not a template: its text names the source and every mistake.
+    """A text is not a valid template; the message names its source and every mistake.
 
     Attributes:
         problems: the mistakes, one by one.
@@ -103,7 +103,7 @@ class Template:
 
 
 class _Mark:
-    """What a body gets in place of a text: it can be shown, and nothing else can be done with it."""
+    """Stands for a text while the body is rendered: the body can show it, and do nothing else with it."""
 
     __slots__ = ("_shown",)
 
@@ -171,9 +171,9 @@ def copies(template: Template) -> dict[Part, int]:
 
 
 def body_problems(template: Template, turn_counts: Sequence[int]) -> list[str]:
-    """Return the mistakes of a body in conversations of some lengths.
+    """Return the mistakes that a body shows in conversations of these lengths.
 
-    Each part must be shown, as often in every turn as in the others, and A as often as B.
+    The body must show each part, equally often in every turn, and A as often as B.
 
     Raises:
         TemplateError: see `Template.layout`.
@@ -261,7 +261,7 @@ def make_template(data: dict[str, Any], source: str, problems: Sequence[str] = (
     """Check the keys and values of a template and return it.
 
     Args:
-        problems: mistakes that are known already, told with the others.
+        problems: mistakes that the caller found already; the error names them with the others.
 
     Raises:
         JudgeError: every mistake found, in one line, with the source named.
@@ -291,7 +291,7 @@ def make_template(data: dict[str, Any], source: str, problems: Sequence[str] = (
 
 
 def template_data(template: Template) -> dict[str, Any]:
-    """Return a template as the mapping that `make_template` makes the same template of."""
+    """Return a template as a mapping from which `make_template` makes the same template."""
     return {
         "name": template.name,
         "description": template.description,

@@ -1,4 +1,4 @@
-"""Mistakes of a prompt template that show without a tokenizer: its fixed texts, its cue and its verdicts."""
+"""Mistakes of a prompt template that show without a tokenizer: in its fixed texts, its cue and its verdicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from judge.errors import printable
 from judge.prompting.template import PARTS, Part, Slot, Template, TemplateError, body_problems
 
-# Conversations of these lengths are laid out besides those of the rows.
+# The check lays out conversations of these lengths, besides those of the rows.
 TURN_COUNTS = (1, 2, 3, 5, 10)
 _WORDS = re.compile(r"\w+|[^\w\s]")
 
@@ -28,7 +28,7 @@ class TemplateMistake:
 
 
 def static_findings(template: Template, turn_counts: Sequence[int] = ()) -> list[TemplateMistake]:
-    """Return the mistakes that a template has whatever the model is; when it cannot be laid out, only those of that.
+    """Return the mistakes that a template has with any model; if it cannot be laid out, only the reasons for that.
 
     Args:
         turn_counts: numbers of turns to lay out besides `TURN_COUNTS`.
@@ -104,17 +104,17 @@ def fixed_text(template: Template, turn_count: int) -> str:
 
 def response_labels(template: Template, turn_count: int) -> dict[Part, list[str]]:
     """Return what introduces each response: the last line with words before it, in the order of turns."""
-    found: dict[Part, list[tuple[int, str]]] = {"response_a": [], "response_b": []}
+    of_parts: dict[Part, list[tuple[int, str]]] = {"response_a": [], "response_b": []}
     before = ""
     for piece in template.layout(turn_count):
         if isinstance(piece, str):
             before = piece
             continue
-        if piece.part in found:
+        if piece.part in of_parts:
             lines = [line.strip() for line in before.splitlines() if line.strip()]
-            found[piece.part].append((piece.turn, lines[-1] if lines else ""))
+            of_parts[piece.part].append((piece.turn, lines[-1] if lines else ""))
         before = ""
-    return {part: [text for _, text in sorted(labels, key=lambda label: label[0])] for part, labels in found.items()}
+    return {part: [text for _, text in sorted(labels, key=lambda label: label[0])] for part, labels in of_parts.items()}
 
 
 def _before(template: Template, turn_count: int, part: Part) -> list[str]:
@@ -132,7 +132,7 @@ def _is_named(template: Template, verdict: str) -> bool:
 
 
 def _changed_words(one: str, other: str) -> set[tuple[str, str]] | None:
-    """Return the pairs of words in which two labels differ, or None where they have other numbers of words."""
+    """Return the pairs of words in which two labels differ, or None if they differ in their number of words."""
     first, second = _WORDS.findall(one), _WORDS.findall(other)
     if len(first) != len(second):
         return None
@@ -140,7 +140,7 @@ def _changed_words(one: str, other: str) -> set[tuple[str, str]] | None:
 
 
 def _is_a_change_of_label(change: set[tuple[str, str]] | None) -> bool:
-    """Return whether two lines differ in a label only: one word for another, or letters and numbers, as in `1 (A)`."""
+    """Return whether two lines differ in a label only: in one word, or in letters and numbers as in `1 (A)`."""
     if change is None:
         return False
     short = {pair for pair in change if max(map(len, pair)) <= 2}

@@ -1,7 +1,7 @@
-"""Where templates are found by name: those that judge ships, and files that a user dropped in a folder.
+"""Finds templates by name: those that judge ships, and files that a user put into a folder.
 
-A name stands for one template: a file of another content under a name that is taken is never used, so that
-nothing in a working directory can take the place of a shipped template.
+A name stands for one template. A file with other content under a taken name is never used, so nothing in a working
+directory can take the place of a shipped template.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class TemplateFile:
 
     Attributes:
         name: the file's name without its suffix.
-        rivals: files of another content under the same name; while there are any, the name cannot be used.
+        rivals: files with other content under the same name; the name cannot be used while there are any.
     """
 
     name: str
@@ -31,7 +31,7 @@ class TemplateFile:
 
     @property
     def clash(self) -> str | None:
-        """What to do about the rivals, or None where there are none."""
+        """Says what to do about the rivals; None if there are none."""
         if not self.rivals:
             return None
         holder = "a template that judge ships" if self.shipped else printable(str(self.path), 200)
@@ -60,17 +60,17 @@ def template_folders() -> list[Path]:
 def template_files() -> list[TemplateFile]:
     """Return the templates that have a name: the shipped ones, then those of each folder, by name.
 
-    A copy of a template under its own name is no rival: judge's own checkout has the shipped ones in `prompts`.
+    A copy of a template under its own name is not a rival: judge's own checkout has the shipped templates in `prompts`.
     """
-    found: dict[str, TemplateFile] = {}
+    files: dict[str, TemplateFile] = {}
     for folder in [builtin_folder(), *template_folders()]:
         for path in _files(folder):
-            known = found.get(path.stem)
+            known = files.get(path.stem)
             if known is None:
-                found[path.stem] = TemplateFile(path.stem, path, folder == builtin_folder())
+                files[path.stem] = TemplateFile(path.stem, path, folder == builtin_folder())
             elif not _is_copy(known.path, path):
-                found[path.stem] = TemplateFile(path.stem, known.path, known.shipped, (*known.rivals, path))
-    return list(found.values())
+                files[path.stem] = TemplateFile(path.stem, known.path, known.shipped, (*known.rivals, path))
+    return list(files.values())
 
 
 def find_template(name: str) -> TemplateFile:
@@ -82,10 +82,10 @@ def find_template(name: str) -> TemplateFile:
     files = {file.name: file for file in template_files()}
     file = files.get(name)
     if file is None:
-        own = [printable(file.name) for file in files.values() if not file.shipped]
+        users = [printable(file.name) for file in files.values() if not file.shipped]
         raise JudgeError(
             f"no template {printable(name)!r}{suggestion(name, files)}; shipped: {', '.join(builtin_names())}; "
-            + (f"your own: {', '.join(own)}; " if own else "")
+            + (f"your own: {', '.join(users)}; " if users else "")
             + "or give the path of a .yaml file"
         )
     if file.clash:

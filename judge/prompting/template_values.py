@@ -1,4 +1,4 @@
-"""What a template file may hold: its keys, their defaults, and every mistake in their values."""
+"""The keys and values that a template file may hold, their defaults, and every mistake in them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHAT_DEFAULTS: dict[str, Any] = {"system": None, "cue": "assistant"}
 
 
 def repeated_keys(node: Any, inside: str = "") -> list[str]:
-    """Return the keys that a YAML mapping, or a mapping in it, has twice; PyYAML itself takes the last."""
+    """Return the keys that a YAML mapping, or a mapping in it, gives twice; PyYAML itself would take the last value."""
     keys = [inside + str(key.value) for key, _ in node.value]
     repeated = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
     for key, value in node.value:
@@ -30,7 +30,7 @@ def repeated_keys(node: Any, inside: str = "") -> list[str]:
 
 
 def value_problems(data: dict[str, Any]) -> list[str]:
-    """Return every mistake in the keys and values of a template, the Jinja text of its body aside."""
+    """Return every mistake in the keys and values of a template, except in the Jinja text of its body."""
     known = (*REQUIRED, *DEFAULTS)
     problems = [f"unknown key {k!r}{suggestion(str(k), known)}" for k in data if k not in known]
     problems += [f"no {k!r}" for k in REQUIRED if k not in data]

@@ -1,6 +1,6 @@
-"""Verdicts: the three tokens, their log-probabilities, and what is computed from them.
+"""Verdicts: the three tokens, their log-probabilities, and figures of them.
 
-Everything here is numpy over arrays of shape (rows, 3) in the order A, B, tie.
+All arrays have shape (rows, 3) in the order A, B, tie.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from judge.errors import JudgeError
 
 Float = NDArray[np.float64]
 NAMES = ("a", "b", "tie")
-# In mapping back from the exchanged order, A's column is B's and the other way round.
+# Indices that exchange the columns of A and B, as in mapping back from the exchanged order.
 SWAPPED = [1, 0, 2]
-# Mixed in so that a confident mistake in a submission costs at most ln(1e4) = 9.2 nats.
+# With this floor, a confident mistake in a submission costs at most ln(1e4) = 9.2 nats.
 DEFAULT_FLOOR = 1e-4
 
 _ALTERNATIVES = (
@@ -40,20 +40,20 @@ def resolve_verdicts(
     """Find the token id of each verdict in context.
 
     Args:
-        encode: encodes the ending of a prompt, and the same with a verdict behind it.
-        describe: shows ids as the tokenizer's pieces, for the error text.
-        endings: the fixed last text of the prompt, once for each form that it takes.
+        encode: encodes the ending of a prompt, with or without a verdict behind it.
+        describe: returns ids as the tokenizer's pieces, for the error text.
+        endings: the fixed last text of the prompt, in each form that it takes.
         verdicts: the strings for A, B and tie.
 
     Returns:
         The three ids, for which `encode(ending + verdict) == encode(ending) + [id]` everywhere.
 
     Raises:
-        JudgeError: a verdict is not exactly one token after every ending, or two are the same token.
+        JudgeError: a verdict is not exactly one token after every ending, or two verdicts are the same token.
     """
-    found = _single_tokens(encode, endings, verdicts)
-    if found is not None:
-        return found
+    token_ids = _single_tokens(encode, endings, verdicts)
+    if token_ids is not None:
+        return token_ids
     ending = endings[0]
     base = encode(ending)
     pieces = []
@@ -70,7 +70,8 @@ def resolve_verdicts(
 def _single_tokens(
     encode: Callable[[str], list[int]], endings: Sequence[str], verdicts: tuple[str, str, str]
 ) -> tuple[int, int, int] | None:
-    found: set[tuple[int, ...]] = set()
+    """Return the ids of the verdicts if each is one token after every ending, and the three differ; None otherwise."""
+    of_endings: set[tuple[int, ...]] = set()
     for ending in endings:
         base = encode(ending)
         ids = []
@@ -79,10 +80,10 @@ def _single_tokens(
             if len(joined) != len(base) + 1 or joined[:-1] != base:
                 return None
             ids.append(joined[-1])
-        found.add(tuple(ids))
-    if len(found) != 1:
+        of_endings.add(tuple(ids))
+    if len(of_endings) != 1:
         return None
-    a, b, tie = found.pop()
+    a, b, tie = of_endings.pop()
     return (a, b, tie) if len({a, b, tie}) == 3 else None
 
 
@@ -117,15 +118,15 @@ def verdict_mass(logprobs: NDArray[np.floating]) -> Float:
 
 
 def average_orders(first: NDArray[np.floating], second: NDArray[np.floating]) -> Float:
-    """Average the probabilities of the two orders; where a row has no second order, keep the first.
+    """Average the probabilities of the two orders, shape (rows, 3); a row without a second order keeps the first.
 
     Args:
-        first: (rows, 3) log-probabilities as the table has A and B.
-        second: the same for exchanged A and B, already mapped back; NaN rows where there is none.
+        first: log-probabilities with A shown first, shape (rows, 3).
+        second: log-probabilities with B shown first, mapped back to the table's A and B; NaN where not read.
     """
-    one, two = probabilities(first), probabilities(second)
-    mean: Float = (one + two) / 2
-    return np.where(unread(two)[:, np.newaxis], one, mean)
+    p_first, p_second = probabilities(first), probabilities(second)
+    mean: Float = (p_first + p_second) / 2
+    return np.where(unread(p_second)[:, np.newaxis], p_first, mean)
 
 
 def entropy(p: NDArray[np.floating]) -> Float:
@@ -146,7 +147,7 @@ def divergence(p: NDArray[np.floating], q: NDArray[np.floating]) -> Float:
 def floored(p: NDArray[np.floating], floor: float = DEFAULT_FLOOR) -> Float:
     """Mix in the uniform distribution so that no probability is below `floor`; rows still sum to 1.
 
-    Mixing, unlike clipping, keeps the order of the three and needs no second normalisation.
+    Mixing keeps the order of the three, unlike clipping, and needs no second normalisation.
     """
     if not 0 <= floor <= 1 / 3:
         raise ValueError(f"floor must lie between 0 and 1/3, not {floor}")

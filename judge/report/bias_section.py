@@ -82,13 +82,13 @@ def _shifts(bias: Bias, rows: JudgedRows) -> Markup | None:
 
 
 def _lengths(bins: Sequence[LengthBin]) -> Markup | None:
-    if not any(one.rows for one in bins):
+    if not any(part.rows for part in bins):
         return None
     curves = [
-        Curve("judge", "accent", [_bin(one, one.judge) for one in bins]),
-        Curve("people", "muted", [_bin(one, one.people) for one in bins]),
+        Curve("judge", "accent", [_bin(part, part.judge) for part in bins]),
+        Curve("people", "muted", [_bin(part, part.people) for part in bins]),
     ]
-    names = [f"\N{LESS-THAN OR EQUAL TO}{one.high:g}" if one.high else f">{one.low:g}" for one in bins]
+    names = [f"\N{LESS-THAN OR EQUAL TO}{part.high:g}" if part.high else f">{part.low:g}" for part in bins]
     x_label = "how many times as long as the other it is"
     return share_curves("How the longer response fares", curves, x_label, "its mean score", names)
 
@@ -112,17 +112,17 @@ def _orders(position: PositionFigures | None) -> Markup | None:
 
 
 def _models(bias: Bias) -> Markup:
-    widest = sorted(bias.models, key=lambda one: (-one.rows, one.name))[:_MOST_MODELS]
-    shown = sorted(widest, key=lambda one: (-one.difference.value, one.name))
+    widest = sorted(bias.models, key=lambda model: (-model.rows, model.name))[:_MOST_MODELS]
+    shown = sorted(widest, key=lambda model: (-model.difference.value, model.name))
     rows = [
         ForestRow(
-            printable(one.name, 60),
-            one.difference.times(100),
-            estimate(one.difference.times(100), "+.1f"),
-            _model_words(one),
-            {"present": "bad", "absent": "good"}.get(one.call, "muted"),
+            printable(model.name, 60),
+            model.difference.times(100),
+            estimate(model.difference.times(100), "+.1f"),
+            _model_words(model),
+            {"present": "bad", "absent": "good"}.get(model.call, "muted"),
         )
-        for one in shown
+        for model in shown
     ]
     left_out = bias.models_left_out + len(bias.models) - len(shown)
     note = "Responses of each model: score with the judge minus score with people."

@@ -93,12 +93,12 @@ def _difference_row(arm: ArmFigures, measure: Measure) -> ForestRow:
     if arm.difference is None:
         shown = _shown("baseline", None, score)
         return ForestRow(name, Estimate(0.0, None, None), shown, "The others are compared with it.", "muted")
-    one = arm.difference
-    sentence = _MINUS.sub("\N{MINUS SIGN}", one.sentence.removeprefix(f"{measure.name}: "))
-    if math.isnan(one.estimate.value):
-        return ForestRow(name, None, _shown(one.call, None, score), sentence, "muted")
-    shown = _shown(one.call, estimate(one.estimate, measure.signed_form), score)
-    return ForestRow(name, one.estimate, shown, sentence, _COLOURS[one.call])
+    difference = arm.difference
+    sentence = _MINUS.sub("\N{MINUS SIGN}", difference.sentence.removeprefix(f"{measure.name}: "))
+    if math.isnan(difference.estimate.value):
+        return ForestRow(name, None, _shown(difference.call, None, score), sentence, "muted")
+    shown = _shown(difference.call, estimate(difference.estimate, measure.signed_form), score)
+    return ForestRow(name, difference.estimate, shown, sentence, _COLOURS[difference.call])
 
 
 def _shown(call: str, difference: Markup | None, below: Markup) -> Markup:
@@ -110,8 +110,8 @@ def _shown(call: str, difference: Markup | None, below: Markup) -> Markup:
 def verdict_line(result: ExperimentResult) -> str:
     """Return in a sentence which arms are better, worse, equivalent or undecided."""
     calls: dict[str, list[str]] = {"better": [], "worse": [], "equivalent": [], "undecided": []}
-    for one in result.differences:
-        calls[one.call].append(f"“{printable(one.arm)}”")
+    for difference in result.differences:
+        calls[difference.call].append(f"“{printable(difference.arm)}”")
     baseline = f"“{printable(result.baseline)}”"
     margin = amount(result.settings.smallest_that_matters, result.settings.metric)
     words = {

@@ -16,7 +16,7 @@ from judge.stats.metrics import Measure
 from judge.stats.resample import Estimate
 from judge.stats.words import interval
 
-# From this ratio of the largest to the smallest value on, a horizontal axis is logarithmic.
+# If the largest value is so many times the smallest, the horizontal axis is logarithmic.
 WIDE = 4.0
 _LABEL_CHARACTERS = 26
 _CHARACTER = 6.2  # units that a character of a label takes, about
@@ -74,7 +74,7 @@ def _scale(chart: Chart) -> str:
 
 
 def axis_form(measure: Measure) -> Form | None:
-    """Return how the differences of a measure are written at an axis; None is the axis's own choice."""
+    """Return how an axis writes the differences of a measure; None leaves it to the axis."""
     return _signed_share if measure.name == "accuracy" else None
 
 
@@ -104,7 +104,7 @@ def _chart(title: str, points: Sequence[ArmPoint], measure: Measure, x_label: st
 
 
 def _with_room(ticks: Sequence[float], x: Scale) -> Form:
-    """Return a form for the numbers at the horizontal axis that leaves out those without room; powers of ten stay."""
+    """Return a form for the horizontal axis that leaves out numbers without room, powers of ten last."""
     taken: list[tuple[float, float]] = []
     shown = set()
     for tick in sorted(ticks, key=lambda value: (not math.log10(value or 1.0).is_integer(), value)):
@@ -135,13 +135,13 @@ def _note(point: ArmPoint, measure: Measure, x_label: str) -> str:
 
 
 def _labels(chart: Chart, points: Sequence[ArmPoint]) -> list[Markup]:
-    """Return the arms' names beside their points, where they have room; the tooltips have them all."""
+    """Return the arms' names beside their points if there is room; the tooltips show all names."""
     if len(points) > _MOST_LABELS:
         return []
     places = [(chart.x(point.x), chart.y(point.score.value)) for point in points]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     taken += [_whisker_box(chart, point) for point in points if point.score.low is not None]
-    found = []
+    labels = []
     for point, (x, y) in zip(points, places, strict=True):
         name = printable(point.name, _LABEL_CHARACTERS)
         wide = len(name) * _CHARACTER
@@ -150,9 +150,9 @@ def _labels(chart: Chart, points: Sequence[ArmPoint]) -> list[Markup]:
             inside = box[0] >= chart.left and box[2] <= chart.right + 8 and box[1] >= chart.top
             if inside and not any(_meet(box, other) for other in taken):
                 taken.append(box)
-                found.append(text(left, base, name, "start", "note"))
+                labels.append(text(left, base, name, "start", "note"))
                 break
-    return found
+    return labels
 
 
 Box = tuple[float, float, float, float]

@@ -55,9 +55,9 @@ def prompts_section(result: ExperimentResult) -> Section:
 
 def _template(base: Template, template: Template, users: list[str]) -> Markup:
     shown = ", ".join(printable(name) for name in users)
-    fields = [one for one in template_differences(base, template) if one.pieces]
-    body = [_field(one, template is base) for one in fields if one.field == "body"]
-    others = [_field(one, template is base) for one in fields if one.field != "body"]
+    fields = [difference for difference in template_differences(base, template) if difference.pieces]
+    body = [_field(difference, template is base) for difference in fields if difference.field == "body"]
+    others = [_field(difference, template is base) for difference in fields if difference.field != "body"]
     title = tag("h3", printable(template.name), " ", tag("small", f"used by {shown}"))
     return Markup("").join((title, tag("dl", *body, css="template"), tag("dl", *others, css="template small")))
 

@@ -1,4 +1,4 @@
-"""The report's sections about rows: differences on parts of them, and the rows on which arms disagree most."""
+"""The report's sections about rows: the differences on parts of the rows, and the rows where arms disagree most."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from judge.tables.comparison import VERDICTS
 
 _TITLES = {**SLICE_TITLES, "budget": "Prompt, by the baseline’s budget of tokens"}
 _PREVIEW = 110
-# A long word may break after so many characters: it would push what the arms say off the page.
+# Pieces after which a line may break. A long word must break, or it would push the arms' columns off the page.
 _PIECES = re.compile(r"\S{20}|(?:\S{0,19}\s+)+\S{0,20}|\S+")
 _OPEN_SLICES = 1  # forests of slices that are open at first
 
 
 def slices_section(result: ExperimentResult, measure: Measure) -> Section | None:
-    """Return each arm's difference from the baseline on parts of the rows; None where the rows do not differ."""
+    """Return each arm's difference from the baseline on parts of the rows, or None if the rows do not differ."""
     plots = [
-        (one.arm, _slice_plot(result, measure, parts))
-        for one in result.differences
-        if (parts := slice_differences(result, one.arm))
+        (difference.arm, _slice_plot(result, measure, parts))
+        for difference in result.differences
+        if (parts := slice_differences(result, difference.arm))
     ]
     if not plots:
         return None

@@ -1,7 +1,7 @@
 """The report's charts: pure functions from numbers to markup.
 
-Positions come from the numbers alone; colours come from classes that page.css defines for light and dark. An interval
-that is None is not drawn. Verdicts are in the order A, B, tie.
+Positions depend on the numbers only; colours come from classes that page.css defines for light and dark pages. A figure
+without an interval is drawn without one. Verdicts are in the order A, B, tie.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def legend(entries: Sequence[tuple[str, str]]) -> Markup:
 
 
 def reliability(title: str, bins: Sequence[Bin], x_label: str, y_label: str, css: str = "accent") -> Markup:
-    """Return a reliability diagram: how often the judge was right against what it said, with a strip of counts.
+    """Return a reliability diagram: how often something came true by its predicted probability, above counts of rows.
 
     A perfect judge's points lie on the diagonal (M. H. DeGroot and S. E. Fienberg, The Statistician, 1983).
     """

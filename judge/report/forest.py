@@ -1,4 +1,4 @@
-"""Forest plots: figures with their intervals, one a row, on one scale."""
+"""Forest plots: each row has a figure with its interval, and all rows share one scale."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class ForestRow:
     """A line of a forest plot.
 
     Attributes:
-        name: what is measured; text or markup.
+        name: what the figure is about; text or markup.
         figure: drawn with its interval; None is not drawn.
         shown: the figure in words, or why there is none.
-        detail: said small below the name, such as how many rows.
+        detail: small text below the name, such as how many rows.
         css: the colour.
-        group: a heading is written above the first row of each group.
+        group: a heading stands above the first row of each group.
     """
 
     name: object
@@ -58,10 +58,10 @@ def forest(
     Args:
         head: the titles of the columns: names, chart, figures.
         reference: a dashed line through all lanes.
-        limit: a line that figures should not be beyond.
-        band: a shaded range that figures should be in.
+        limit: a line that figures should not cross.
+        band: a shaded range.
         form: writes the numbers of the axis.
-        within: the range of the axis, where what lies beyond is shown as an arrow; by default all intervals fit.
+        within: the range of the axis; a figure beyond it is an arrow. By default all intervals fit.
         css: `forest long` where sentences stand below the names.
     """
     marks = [v for v in (reference, limit, *(band or ())) if v is not None]
@@ -85,7 +85,7 @@ def forest(
 
 
 def _ground(x: Scale, reference: float | None, limit: float | None, band: tuple[float, float] | None) -> Markup:
-    """Return the lines behind a row; they are stretched to its height, so that they run on from row to row."""
+    """Return the lines behind a row, stretched to its height, so that they run on from row to row."""
     ends = [x(x.inside(end)) for end in band or ()]
     parts = [rect(ends[0], 0, ends[1] - ends[0], 10, "band")] if ends else []
     parts += [line(x(at), 0, x(at), 10, "grid") for at in x.ticks(5)]
@@ -110,7 +110,7 @@ def _lane(x: Scale, row: ForestRow) -> Markup:
 
 
 def _mark(x: Scale, value: float, css: str) -> Markup:
-    """Return a dot, or an arrow at the edge that the value lies beyond."""
+    """Return a dot, or an arrow at the edge if the value lies beyond it."""
     middle = _LANE_HEIGHT / 2
     if x.holds(value):
         return tag("circle", cx=x(value), cy=middle, r=4, css=css)

@@ -1,4 +1,4 @@
-"""HTML elements of the report, escaped as they are made, and how its figures are written.
+"""HTML elements of the report, and how it writes figures.
 
 All markup goes through `tag`, which escapes text and attributes: hostile text cannot become an element.
 """
@@ -38,7 +38,7 @@ def tag(name: str, *children: object, css: str | None = None, **attributes: obje
 
 
 def safe_text(value: object) -> str:
-    """Return text without what neither HTML nor XML can hold (control characters, half surrogates); Markup as it is."""
+    """Return text without control characters and half surrogates, which HTML and XML cannot hold; Markup stays."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, float):
@@ -56,7 +56,7 @@ def number(value: float) -> str:
     """Return a coordinate with at most two decimals.
 
     Raises:
-        ValueError: NaN or infinite, which would place nothing anywhere.
+        ValueError: NaN or infinite.
     """
     if not math.isfinite(value):
         raise ValueError(f"a coordinate is {value}")
@@ -84,7 +84,7 @@ def interval(figure: Estimate, form: str = ".4f") -> Markup:
 
 
 def signed(value: float, form: str) -> str:
-    """Return a number with a true minus sign, and none for what rounds to 0."""
+    """Return a number with a true minus sign, and without a minus sign if it rounds to 0."""
     shown = f"{value:{form}}"
     if shown.startswith("-") and not shown.strip("-0.%"):
         shown = f"{0.0:{form}}"
@@ -105,5 +105,5 @@ def facts(pairs: Mapping[str, object]) -> Markup:
 
 
 def details(summary: str, *content: object) -> Markup:
-    """Return what is shown only when it is opened."""
+    """Return content that the page hides until the user opens it."""
     return tag("details", tag("summary", summary), *content)

@@ -61,7 +61,7 @@ class _Drift(BaseModel):
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """Return a JSON object, empty where there is no such file.
+    """Return the JSON object in a file, or an empty one if there is no such file.
 
     Raises:
         JudgeError: the file cannot be read, or holds something else.
@@ -78,7 +78,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def drift_section(model: Path) -> Section | None:
-    """Return the section, None where nobody measured the drift.
+    """Return the section, or None if nobody measured the drift.
 
     Raises:
         JudgeError: drift.json is not what `judge drift` writes.
@@ -95,7 +95,7 @@ def drift_section(model: Path) -> Section | None:
         ) from None
     limit = drift.limits.get("log_loss")
     rows = [_stage(stage, stage is reference) for stage in drift.stages]
-    # a base model that knows nothing would squeeze the others into a corner
+    # the axis leaves out the base model: if it knows nothing, the other stages would have no room
     near = [row for row, stage in zip(rows, drift.stages, strict=True) if stage.kind != "base"] or rows
     ends = [end for row in near if row.figure for end in row.figure.ends] + [0.0, limit or 0.0]
     room = (max(ends) - min(ends)) * 0.06 or 0.01
@@ -155,7 +155,7 @@ def _or_empty(value: float | None, form: str) -> str:
 
 
 def training_section(model: Path, judge: JudgeFile | None) -> Section | None:
-    """Return the section: the loss curve where the folder has one, the held-out figures; None without either."""
+    """Return the section with the loss curve and the held-out figures, or None if the folder has neither."""
     figures = judge.metrics if judge is not None else {}
     train, held_out = _curves(model / METRICS)
     if not figures and not train and not held_out:
@@ -200,7 +200,7 @@ def _before_after(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _curves(path: Path) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Return steps and losses of a metrics file: training and held-out; a line that was cut off ends it."""
+    """Return steps and losses of a metrics file, of training and held-out rows, up to a line that was cut off."""
     train, held_out = [], {}
     if not path.exists():
         return [], []

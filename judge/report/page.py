@@ -1,7 +1,7 @@
 """The report's page: sections and the browser of rows, written as one file that opens from disk.
 
-Nothing in it is fetched, and nothing in it runs but its one script: the Content-Security-Policy names that script and
-the one style sheet by hash. Texts of rows are data; the script shows them as text.
+The page fetches nothing and runs nothing but its one script: its Content-Security-Policy names that script and the one
+style sheet by hash. Texts of rows are data; the script shows them as text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Section:
     Attributes:
         id: of its element and in its address, such as `reliability`; letters, digits and hyphens.
         title: shown as its heading and in the contents.
-        html: safe HTML; what stands in it of anybody's text is escaped. No style attributes: the policy refuses them.
+        html: safe HTML, in which all foreign text is escaped. It has no style attributes: the policy refuses them.
     """
 
     id: str
@@ -44,7 +44,7 @@ def write_page(path: Path, title: str, sections: Sequence[Section], rows: Iterab
         path: the file, .html.
         title: of the page, any text.
         sections: in order; the browser of rows follows them.
-        rows: in the order of the list; read once, and only a chunk of them is in memory.
+        rows: in the order of the list; read once, with only a chunk of them in memory.
 
     Raises:
         JudgeError: what reading `rows` raises.

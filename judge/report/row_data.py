@@ -1,7 +1,7 @@
 """The rows that a report's browser shows, and how they lie in its file.
 
-All rows are in one small index: what the list, its filters and its order need. Texts and probabilities are in chunks,
-compressed, each opened when one of its rows is.
+One small index holds all rows, with what the list, its filters and its order need. Compressed chunks hold the texts and
+probabilities; the browser opens a chunk when the user opens one of its rows.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from judge.tables.table import Table
 Three = tuple[float, float, float]  # probabilities of A, B and tie
 
 CHUNK_ROWS = 200
-CHUNK_CHARACTERS = 1_000_000  # a chunk of long rows ends here: opening one row decodes all of its chunk
+CHUNK_CHARACTERS = 1_000_000  # a chunk ends here too: opening one row decodes its whole chunk
 PREVIEW_CHARACTERS = 80
-# From here on, a verdict counts as confident: with three verdicts, that is far from undecided.
+# A verdict of this probability or more counts as confident: with three verdicts, that is far from undecided.
 CONFIDENT = 0.7
 UNDECIDED = 3  # no verdict is more probable than the others
 FLAG_WORDS = {
@@ -96,7 +96,7 @@ class ReportRow:
 
     @property
     def verdict(self) -> int:
-        """The most probable verdict, 0, 1 or 2; `UNDECIDED` where two or three are."""
+        """The most probable verdict, 0, 1 or 2; `UNDECIDED` where two or three are equally probable."""
         return _verdict(self.p)
 
     @property
@@ -121,7 +121,7 @@ def rows_of(stored: StoredPredictions, table: Table, languages: Mapping[str, str
     Args:
         stored: the predictions.
         table: read once, in a stream.
-        languages: of rows by their id as text, where they are known; to guess one takes time.
+        languages: by the row's id as text; the language of other rows is guessed, which takes time.
 
     Raises:
         JudgeError: see `judge.tables.table.Table.chunks`.
@@ -182,9 +182,9 @@ def _verdict(p: Three) -> int:
 
 @dataclass
 class Packing:
-    """Packs rows into blocks of text for the page, a chunk at a time; `index` is whole when all were read.
+    """Packs rows into blocks of text for the page, a chunk at a time; `index` is complete after the last chunk.
 
-    A block holds characters that HTML has no other meaning for, whatever is in the rows.
+    Whatever the rows hold, a block has no character that means something in HTML.
     """
 
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _COLUMNS})
@@ -261,7 +261,7 @@ def _chunk_entry(row: ReportRow) -> dict[str, Any]:
 
 
 def preview(prompt: Turns) -> str:
-    """Return the beginning of the first turn that says something, in one line."""
+    """Return the beginning of the first turn that is not blank, in one line."""
     text = next((turn for turn in prompt if turn and turn.strip()), "")
     line = " ".join(text[: 4 * PREVIEW_CHARACTERS].split())
     return line if len(line) <= PREVIEW_CHARACTERS else line[: PREVIEW_CHARACTERS - 1].rstrip() + "…"
@@ -274,6 +274,6 @@ def _packed(rows: list[dict[str, Any]]) -> str:
 
 
 def _inert(value: Any) -> str:
-    """Return JSON in which nothing ends a script element or opens a comment: all that is not plain is escaped."""
+    """Return JSON that cannot end a script element or open a comment: special characters are escaped."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -23,14 +23,14 @@ RUN = ".run.json"  # behind the name of a file of predictions
 
 
 def run_sections(predictions: Path, model: Path | None) -> tuple[list[Section], list[str]]:
-    """Return the sections, and warnings where the model's folder does not fit the predictions.
+    """Return the sections, and warnings if the model's folder does not fit the predictions.
 
     Args:
-        predictions: the file; what `judge score` wrote beside it is read where it is there.
-        model: the judge's folder, where it is known.
+        predictions: the file of predictions; the record that `judge score` wrote beside it is read if it exists.
+        model: the judge's folder, if it is known.
 
     Raises:
-        JudgeError: the folder is none, or a file in it or beside the predictions cannot be read.
+        JudgeError: there is no such folder, or a file in it or beside the predictions cannot be read.
     """
     run = json_object(predictions.with_name(predictions.name + RUN))
     judge = None
@@ -99,24 +99,24 @@ def _judge_facts(model: Path, judge: JudgeFile | None) -> dict[str, object]:
 
 
 def _judge_details(judge: JudgeFile) -> list[Markup]:
-    found = []
+    parts = []
     body = judge.template.get("body")
     if isinstance(body, str):
         text = body + "\n" + str(judge.template.get("cue", ""))
-        found.append(details("Prompt template", tag("pre", text)))
+        parts.append(details("Prompt template", tag("pre", text)))
     settings = _flat(judge.training.get("settings"))
     if settings:
-        found.append(details("Training settings", facts(settings)))
+        parts.append(details("Training settings", facts(settings)))
     if judge.calibration is not None:
-        found.append(details("Calibration", facts(_flat(judge.calibration))))
-    found += [
+        parts.append(details("Calibration", facts(_flat(judge.calibration))))
+    parts += [
         details(f"Stage: {printable(stage.get('stage', '?'), 40)}", facts(_flat({**stage, "stage": None})))
         for stage in judge.stages
     ]
     versions = _flat(judge.training.get("versions"))
     if versions:
-        found.append(details("Versions", facts(versions)))
-    return found
+        parts.append(details("Versions", facts(versions)))
+    return parts
 
 
 def _flat(values: object, prefix: str = "") -> dict[str, object]:
@@ -125,11 +125,11 @@ def _flat(values: object, prefix: str = "") -> dict[str, object]:
         values = values.model_dump(mode="json")
     if not isinstance(values, dict):
         return {} if values is None or not prefix else {prefix: _value(values)}
-    found: dict[str, object] = {}
+    flat: dict[str, object] = {}
     for key, value in values.items():
         name = f"{prefix} {key}".strip().replace("_", " ")
-        found |= _flat(value, printable(name, 80))
-    return found
+        flat |= _flat(value, printable(name, 80))
+    return flat
 
 
 def _value(value: object) -> str:

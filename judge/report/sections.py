@@ -29,8 +29,8 @@ def evaluation_sections(evaluation: Evaluation, rows: JudgedRows, warnings: Sequ
 
     Args:
         evaluation: what `judge evaluate` says.
-        rows: those that its biases and slices are of (`Evaluation`).
-        warnings: more of them, said at the top.
+        rows: the rows that its biases and slices are about (see `Evaluation`).
+        warnings: further warnings, shown at the top.
     """
     figures = new_figures(evaluation)
     return [
@@ -47,18 +47,18 @@ def evaluation_sections(evaluation: Evaluation, rows: JudgedRows, warnings: Sequ
 def _calibration(figures: Figures) -> Section:
     top, *classes = figures.reliability
     charts = [reliability("Most probable verdict", _bins(top), "its probability", "how often it was right")]
-    for one, css in zip(classes, ("a", "b", "tie"), strict=True):
-        name = "a tie" if one.of == "tie" else one.of
+    for kind, css in zip(classes, ("a", "b", "tie"), strict=True):
+        name = "a tie" if kind.of == "tie" else kind.of
         charts.append(
-            reliability(f"Probability of {name}", _bins(one), f"judge's p({one.of})", f"human said {name}", css)
+            reliability(f"Probability of {name}", _bins(kind), f"judge's p({kind.of})", f"human said {name}", css)
         )
     rows: list[tuple[object, ...]] = [
         (
-            "top-label" if one is top else one.of,
-            estimate(one.error),
-            "" if one.by_chance is None else f"{one.by_chance:.4f}",
+            "top-label" if kind is top else kind.of,
+            estimate(kind.error),
+            "" if kind.by_chance is None else f"{kind.by_chance:.4f}",
         )
-        for one in figures.reliability
+        for kind in figures.reliability
     ]
     mean = figures.class_wise_ece
     rows.append(("class-wise: mean of A, B, tie", estimate(mean), ""))
@@ -83,14 +83,14 @@ def _bins(one: Reliability) -> list[Bin]:
 def _verdicts(figures: Figures, probability: TieFigures | None) -> Section:
     rows = [
         (
-            one.verdict,
-            f"{one.labelled:,}",
-            f"{one.called:,.1f}".removesuffix(".0"),
-            estimate(one.precision, ".1%"),
-            estimate(one.recall, ".1%"),
-            estimate(one.auc, ".3f"),
+            verdict.verdict,
+            f"{verdict.labelled:,}",
+            f"{verdict.called:,.1f}".removesuffix(".0"),
+            estimate(verdict.precision, ".1%"),
+            estimate(verdict.recall, ".1%"),
+            estimate(verdict.auc, ".3f"),
         )
-        for one in figures.verdicts
+        for verdict in figures.verdicts
     ]
     ties = figures.ties
     tie_rows = [("Log loss", estimate(ties.on_ties), estimate(ties.on_others))]
@@ -161,14 +161,14 @@ def _slices(slices: Sequence[Slice], figures: Figures) -> Section:
         return Section("slices", "On which rows", paragraph(words))
     rows = [
         ForestRow(
-            printable(one.name, 80),
-            one.log_loss,
-            Markup("").join((estimate(one.log_loss, ".3f"), tag("small", _beside(one), css="beneath"))),
-            f"{counted(one.rows, 'row')}, {counted(one.groups, 'group')}",
-            "muted" if one.few else "accent",
-            SLICE_TITLES.get(one.dimension, one.dimension.capitalize()),
+            printable(part.name, 80),
+            part.log_loss,
+            Markup("").join((estimate(part.log_loss, ".3f"), tag("small", _beside(part), css="beneath"))),
+            f"{counted(part.rows, 'row')}, {counted(part.groups, 'group')}",
+            "muted" if part.few else "accent",
+            SLICE_TITLES.get(part.dimension, part.dimension.capitalize()),
         )
-        for one in slices
+        for part in slices
     ]
     plot = forest(rows, ("Rows", "log loss, nats", f"{CONFIDENCE:.0%} interval"), reference=figures.log_loss.value)
     words = (
@@ -185,15 +185,18 @@ def _beside(one: Slice) -> str:
 def _agreement(figures: Sequence[AgreementFigure]) -> Section:
     rows = []
     missing: dict[str, list[str]] = {}
-    for one in figures:
-        if one.estimate is None:
-            missing.setdefault(one.remark, []).append(one.name)
+    for agreement in figures:
+        if agreement.estimate is None:
+            missing.setdefault(agreement.remark, []).append(agreement.name)
             continue
-        form = ".3f" if one.key == "kappa" else ".1%"
+        form = ".3f" if agreement.key == "kappa" else ".1%"
         shown = Markup("").join(
-            (estimate(one.estimate, form), tag("small", f"{counted(one.rows, 'row')} {one.remark}", css="beneath"))
+            (
+                estimate(agreement.estimate, form),
+                tag("small", f"{counted(agreement.rows, 'row')} {agreement.remark}", css="beneath"),
+            )
         )
-        rows.append(ForestRow(one.name, one.estimate, shown, one.counts))
+        rows.append(ForestRow(agreement.name, agreement.estimate, shown, agreement.counts))
     content = [
         paragraph(
             "Published benchmarks count agreement in different ways. Lay a published number beside the line that "

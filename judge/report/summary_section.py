@@ -1,4 +1,4 @@
-"""The report's first section: how good the judge is, beside judges that know less."""
+"""The report's first section: how good the judge is, beside answers that need less knowledge."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def new_figures(evaluation: Evaluation) -> Figures:
 def summary_section(evaluation: Evaluation, figures: Figures, more_warnings: Sequence[str] = ()) -> Section:
     """Return the section: warnings, what the judge knows in a sentence, the figures and the baselines."""
     lead = knows(figures)
-    # the sentence below says it with an interval
+    # the lead says this one with an interval
     said = lead.split(":")[0].casefold()
-    found = [w for w in (*evaluation.warnings, *more_warnings) if w.split(":")[0].casefold() != said]
-    warnings = [tag("li", f"{w[:1].upper()}{w[1:]}.") for w in found]
+    shown = [w for w in (*evaluation.warnings, *more_warnings) if w.split(":")[0].casefold() != said]
+    warnings = [tag("li", f"{w[:1].upper()}{w[1:]}.") for w in shown]
     counts = evaluation.rows
     left_out = left_out_text(counts.unlabelled, counts.unpredicted, counts.dropped, "this judge")
     on = f"{counted(figures.rows, 'row')} in {counted(figures.groups, 'prompt group')}{left_out}"
@@ -113,7 +113,7 @@ def _beside_chance(figures: Figures) -> str:
 
 
 def _baselines(figures: Figures) -> Markup:
-    """Return the judge's log loss beside that of saying less."""
+    """Return the judge's log loss beside the log losses of simpler answers."""
     loss, over, length = figures.log_loss, figures.over_length_baseline, figures.length_baseline_log_loss
     rows = [
         ForestRow("This judge", loss, estimate(loss)),

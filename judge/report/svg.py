@@ -1,8 +1,8 @@
-"""Small charts as SVG, written by ourselves: scales, axes and the elements that charts are made of.
+"""Small charts as SVG: scales, axes and the elements that charts are made of.
 
-Not with matplotlib: its SVG carries style attributes, which the report's Content-Security-Policy forbids; its colours
-are fixed, where ours follow the page into dark mode; its text is drawn as paths, where ours can be selected, searched
-and read aloud; and a chart of ours takes a few kB.
+We do not use matplotlib. Its SVG carries style attributes, which the report's Content-Security-Policy forbids. Its
+colours are fixed; ours follow the page into dark mode. It draws text as paths; ours can be selected, searched and read
+aloud. And our charts take a few kB.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten between two positive numbers; round numbers where those are too few."""
+    """Return 1, 2 and 5 times powers of ten between two positive numbers, or round numbers if these are too few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [s * 10.0**k for k in powers for s in (1, 2, 5) if low * (1 - 1e-9) <= s * 10.0**k <= high * (1 + 1e-9)]
-    return found if len(found) >= 3 else nice_ticks(low, high, 4)
+    ticks = [s * 10.0**k for k in powers for s in (1, 2, 5) if low * (1 - 1e-9) <= s * 10.0**k <= high * (1 + 1e-9)]
+    return ticks if len(ticks) >= 3 else nice_ticks(low, high, 4)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From the numbers of a figure to positions; outside `low` and `high` it goes on."""
+    """Maps the numbers of a figure to positions, also those outside of `low` and `high`."""
 
     low: float
     high: float
@@ -72,17 +72,17 @@ class Scale:
 
 
 def span(values: Iterable[float | None], include: Sequence[float] = (), pad: float = 0.06) -> tuple[float, float]:
-    """Return a range with room around the values that there are; 0 to 1 where there are none."""
-    found = [v for v in (*values, *include) if v is not None and math.isfinite(v)]
-    if not found:
+    """Return a range around the finite values, with some room; 0 to 1 if there are none."""
+    finite = [v for v in (*values, *include) if v is not None and math.isfinite(v)]
+    if not finite:
         return 0.0, 1.0
-    low, high = min(found), max(found)
+    low, high = min(finite), max(finite)
     room = (high - low) * pad or abs(high) * 0.1 or 0.1
     return low - room, high + room
 
 
 def plain(ticks: Sequence[float]) -> Form:
-    """Return a form that writes these ticks with just the decimals that they need."""
+    """Return a form that writes these ticks with as many decimals as they need."""
     need = max((_decimals(t) for t in ticks), default=0)
     return lambda value: f"{value:,.{need}f}".replace("-", "\N{MINUS SIGN}")
 

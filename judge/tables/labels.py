@@ -1,7 +1,7 @@
-"""The verdict of a row as training needs it: read strictly, so that nothing is learnt that nobody said.
+"""Reads the verdict of a row strictly, as training needs it: a judge must not learn a verdict that nobody gave.
 
-A row has a hard verdict (one of A, B, tie), a soft one (their probabilities), or both: a vote and, say, the
-distribution of a stronger judge. Scoring reads labels leniently (`comparison.parse_label`), because it only
+A row has a hard verdict (one of A, B, tie), a soft one (probabilities of the three), or both, such as a person's vote
+and the probabilities of a stronger judge. Scoring reads labels leniently (`comparison.parse_label`), because it only
 uses them to show a score.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from judge.errors import printable
 from judge.tables.comparison import LABEL_COLUMNS, NO_LABEL, SOFT_COLUMNS, WINNER_NAMES, Target, clean_text
 
-# How far the three probabilities of a table may sum from 1: what rounding to three decimals can do.
+# The three probabilities of a table may sum to 1 with this error: rounding to three decimals can cause it.
 SUM_TOLERANCE = 1e-3
 _BITS = {"1": 1, "1.0": 1, "true": 1, "0": 0, "0.0": 0, "false": 0}
 
@@ -28,7 +28,7 @@ def check_label_columns(found: Iterable[str]) -> None:
     """Check that a table has columns to read verdicts from, each set of them whole.
 
     Raises:
-        LabelError: none of the three kinds is there, or a part of one.
+        LabelError: the table has none of the three kinds of columns, or only a part of one kind.
     """
     columns = set(found)
     for names in (LABEL_COLUMNS, SOFT_COLUMNS):
@@ -51,11 +51,11 @@ def read_label(values: Mapping[str, Any]) -> tuple[int, Target | None]:
             `winner_tie`; `winner`; `p_a`, `p_b`, `p_tie`).
 
     Returns:
-        The hard label (0, 1, 2, or -1 where there is none) and the soft one over A, B and tie (it sums to 1), or
-        None. At least one of them is there. They need not agree: a vote may differ from the likeliest verdict.
+        The hard label (0, 1, 2, or -1 for none), and the soft one (probabilities of A, B and tie that sum to 1, or
+        None). At least one of them exists. They may disagree: a vote may differ from the most probable verdict.
 
     Raises:
-        LabelError: no verdict, one that is not clear, or two hard ones that contradict each other.
+        LabelError: there is no verdict, it is not clear, or two hard verdicts contradict each other.
     """
     check_label_columns(values)
     one_hot = _read_one_hot(values)
@@ -134,7 +134,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    """Return a cell as a number, NaN if it is none."""
+    """Return a cell as a number, or NaN if it is not a number."""
     if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
         return math.nan
     if not isinstance(value, (int, float, str, Decimal)):

@@ -8,11 +8,11 @@ from functools import lru_cache
 from judge.tables.comparison import Comparison
 
 TOO_SHORT = "too short"
-_LEAST_BYTES = 20  # to tell a language by: 20 Latin characters, 7 Chinese ones
-_SAMPLE = 2000  # characters of a text that its script is told by
-_CHARACTERS = 200  # time grows with the length: 70 us a text on a slow core
+_LEAST_BYTES = 20  # a shorter text does not show its language: 20 Latin characters, 7 Chinese ones
+_SAMPLE = 2000  # so many characters of a text decide its script
+_CHARACTERS = 200  # so many characters decide the language: 70 us a text on a slow core
 
-# First code points of the blocks that matter here, and whose they are; other scripts count as `other`.
+# The first code point of each block, and its script; scripts that do not matter here count as `other`.
 _BLOCKS: tuple[tuple[int, str], ...] = (
     (0x0041, "latin"),
     (0x0300, "other"),
@@ -49,7 +49,7 @@ def language_of(row: Comparison) -> str:
 def guessed_language(row: Comparison) -> str:
     """Return the code of the language that the first prompt seems to be in (py3langid), such as `en`.
 
-    It is a guess, the worse the shorter the text; texts under 20 bytes of UTF-8 are `too short`.
+    The shorter the text, the worse the guess. Texts under 20 bytes of UTF-8 are `too short`.
     """
     text = next((turn for turn in row.prompt if turn and turn.strip()), "")[:_CHARACTERS]
     return _guess(text) if len(text.strip().encode()) >= _LEAST_BYTES else TOO_SHORT

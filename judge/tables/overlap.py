@@ -1,8 +1,9 @@
 """Prompts that two sets of rows share, exactly or nearly: what leaks from training into evaluation.
 
-Texts are compared by the Jaccard similarity of their sets of character 5-grams: what both have, as a share of what
-either has. Candidates come from MinHash with locality-sensitive hashing (Broder 1997; Leskovec, Rajaraman and Ullman,
-"Mining of Massive Datasets", chapter 3); each is then verified, so that no pair is reported that is not similar.
+The similarity of two texts is the Jaccard similarity of their sets of character 5-grams: how many 5-grams both have,
+divided by how many either has. MinHash with locality-sensitive hashing finds candidates (Broder 1997; Leskovec,
+Rajaraman and Ullman, "Mining of Massive Datasets", chapter 3). Each candidate is then verified, so every reported pair
+is similar.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from judge.tables.comparison import Comparison
 from judge.tables.split import first_prompt, group_key
 
 THRESHOLD = 0.8
-# Characters rather than words: they suit languages without spaces, and one changed word in a short text is a small
-# change.
+# Length of an n-gram in characters. Characters suit languages without spaces, and one changed word in a short text is
+# a small change.
 SHINGLE = 5
-# Two texts are candidates if all hashes of a band agree: a pair at the threshold is found with probability
-# 1 - (1 - 0.8^5)^25 = 0.99995, one of similarity 0.2 becomes a candidate in 1 of 126 cases.
+# Two texts are candidates if all hashes of one band agree. A pair at the threshold is found with probability
+# 1 - (1 - 0.8^5)^25 = 0.99995; a pair of similarity 0.2 becomes a candidate in 1 of 126 cases.
 BANDS, BAND_HASHES = 25, 5
 HASHES = BANDS * BAND_HASHES
 EXAMPLES = 5
 
-# A text is compared with so many of a band that holds many, and verified against so many: thousands of prompts made
-# from one long pattern would otherwise take the square of their number.
+# A text is compared with at most so many texts of a band, and verified against at most so many. Otherwise thousands of
+# prompts made from one long pattern would take time that grows with the square of their number.
 _MOST_IN_BAND = 8
 _MOST_VERIFIED = 8
 _SLACK = 0.15  # four standard deviations of the similarity that 125 hashes estimate
@@ -44,9 +45,9 @@ Pair = tuple[int, int, float]
 
 
 def shingles(text: str) -> NDArray[np.uint64]:
-    """Return the sorted hashes of a text's different character 5-grams; of a shorter text, that of all of it.
+    """Return the sorted hashes of a text's different character 5-grams; a shorter text has one hash, an empty one none.
 
-    None for an empty text. Two different 5-grams have one hash with a probability of about 2^-64.
+    Two different 5-grams have the same hash with a probability of about 2^-64.
     """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
     width = min(SHINGLE, len(codes))
@@ -66,7 +67,7 @@ def jaccard(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> float:
 def signatures(texts: Texts) -> NDArray[np.uint32]:
     """Return the MinHash signature of each text, shape (texts, HASHES).
 
-    Two texts agree in a hash with the probability that is their similarity.
+    The probability that two texts agree in a hash is their similarity.
     """
     factor, shift = _COEFFICIENTS[0] | np.uint32(1), _COEFFICIENTS[1]
     result = np.full((len(texts), HASHES), 0xFFFFFFFF, np.uint32)
@@ -81,12 +82,13 @@ def signatures(texts: Texts) -> NDArray[np.uint32]:
 def near_duplicates(left: Texts, right: Texts, threshold: float = THRESHOLD) -> list[Pair]:
     """Return for each right text that has a similar left text the most similar one found.
 
-    What is returned is similar. A right text with one similar left text, of 0.8, is missed once in 20,000 cases, with
-    more or more similar ones more rarely; below 0.8 more are missed. Among many similar ones not all are looked at.
+    Every returned pair is similar. A right text with one similar left text, of similarity 0.8, is missed once in 20,000
+    cases; more of them or higher similarities are missed more rarely, lower ones more often. If very many left texts
+    are similar, not all of them are compared.
 
     Args:
-        left: texts, normalised as they are to be compared (`judge.tables.split.normalise`), best without repetition.
-        right: others. Empty texts are similar to nothing.
+        left: normalised texts (`judge.tables.split.normalise`), best without repetition.
+        right: other normalised texts. Empty texts are similar to nothing.
         threshold: the least similarity, over 0 and at most 1.
 
     Returns:
@@ -102,7 +104,7 @@ def near_by_signature(
     right_signatures: NDArray[np.uint32],
     threshold: float = THRESHOLD,
 ) -> list[Pair]:
-    """As `near_duplicates`, for texts whose `signatures` are known."""
+    """Do what `near_duplicates` does for texts whose `signatures` are known."""
     pairs = _candidates(left_signatures, right_signatures)
     starts = range(0, len(pairs), _BLOCK)
     agree = [
@@ -123,7 +125,7 @@ def near_by_signature(
 
 
 def _best(left: Texts, right: Texts, pairs: list[list[int]]) -> Pair | None:
-    """Return the most similar of the pairs of one right text, None if there are none."""
+    """Return the most similar of the pairs of one right text, or None if no pair is similar at all."""
     best: Pair | None = None
     theirs = shingles(right[pairs[0][1]]) if pairs else np.zeros(0, np.uint64)
     for i, j in pairs:
@@ -145,7 +147,7 @@ def _candidates(left: NDArray[np.uint32], right: NDArray[np.uint32]) -> NDArray[
         size = np.searchsorted(left_keys[order], right_keys, "right") - first
         for k in range(min(_MOST_IN_BAND, int(size.max(initial=0)))):
             rows = np.flatnonzero(size > k)
-            # of a band that holds many, each text begins with another one
+            # in a band with many texts, each text begins at another place
             partner = order[first[rows] + (rows + k) % size[rows]]
             found.append(rows * len(left) + partner)
     codes = np.unique(np.concatenate(found))
@@ -161,7 +163,7 @@ def _mixed(columns: NDArray[np.uint32]) -> NDArray[np.uint64]:
 
 
 class Prompts:
-    """The first prompts of rows, each once: what is compared by `overlap`."""
+    """The different first prompts of rows, which `overlap` compares."""
 
     def __init__(self) -> None:
         self._number: dict[int, int] = {}
@@ -169,7 +171,7 @@ class Prompts:
         self._signatures: NDArray[np.uint32] | None = None
 
     def add(self, row: Comparison) -> int:
-        """Take in a row's first prompt; return its group key."""
+        """Add a row's first prompt and return its group key."""
         text = first_prompt(row)
         key = group_key(row)
         if key not in self._number:
@@ -178,7 +180,7 @@ class Prompts:
         return key
 
     def chosen(self, keys: Iterable[int]) -> tuple[list[str], NDArray[np.uint32]]:
-        """Return the texts of groups and their signatures, which are made once for all."""
+        """Return the texts of prompt groups and their signatures; the signatures are computed once."""
         if self._signatures is None or len(self._signatures) < len(self._texts):
             self._signatures = signatures(self._texts)
         numbers = [self._number[key] for key in keys]
@@ -189,9 +191,12 @@ class Prompts:
 class Overlap:
     """What one set of rows (right) has in common with another (left).
 
-    `same_prompts` and `near_prompts` count the right's first prompts that are also, or nearly also, the left's;
-    `rows` the right's rows with these prompts, of `of_rows`. `examples` are near pairs (left, right, similarity),
-    safe to print, the least similar first.
+    Attributes:
+        same_prompts: first prompts of the right that the left has too.
+        near_prompts: first prompts of the right that are nearly the same as one of the left.
+        rows: rows of the right with these prompts.
+        of_rows: all rows of the right.
+        examples: near pairs (left, right, similarity), safe to print, the least similar first.
     """
 
     same_prompts: int
@@ -219,9 +224,9 @@ def overlap(prompts: Prompts, left: Counter[int], right: Counter[int], threshold
     """Compare the first prompts of two sets of rows.
 
     Args:
-        prompts: has taken in the rows of both.
-        left: the rows of each group in the one set.
-        right: the rows of each group in the other.
+        prompts: holds the prompts of both sets.
+        left: number of rows of each prompt group in the one set.
+        right: number of rows of each prompt group in the other set.
         threshold: the least similarity of near-duplicates.
     """
     same = sorted(left.keys() & right.keys())

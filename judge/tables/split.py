@@ -1,7 +1,7 @@
 """Which rows belong together, and splits that keep them together.
 
-Rows with the same first prompt are a group. A group is never divided: a judge that was trained on a question has
-an advantage on every other pair of answers to it, so that a split by rows would promise too much.
+Rows with the same first prompt are a prompt group. A split never divides a group: a judge that was trained on a
+question has an advantage on every other pair of answers to it, so figures from a split by rows would be too good.
 """
 
 from __future__ import annotations
@@ -22,35 +22,34 @@ _FOLD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 
 
 def normalise(text: str) -> str:
-    """Return a text as it is compared: NFKC, without case, each run of white space one space, none at the ends."""
+    """Return a text for comparisons: NFKC, case-folded, each run of white space one space, none at the ends."""
     if text.isascii():
         return " ".join(text.lower().split())
-    # Twice: a letter without case can compose anew (Unicode's toNFKC_Casefold has the same order).
+    # Twice, because a folded letter can compose anew (Unicode's toNFKC_Casefold has the same order).
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(unicodedata.normalize("NFKC", folded.casefold()).split())
 
 
 def first_prompt(row: Comparison) -> str:
-    """Return the normalised text of the first prompt turn that says something, empty if none does."""
+    """Return the normalised text of the first prompt turn that is not blank; empty if all are blank."""
     return next((text for turn in row.prompt if turn and (text := normalise(turn))), "")
 
 
 def group_key(row: Comparison) -> int:
     """Return the key of a row's group, an unsigned 64-bit number: the SHA-256 of its first prompt.
 
-    The first prompt is that of `first_prompt`: normalised, and a first turn that is null or empty is passed over. A
-    row whose prompts are all null or empty has a group of its own, made of its content: nothing says that two such
-    rows ask the same, and one group of all of them could be too large to balance. Copies of it, also swapped ones,
-    still share the group.
+    The first prompt is `first_prompt`'s: normalised, without blank first turns. A row whose prompts are all blank has a
+    group by its content, which it shares only with its copies, also exchanged ones: nothing says that two such rows ask
+    the same, and one group of all of them could be too large to balance.
     """
     prompt = first_prompt(row)
     return _key("prompt", prompt) if prompt else _key("row", *_contents(row))
 
 
 def row_key(row: Comparison) -> int:
-    """Return a key of what a row compares, an unsigned 64-bit number: the same for a copy with A and B exchanged.
+    """Return a key of a row's content, an unsigned 64-bit number, which is equal for a copy with A and B exchanged.
 
-    It is over all turns of the prompt and of the unordered pair of responses, normalised.
+    The content is all turns of the prompt and of both responses, normalised.
     """
     return _key("row", *_contents(row))
 
@@ -61,15 +60,15 @@ def responses_key(row: Comparison) -> int:
 
 
 def in_order(row: Comparison) -> bool:
-    """Return whether A comes before B by content; a copy with A and B exchanged says the opposite.
+    """Return whether A comes before B by content; for a copy with A and B exchanged the answer is the opposite.
 
-    True for both if the responses are the same.
+    If both responses are the same, it is True for both.
     """
     return _conversation(row.response_a) <= _conversation(row.response_b)
 
 
 def stratum(row: Comparison) -> int:
-    """Return the verdict that a split balances: the hard label, else the likeliest by the soft one, else -1."""
+    """Return the verdict that a split balances: the hard label, or the most probable by the soft one, or -1."""
     if row.label != NO_LABEL or row.target is None:
         return row.label
     return row.target.index(max(row.target))
@@ -91,7 +90,7 @@ def _key(*parts: str) -> int:
 
 @dataclass(frozen=True)
 class Fold:
-    """One of `count` parts of a table, counted from 1: it is held out, the others train."""
+    """One of `count` parts of a table, counted from 1: this part is held out, the others are trained on."""
 
     number: int
     count: int
@@ -153,9 +152,14 @@ def _deal(
 ) -> NDArray[np.int64]:
     """Deal the groups out to parts of the given shares of the rows, balanced by label.
 
-    The largest groups first, each to the part that it leaves closest to its due: the one where the sum over labels of
-    (rows - due)²/due grows least, as in scikit-learn's `StratifiedGroupKFold`, but for shares of any size and without
-    its quarter of a minute for 50,000 groups. All rows together count as one more label, so that no part stays empty.
+    The largest groups are dealt first, each to the part where the sum over labels of (rows - due)²/due grows least.
+    That is the rule of scikit-learn's `StratifiedGroupKFold`, which takes a quarter of a minute for 50,000 groups and
+    has parts of equal size only. All rows together count as one more label, so that no part stays empty.
+
+    Args:
+        groups, labels: of the rows, shape (rows,).
+        shares: of the parts, shape (parts,), summing to 1.
+        seed: breaks ties between groups of equal size.
 
     Returns:
         The part of each row, shape (rows,).
@@ -179,15 +183,16 @@ def _deal(
         chosen = int((counts[group] * (2 * fill + more)).sum(axis=1).argmin())
         fill[chosen] += more[chosen]
         part[group] = chosen
-    for empty in np.flatnonzero(fill[:, -1] == 0):  # of two at most one: its share is less than a group
+    for empty in np.flatnonzero(fill[:, -1] == 0):  # at most one, whose share is smaller than a group
         part[order[-1]] = empty
     return part[inverse]
 
 
 def shuffled(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
-    """Return a number for each key to sort by: a shuffle that depends on the keys and the seed only.
+    """Return a number for each key, shape (keys,); sorting by it shuffles the keys, the same way for the same seed.
 
-    SplitMix64's finalizer (Steele, Lea and Flood 2014), because NumPy may change what its generators draw.
+    The numbers come from SplitMix64's finalizer (Steele, Lea and Flood 2014), because NumPy may change what its
+    generators draw.
     """
     start = int.from_bytes(hashlib.sha256(f"split {seed}".encode()).digest()[:8], "big")
     x = keys ^ np.uint64(start)
