@@ -46,7 +46,7 @@ def cluster() -> Iterator[None]:
     """A Ray that is there already, as on a cluster: the pools connect to it and leave it running."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 << 20)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 << 20)
     yield
     assert ray.is_initialized()
     ray.shutdown()
