@@ -27,13 +27,13 @@ def measure(model: Path, table: Path) -> dict[str, Any]:
     from judge.prompting.encoding import TextEncoder, load_tokenizer
     from judge.prompting.template import load_template
     from judge.runs.prepared import prepare
-    from judge.scoring.reading import Silent
+    from judge.runs.progress import Silent
     from judge.tables.table import Table
 
     builder = PromptBuilder(TextEncoder(load_tokenizer(model)), load_template("side-by-side"), Budget(2048))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        prepared = prepare(Table.open(table), builder, Path(folder), False, Silent().prepared)
+        prepared = prepare(Table.open(table), builder, Path(folder), False, Silent())
         seconds = time.perf_counter() - began
         tokens = int(prepared.lengths.sum())
     return {"seconds": seconds, "tokens": tokens, **_peak()}

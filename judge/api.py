@@ -17,15 +17,15 @@ from judge.tables.table import OnBadRow, Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from judge.scoring.reading import Events
+    from judge.runs.progress import Progress
     from judge.scoring.scorer import Scorer
 
 
 class Judge:
     """A pairwise judge: a causal language model with a prompt template.
 
-    The engine is started at the first call of `score` and stays until `close`; it runs in processes of its
-    own. Nothing is kept between calls but the engine.
+    The first call of `score` starts the engine, in other processes; it stays until `close`. Nothing else is kept
+    between calls.
 
     Args:
         model: folder of the model, or judge bundle.
@@ -63,7 +63,7 @@ class Judge:
         *,
         cells: Cells = "auto",
         on_bad_row: OnBadRow = "error",
-        events: Events | None = None,
+        progress: Progress | None = None,
         deadline: str | None = None,
     ) -> pd.DataFrame:
         """Score the comparisons of a DataFrame.
@@ -73,7 +73,7 @@ class Judge:
                 string a turn, or a list of strings.
             cells: how texts are read (see `judge.tables.comparison.parse_cell`).
             on_bad_row: `error`, or `placeholder` to score and flag rows whose cells cannot be read.
-            events: told about the progress.
+            progress: takes notes, warnings and how far the scoring is.
             deadline: `8h30m` from this call on, or a clock time such as `2026-11-22T07:30`: what cannot be read by then
                 is given up in a stated order, and flagged (docs/deadline.md).
 
@@ -87,7 +87,7 @@ class Judge:
         """
         from judge.predictions.predictions import predictions_table
         from judge.runs.folder import RunFolder
-        from judge.scoring.reading import Silent
+        from judge.runs.progress import Silent
         from judge.scoring.scorer import Scorer
 
         until = parse_deadline(deadline) if deadline is not None else None
@@ -96,7 +96,7 @@ class Judge:
             self._scorer = Scorer(self._model, self._settings, self._logs)
         table = Table("DataFrame", cells, on_bad_row, frame=frame)
         with tempfile.TemporaryDirectory(prefix="judge-") as folder, RunFolder(Path(folder)) as run:
-            predictions = self._scorer.score(table, run, events or Silent(), until)
+            predictions = self._scorer.score(table, run, progress or Silent(), until)
             result: pd.DataFrame = predictions_table(predictions).to_pandas()
         result.index = frame.index
         return result

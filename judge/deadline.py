@@ -31,15 +31,15 @@ class DeadlinePassed(Exception):
 
 @dataclass(frozen=True)
 class Deadline:
-    """When a run must have ended.
+    """When a run must have ended; never by default.
 
     Attributes:
         at: on the clock of time.monotonic(), so that setting the machine's clock changes nothing.
         text: as the user gave it, safe to print.
     """
 
-    at: float
-    text: str
+    at: float = math.inf
+    text: str = ""
 
     def left(self) -> float:
         """Seconds left; negative once it has passed."""
@@ -117,31 +117,15 @@ def process_began() -> float:
     return now - max(age, 0.0)
 
 
-def stopping(tell: Callable[[int], None], stop_at: float) -> Callable[[int], None]:
-    """Return a report of progress that ends what is under way when the time is up.
-
-    Args:
-        tell: what is told otherwise.
-        stop_at: of time.monotonic(); the report raises DeadlinePassed from then on.
-    """
-
-    def report(done: int) -> None:
-        if time.monotonic() >= stop_at:
-            raise DeadlinePassed
-        tell(done)
-
-    return report
-
-
 def within(stop_at: float, work: Callable[[], Value]) -> Value:
     """Return what `work` returns, or stop waiting for it when the time is up (see `leave_abandoned`).
 
     Args:
-        stop_at: of time.monotonic().
-        work: runs in a thread of its own.
+        stop_at: when to stop waiting, of time.monotonic().
+        work: runs in another thread.
 
     Raises:
-        DeadlinePassed: it is not done by then.
+        DeadlinePassed: `work` is not done by then.
         Exception: what `work` raises.
     """
     outcome: dict[str, Any] = {}

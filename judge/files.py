@@ -1,4 +1,4 @@
-"""A file that appears whole or not at all."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -48,3 +48,13 @@ def check_new_folder(output: Path, parent_needed: bool = True) -> None:
         raise JudgeError(f"{output}: exists already; choose another folder with -o, or remove it")
     if parent_needed and not output.resolve().parent.is_dir():
         raise JudgeError(f"{output}: there is no folder {output.parent} to write to")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        JudgeError: it cannot be written.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)

@@ -19,7 +19,7 @@ from judge.predictions.file import StoredPredictions, read_predictions
 from judge.predictions.predictions import predictions_table, write_predictions
 from judge.prompting.template import template_data
 from judge.runs.folder import RunFolder
-from judge.scoring.reading import Events
+from judge.runs.progress import Progress
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Flag
@@ -37,7 +37,7 @@ def measure_drift(
     settings: ScoreSettings,
     limits: Limits,
     work: Path,
-    events: Events,
+    progress: Progress,
 ) -> Drift:
     """Score the rows at every stage and compare.
 
@@ -56,8 +56,8 @@ def measure_drift(
     read: list[StoredPredictions] = []
     fingerprint = ""
     for number, stage in enumerate(stages):
-        events.note(f"stage {number + 1} of {len(stages)}: {kind_of(stage)} {printable(stage.folder.name, 80)}")
-        predictions, found = _read_stage(stage, rows.table, settings, work / f"stage-{number + 1}", events)
+        progress.note(f"stage {number + 1} of {len(stages)}: {kind_of(stage)} {printable(stage.folder.name, 80)}")
+        predictions, found = _read_stage(stage, rows.table, settings, work / f"stage-{number + 1}", progress)
         if fingerprint not in ("", found):
             raise JudgeError(
                 f"{stage.folder}: builds other prompts than {stages[0].folder} (another tokenizer or chat template): "
@@ -88,20 +88,18 @@ def _with_prompts_of(reference: ModelFolder, settings: ScoreSettings, work: Path
 
 
 def _read_stage(
-    model: ModelFolder, table: Table, settings: ScoreSettings, folder: Path, events: Events
+    model: ModelFolder, table: Table, settings: ScoreSettings, folder: Path, progress: Progress
 ) -> tuple[StoredPredictions, str]:
     """Return the predictions of a stage, and the fingerprint of its prompts."""
     if model.quantization is None:
         settings = settings.model_copy(update={"weights": "auto"})
     with RunFolder(folder) as run, Scorer(model, settings, folder) as scorer:
         manifest = scorer.manifest(table)
-        try:
-            run.begin(manifest, restart=False)
-        except JudgeError:  # the stage, the rows or a setting has changed since
-            run.begin(manifest, restart=True)
+        # the stage, the rows or a setting may have changed since
+        run.begin(manifest, restart=run.state(manifest)[0] == "foreign")
         done = folder / PREDICTIONS
         if not done.exists():
-            write_predictions(done, predictions_table(scorer.score(table, run, events)))
+            write_predictions(done, predictions_table(scorer.score(table, run, progress)))
         return read_predictions(done), scorer.builder.fingerprint()
 
 

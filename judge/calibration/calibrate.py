@@ -28,11 +28,10 @@ from judge.models.calibration import (
     Method,
     Orders,
     Three,
-    mean_of_read,
     orders_read,
 )
 from judge.predictions.file import StoredPredictions
-from judge.prompting.verdict import Float, entropy
+from judge.prompting.verdict import Float, entropy, mean_of_read
 from judge.stats.metrics import expected_calibration_error, label_rates, log_losses
 from judge.stats.resample import FEW_GROUPS, Estimate, Resampler, check_resampling
 from judge.tables.comparison import UNREAD, VERDICTS, Flag

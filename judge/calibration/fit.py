@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.models.calibration import Calibration, Method, Three, log_of, mean_of_read
-from judge.prompting.verdict import SWAPPED, Float
+from judge.models.calibration import Calibration, Method, Three, log_of
+from judge.prompting.verdict import SWAPPED, Float, mean_of_read
 from judge.stats.metrics import log_losses
 from judge.stats.softmax_fit import Bounds, fit_softmax
 

@@ -17,7 +17,7 @@ from judge.cli.options import Base, CellsOption, Restart
 from judge.errors import JudgeError, RunInterrupted, printable
 from judge.files import whole_file
 from judge.models.bundle import ModelFolder, is_adapter, open_model
-from judge.runs.terminal import ScoringTerminal
+from judge.runs.terminal import Terminal
 from judge.scoring.settings import ScoreSettings
 from judge.stats.resample import Estimate
 from judge.tables.comparison import Cells
@@ -81,11 +81,10 @@ def run_drift(
     if restart:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(exist_ok=True)
-    events = ScoringTerminal()
     try:
-        chosen = choose_rows(stages, table, rows, seed, work)
-        events.begin()
-        found = measure_drift(stages, chosen, settings, limits, work, events)
+        with Terminal() as terminal:
+            chosen = choose_rows(stages, table, rows, seed, work)
+            found = measure_drift(stages, chosen, settings, limits, work, terminal)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping the engines takes some seconds
         raise RunInterrupted(f"stopped; what is finished is kept in {work}: give the same command to go on") from None
@@ -93,10 +92,8 @@ def run_drift(
         if not any(work.glob("stage-*")):  # a mistake in the table: nothing is left behind
             shutil.rmtree(work)
         raise
-    finally:
-        events.end()
     shutil.rmtree(work)
-    _keep(stages[-1], found, table, events)
+    _keep(stages[-1], found, table, terminal)
     return found
 
 
@@ -109,7 +106,7 @@ def _work_folder(last: ModelFolder) -> Path:
     return last.folder.with_name(f"{last.folder.name}.drift.parts")
 
 
-def _keep(last: ModelFolder, drift: Drift, table: Table, events: ScoringTerminal) -> None:
+def _keep(last: ModelFolder, drift: Drift, table: Table, terminal: Terminal) -> None:
     """Write the figures into the last stage's folder; a folder that cannot be written to is no error."""
     if last.judge is None:
         return
@@ -124,7 +121,7 @@ def _keep(last: ModelFolder, drift: Drift, table: Table, events: ScoringTerminal
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        events.warn(f"{path}: cannot be written ({error.strerror}); the figures are not kept")
+        terminal.warn(f"{path}: cannot be written ({error.strerror}); the figures are not kept")
 
 
 def default_table(model: ModelFolder, data: Sequence[Path] | None) -> Path:

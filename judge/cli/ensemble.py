@@ -15,7 +15,6 @@ import typer
 
 from judge.cli.commands import Flags
 from judge.cli.options import AsJson
-from judge.cli.score import SubmissionOptions, check_submission_options
 from judge.errors import JudgeError, counted
 from judge.evaluation.ensemble import Ensemble, EnsembleFigures, Score, parse_weights
 from judge.evaluation.ensemble import ensemble as blend
@@ -24,7 +23,7 @@ from judge.evaluation.members import read_members
 from judge.evaluation.settings import EnsembleSettings
 from judge.files import whole_file
 from judge.predictions.predictions import check_output, write_predictions
-from judge.predictions.submission import check_form, write_submission
+from judge.predictions.submission import SubmissionOptions, check_form, write_submission
 from judge.prompting.verdict import NAMES
 from judge.stats.resample import CONFIDENCE
 from judge.stats.words import interval
@@ -81,7 +80,7 @@ def run_ensemble(
         JudgeError: any mistake in the input or the settings; nothing is written then.
     """
     submission = submission or SubmissionOptions()
-    form = check_submission_options(submission)
+    form = submission.form()
     record = None if output is None else output.with_name(output.name + ".run.json")
     if output is not None:
         check_output(output)

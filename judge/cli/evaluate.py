@@ -23,7 +23,7 @@ from judge.evaluation.self_preference import ModelScore
 from judge.evaluation.settings import EvaluateSettings
 from judge.evaluation.slices import Slice
 from judge.predictions.file import read_predictions
-from judge.runs.terminal import ReadingTerminal
+from judge.runs.terminal import Terminal
 from judge.stats.metrics import BINS
 from judge.stats.resample import CONFIDENCE, Estimate, Undefined
 from judge.stats.words import interval, with_interval
@@ -50,8 +50,8 @@ def evaluate(
     Every figure has an interval, and stands beside what saying nothing costs.
     """
     stored = read_predictions(predictions)
-    with ReadingTerminal(len(stored.ids)) as terminal:
-        result = measure(stored, Table.open(table, on_bad_row="placeholder"), settings, terminal.read)
+    with Terminal() as terminal:
+        result = measure(stored, Table.open(table, on_bad_row="placeholder"), settings, terminal)
     for line in [json_text(result)] if as_json else text_lines(result, brief):
         typer.echo(line)
 

@@ -24,7 +24,7 @@ from judge.prompting.verdict import Float
 from judge.report.experiment_page import experiment_sections
 from judge.report.page import write_page
 from judge.report.row_data import ReportRow, rows_of
-from judge.runs.terminal import ScoringTerminal
+from judge.runs.terminal import Terminal
 from judge.tables.table import Table
 
 REPORT = "report.html"
@@ -101,12 +101,8 @@ def run_experiment_command(settings: ExperimentSettings, folder: Path, cache: Pa
     """
     if any(arm.train for arm in settings.arms):
         quiet_libraries()
-    terminal = ScoringTerminal()
-    terminal.begin()
-    try:
+    with Terminal() as terminal:
         result = run_experiment(settings, folder, terminal, cache)
-    finally:
-        terminal.end()
     write_results(folder, result)
     write_report(folder / REPORT, result)
     terminal.print_lines(result_lines(result))

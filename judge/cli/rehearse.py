@@ -29,7 +29,7 @@ from judge.planning.rehearsal import (
 )
 from judge.planning.rehearsal_rows import WatchedTable
 from judge.planning.rehearse import rehearse as measure
-from judge.runs.terminal import ScoringTerminal
+from judge.runs.terminal import Terminal
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Cells
@@ -77,14 +77,6 @@ def rehearse(
         raise typer.Exit(1)
 
 
-class RehearsalTerminal(ScoringTerminal):
-    """Shows how far a rehearsal is."""
-
-    def reading(self, what: str, part: int, parts: int) -> None:
-        """Show which rows are read now."""
-        self._show("rehearsing", part - 1, parts, f"{what} rows, part {part} of {parts}")
-
-
 def run_rehearse(
     model: Path,
     table_path: Path,
@@ -110,36 +102,27 @@ def run_rehearse(
     table = WatchedTable.open(table_path, cells, on_bad_row)
     assert isinstance(table, WatchedTable)
     folder = open_model(model, base)
-    events = RehearsalTerminal()
+    terminal = Terminal()
     with tempfile.TemporaryDirectory(prefix="judge-rehearsal-") as name:
         try:
             with Scorer(folder, settings, Path(name)) as scorer:
                 count = sample or (GPU_SAMPLE if scorer.pool.config.device == "cuda" else CPU_SAMPLE)
-                events.begin()
-                found, costs = measure(scorer, table, Path(name), count, seed, events)
-                events.end()
+                with terminal:
+                    found, costs = measure(scorer, table, Path(name), count, seed, terminal)
                 verdict = decide(found, costs, scorer.budget.max_tokens, seconds)
                 cards = [gpu.name for gpu in usable_gpus(settings)]
-                _print(events, found, costs, verdict, table, cards, as_json)
+                terminal.print_lines(_lines(found, costs, verdict, table, cards, as_json))
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping the engines takes some seconds
             raise RunInterrupted("stopped; a rehearsal leaves nothing behind") from None
         except JudgeError as error:
             raise JudgeError(str(error).split(" (its log: ")[0]) from None  # the log goes with the folder
-        finally:
-            events.end()
     return verdict.fits
 
 
-def _print(
-    events: RehearsalTerminal,
-    found: Rehearsal,
-    costs: Costs,
-    verdict: RehearsalVerdict,
-    table: WatchedTable,
-    cards: list[str],
-    as_json: bool,
-) -> None:
+def _lines(
+    found: Rehearsal, costs: Costs, verdict: RehearsalVerdict, table: WatchedTable, cards: list[str], as_json: bool
+) -> list[str]:
     assert found.model is not None
     total, reading = total_time(found, costs), reading_time(found.model, drift_of(found.points), costs)
     ids = table.ids().to_pylist()
@@ -147,9 +130,8 @@ def _print(
         figures = figures_of(found, ids, cards)
         figures |= {"reading_seconds": asdict(reading), "total_seconds": asdict(total)}
         figures |= {"fits": verdict.fits, "verdict": verdict.line}
-        events.print_lines([json.dumps(figures, indent=1)])
-        return
-    events.print_lines([*lines(found, total, reading, ids, cards), f"{'verdict':14}{verdict.line}"])
+        return [json.dumps(figures, indent=1)]
+    return [*lines(found, total, reading, ids, cards), f"{'verdict':14}{verdict.line}"]
 
 
 def figures_of(found: Rehearsal, ids: list[Any], cards: list[str]) -> dict[str, Any]:

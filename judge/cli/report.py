@@ -20,7 +20,7 @@ from judge.report.page import write_page
 from judge.report.row_data import ReportRow, rows_of
 from judge.report.run_sections import run_sections
 from judge.report.sections import evaluation_sections
-from judge.runs.terminal import ReadingTerminal
+from judge.runs.terminal import Terminal
 from judge.stats.resample import check_resampling
 from judge.tables.comparison import Cells, Flag
 from judge.tables.table import Table
@@ -81,9 +81,9 @@ def run_report(
     def opened() -> Table:
         return Table.open(table, cells, on_bad_row="placeholder")
 
-    with ReadingTerminal(len(stored.ids)) as terminal:
+    with Terminal() as terminal:
         labelled = opened()
-        joined = join(stored, labelled, terminal.read, partial=settings.partial)
+        joined = join(stored, labelled, terminal, partial=settings.partial)
         evaluation = evaluate_joined(joined, stored, labelled, settings)
     about_run, warnings = run_sections(predictions, model)
     sections = [*evaluation_sections(evaluation, _new_rows(joined), warnings), *about_run]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -81,8 +82,7 @@ class PoolSettings(EngineSettings):
 
 
 def refuse_inexact(model: ModelFolder, readout: Readout) -> None:
-    reason = model.changes_logits_after_head()
-    if readout == "vllm-classify" and reason:
+    if readout == "vllm-classify" and (reason := model.changes_logits_after_head()):
         raise JudgeError(
             f"{model.path.name}: the read-out vllm-classify keeps three rows of the output head and would skip "
             f"the model's {reason}, so its probabilities would be wrong; use --readout=vllm"
@@ -107,7 +107,9 @@ def how_weights_are_read(model: ModelFolder, settings: PoolSettings) -> Weights:
     """Return whether the engine reads the model's own weights or their 32-bit copy."""
     if settings.server is not None:
         return Weights(model)
-    return choose_weights(model, settings.weights, settings.readout, settings.dtype, usable_gpus(settings))
+    gpus = usable_gpus(settings)
+    weights = choose_weights(model, settings.weights, settings.readout, settings.dtype, gpus)
+    return replace(weights, gpus=tuple(gpus))
 
 
 def _choose_dtype(weights: Weights, settings: PoolSettings, gpus: list[machine.Gpu]) -> machine.Dtype:
@@ -116,7 +118,8 @@ def _choose_dtype(weights: Weights, settings: PoolSettings, gpus: list[machine.G
         dtype = machine.choose_packed_dtype(settings.dtype, weights.dtype, gpus, float16)
     else:
         dtype = machine.choose_dtype(settings.dtype, weights.dtype, gpus)
-    dtype = prefer_bfloat16(dtype, settings.dtype, model.model_type, gpus)
+    if dtype == "float16":
+        dtype = prefer_bfloat16(dtype, settings.dtype, model.model_type, gpus)
     if settings.readout == "transformers":
         return dtype
     if dtype == "float16" and not float16 and not gpus:
@@ -175,10 +178,12 @@ def make_pool(
     model = weights.model
     if settings.server is not None:
         return _server_pool(model, settings, builder)
-    gpus = usable_gpus(settings)
+    gpus = list(weights.gpus)
     dtype = _choose_dtype(weights, settings, gpus)
-    refuse_adapter(model, settings.readout, dtype, "cuda" if gpus else "cpu", weights.shapes if model.adapter else None)
-    config = _engine_config(weights, settings, builder, dtype, gpus)
+    batch_tokens, cores = settings.batch_tokens or machine.default_batch_tokens(gpus), machine.cpu_cores()
+    if model.adapter:
+        refuse_adapter(model, settings.readout, dtype, "cuda" if gpus else "cpu", weights.shapes)
+    config = _engine_config(weights, settings, builder, dtype, batch_tokens)
     if gpus:
         config, workers = _spread(weights, settings, config, gpus)
         # vLLM's second model runner, its default on CUDA, takes logits processors of another class only
@@ -188,17 +193,16 @@ def make_pool(
         workers = settings.workers
         # where a CPU can, vLLM would round what goes into 4-bit layers to 8 bits: other numbers than anywhere else
         special = {"VLLM_CPU_INT4_W4A8": "0"}
-        environments = cpu_environments(workers, machine.cpu_cores(), config.cpu_cache_gib)
+        environments = cpu_environments(workers, cores, config.cpu_cache_gib)
     if settings.engine == "ray":
         return RayPool(config, workers, special, settings.ray_address, command)
     return WorkerPool(config, [{**environment, **special} for environment in environments], log_folder, command)
 
 
 def _engine_config(
-    weights: Weights, settings: PoolSettings, builder: PromptBuilder, dtype: machine.Dtype, gpus: list[machine.Gpu]
+    weights: Weights, settings: PoolSettings, builder: PromptBuilder, dtype: machine.Dtype, batch_tokens: int
 ) -> EngineConfig:
     model = weights.model
-    batch_tokens = settings.batch_tokens or machine.default_batch_tokens(gpus)
     per_token = model.cache_bytes_per_token(4 if dtype == "float32" else 2)
     # room for a whole batch, and for the prefixes that prompts share
     cache = per_token * 2 * (batch_tokens + builder.budget.max_tokens)
@@ -210,7 +214,7 @@ def _engine_config(
         verdict_ids=builder.verdict_ids,
         max_prompt_tokens=builder.budget.max_tokens,
         dtype=dtype,
-        device="cuda" if gpus else "cpu",
+        device="cuda" if weights.gpus else "cpu",
         gpu_memory_utilization=settings.gpu_memory_utilization,
         cpu_cache_gib=max(-(-cache // machine.GIB), 1),
         max_batch_tokens=batch_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from judge.engine.expand import GB, Expansion
@@ -32,27 +32,30 @@ class Weights:
         quantization: None for a model in plain floats.
         expansion: its 32-bit copy if that is what the engine reads.
         why: what makes the copy needed.
+        gpus: the cards that read them.
+        way: what the run's settings record.
+        folder: what the engine is to load.
+        dtype: the dtype of the floats in it, as the config says.
     """
 
     model: ModelFolder
     quantization: Quantization | None = None
     expansion: Expansion | None = None
     why: str = ""
+    gpus: tuple[Gpu, ...] = ()
+    way: Way = field(init=False)
+    folder: str = field(init=False)
+    dtype: str = field(init=False)
 
-    @property
-    def way(self) -> Way:
-        """What the run's settings record."""
-        return "expanded" if self.expansion else "stored"
-
-    @property
-    def folder(self) -> str:
-        """What the engine is to load."""
-        return str(self.expansion.folder if self.expansion else self.model.path)
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of the floats in it, as the config says."""
-        return "float32" if self.expansion else self.model.dtype
+    def __post_init__(self) -> None:
+        expanded = self.expansion is not None
+        facts = {
+            "way": "expanded" if expanded else "stored",
+            "folder": str(self.expansion.folder if self.expansion else self.model.path),
+            "dtype": "float32" if expanded else self.model.dtype,
+        }
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
 
     @property
     def shapes(self) -> Mapping[str, Sequence[int]] | None:
@@ -96,7 +99,7 @@ def choose_weights(
     Raises:
         JudgeError: the weights cannot be read so, on this machine; the text says what can.
     """
-    quantization = read_quantization(model.quantization)
+    quantization = read_quantization(model.quantization) if model.quantization else None
     if quantization is None:
         if wanted == "expanded":
             raise JudgeError(f"--weights=expanded: {model.path.name} is not quantised; leave the flag out")

@@ -5,7 +5,6 @@ The figures are those of `judge.evaluation`; here they are put together, and row
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from judge.evaluation.quality import Figures, figures_of
 from judge.evaluation.settings import EvaluateSettings
 from judge.evaluation.slices import Slice, slices_of
 from judge.predictions.file import Kind, StoredPredictions
+from judge.runs.progress import Progress
 from judge.stats.metrics import MARGIN
 from judge.stats.resample import FEW_GROUPS, Resampler, Undefined, check_resampling
 from judge.tables.comparison import Flag
@@ -82,7 +82,7 @@ def evaluate(
     stored: StoredPredictions,
     table: Table,
     settings: EvaluateSettings | None = None,
-    on_rows: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Compare predictions with the labels of their table.
 
@@ -91,7 +91,7 @@ def evaluate(
         table: read once, in a stream. Its texts only tell which rows share a prompt, so open it with
             `on_bad_row="placeholder"`.
         settings: the defaults if None.
-        on_rows: told how many rows have been read so far.
+        progress: takes how far the reading of the table is.
 
     Raises:
         JudgeError: the ids of the two are not the same, no row has a label, a labelled row trained the judge
@@ -99,7 +99,7 @@ def evaluate(
     """
     settings = settings or EvaluateSettings()
     check_resampling(settings.resamples, settings.seed)
-    return evaluate_joined(join(stored, table, on_rows, partial=settings.partial), stored, table, settings)
+    return evaluate_joined(join(stored, table, progress, partial=settings.partial), stored, table, settings)
 
 
 def evaluate_joined(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -13,6 +13,7 @@ from judge.evaluation.row_facts import Fact, Facts, facts_of, gathered
 from judge.evaluation.settings import RefuseOrDrop
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float, probabilities
+from judge.runs.progress import Progress
 from judge.tables.comparison import Flag
 from judge.tables.split import group_key
 from judge.tables.table import Table
@@ -65,7 +66,7 @@ class JudgedRows:
 def join(
     stored: StoredPredictions,
     table: Table,
-    on_rows: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
     *,
     partial: bool = False,
 ) -> JudgedRows:
@@ -74,7 +75,7 @@ def join(
     Args:
         stored: the predictions.
         table: read once, in a stream.
-        on_rows: told how many rows have been read so far.
+        progress: takes how far the reading of the table is.
         partial: leave out rows without a prediction, such as those that trained the judge.
 
     Raises:
@@ -88,8 +89,10 @@ def join(
             known.add(str(row.id))
             if row.label >= 0 and str(row.id) in places:
                 labelled.append((str(row.id), row.label, group_key(row), facts_of(row)))
-        if on_rows is not None:
-            on_rows(len(known))
+        if progress is not None:
+            done, rows = len(known), len(stored.ids)
+            what = "computing the figures" if done >= rows else "reading the table"
+            progress.step(what, done, rows, f"{done:,} of {rows:,} rows")
     _check_same_ids(known, places, stored.name, table.name, partial)
     if not labelled:
         raise JudgeError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,43 +9,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.engine.pool import Job, Pool
+from judge.engine.pool import Pool
 from judge.engine.protocol import WITHOUT_MASS
 from judge.experiment.arms import Arm
 from judge.experiment.cache import ReadingCache, reading_key
 from judge.experiment.result import ArmScores
-from judge.models.calibration import mean_of_read
-from judge.prompting.verdict import SWAPPED, Float, probabilities, unread, verdict_mass
+from judge.prompting.verdict import SWAPPED, Float, mean_of_read, probabilities, unread, verdict_mass
 from judge.runs.prepared import Prepared
+from judge.runs.progress import Progress
+from judge.runs.reading import ShardJob, ShardReader, Tally
 from judge.runs.shards import Shard, make_shards, reading_order
-from judge.scoring.reading import Events, refuse_hopeless, rows_to_swap
+from judge.scoring.reading import rows_to_swap
 from judge.tables.comparison import Flag
-
-
-@dataclass
-class Tally:
-    """How many prompts and tokens are planned over all arms, and how many are known."""
-
-    events: Events
-    prompts: int = 0
-    all_prompts: int = 0
-    tokens: int = 0
-    all_tokens: int = 0
-
-    def plan(self, prompts: int, tokens: int) -> None:
-        """Add prompts to what is to be read; take them away with negative numbers."""
-        self.all_prompts += prompts
-        self.all_tokens += tokens
-
-    def know(self, prompts: int, tokens: int) -> None:
-        """Count prompts that are known now."""
-        self.prompts += prompts
-        self.tokens += tokens
-        self.tell()
-
-    def tell(self, prompts: int = 0, tokens: int = 0) -> None:
-        """Report, with so many that are known and not counted yet."""
-        self.events.progress(self.prompts + prompts, self.all_prompts, self.tokens + tokens, self.all_tokens)
 
 
 @dataclass
@@ -54,23 +28,23 @@ class Engine:
     """The engine that several arms share; its processes start when the first prompt must be read.
 
     Attributes:
-        arm: the arm whose pool it is: the one with the largest budget.
+        arm: the arm with the largest budget, whose pool all of them use.
     """
 
     arm: Arm
-    events: Events
+    progress: Progress
 
     @property
     def pool(self) -> Pool:
-        """Its processes."""
+        """The engine's processes."""
         return self.arm.scorer.pool
 
     def start(self) -> None:
         """Start the processes, which load the model; once."""
-        self.pool.say = self.events.note
-        self.arm.scorer.start(self.events.note)
+        self.pool.say = self.progress.note
+        self.arm.scorer.start(self.progress.note)
         if self.pool.ready_at is None:
-            self.events.loading()
+            self.progress.step("loading the model")
 
     def close(self) -> None:
         """Stop the processes."""
@@ -150,36 +124,23 @@ class ArmReading:
         lengths = np.array([prompt.length for prompt in prompts], dtype=np.int32)
         shards = make_shards(range(len(prompts)), [False], lengths, self.arm.scorer.shard_tokens)
         self.engine.start()
-        began = time.monotonic()
-        inside: dict[int, int] = {}
+        reader = ShardReader(self.engine.pool, self.tally)
 
-        def progress(number: int, count: int) -> None:
-            shard = shards[number]
-            inside[number] = min(inside.get(number, 0) + count, len(shard.rows))
-            tokens = sum(shards[n].tokens * k // len(shards[n].rows) for n, k in inside.items())
-            self.tally.tell(sum(inside.values()), tokens)
+        def keep(_: int, shard: Shard, logprobs: Float) -> None:
+            read = [prompts[i] for i in shard.rows]
+            self.cache.add([prompt.key for prompt in read], logprobs)
+            for prompt, three in zip(read, logprobs, strict=True):
+                self._take(prompt.places, three)
+                self.fresh[[row for row, _ in prompt.places]] = True
+                self.tally.know(len(prompt.places), prompt.length * len(prompt.places))
 
-        def done(number: int, logprobs: Float) -> None:
-            inside.pop(number, None)
-            self._finish(prompts, shards[number], logprobs)
-
-        jobs = [Job(n, len(shard.rows), partial(self._load, prompts, shard)) for n, shard in enumerate(shards)]
-        self.engine.pool.run(jobs, done, progress)
-        # loading the model does not count
-        self.seconds += time.monotonic() - max(began, self.engine.pool.ready_at or began)
+        jobs = (ShardJob(n, len(s.rows), partial(self._load, prompts, s), s) for n, s in enumerate(shards))
+        reader.read(jobs, keep)
+        self.seconds += reader.seconds
+        self.tokens_read += reader.tokens
 
     def _load(self, prompts: list[_Prompt], shard: Shard) -> list[NDArray[np.int32]]:
         return [self.prepared.prompt(*prompts[i].places[0]) for i in shard.rows]
-
-    def _finish(self, prompts: list[_Prompt], shard: Shard, logprobs: Float) -> None:
-        refuse_hopeless(logprobs, self.engine.pool.config)
-        read = [prompts[i] for i in shard.rows]
-        self.cache.add([prompt.key for prompt in read], logprobs)
-        for prompt, three in zip(read, logprobs, strict=True):
-            self._take(prompt.places, three)
-            self.fresh[[row for row, _ in prompt.places]] = True
-            self.tally.know(len(prompt.places), prompt.length * len(prompt.places))
-        self.tokens_read += shard.tokens
 
     def _take(self, places: Sequence[tuple[int, bool]], logprobs: Sequence[float] | Float) -> None:
         three = np.asarray(logprobs)

@@ -20,7 +20,7 @@ from judge.experiment.arms import Arm, check_templates, refuse_identical, resolv
 from judge.experiment.cache import ReadingCache
 from judge.experiment.files import RECORD, is_complete, record_of, write_record
 from judge.experiment.power import SPREADS, smallest_difference
-from judge.experiment.reading import ArmReading, Engine, Tally
+from judge.experiment.reading import ArmReading, Engine
 from judge.experiment.result import ArmScores, ExperimentResult, cost_of
 from judge.experiment.rows import ExperimentRows, draw_rows
 from judge.experiment.settings import ExperimentSettings
@@ -32,7 +32,8 @@ from judge.models.trained_rows import TrainedRows
 from judge.prompting.verdict import Float
 from judge.runs.folder import RunFolder
 from judge.runs.prepared import Prepared, prepare
-from judge.scoring.reading import Events, Silent
+from judge.runs.progress import Progress, Silent
+from judge.runs.reading import Tally
 from judge.stats.resample import FEW_GROUPS
 from judge.tables.table import Table
 
@@ -42,7 +43,7 @@ _BEFORE_RECORD = ("lock", TRAINED, LOGS, CACHE, PREPARED)
 
 
 def run_experiment(
-    settings: ExperimentSettings, folder: Path, events: Events | None = None, cache: Path | None = None
+    settings: ExperimentSettings, folder: Path, events: Progress | None = None, cache: Path | None = None
 ) -> ExperimentResult:
     """Do an experiment.
 
@@ -115,7 +116,7 @@ class _Experiment:
         self,
         settings: ExperimentSettings,
         folder: Path,
-        events: Events,
+        events: Progress,
         arms: list[Arm],
         table: Table,
         rows: ExperimentRows,
@@ -130,7 +131,7 @@ class _Experiment:
     def warn(self, text: str) -> None:
         """Note a warning now, and keep it for the result."""
         self.warnings.append(text)
-        self.events.note(f"warning: {text}")
+        self.events.warn(text)
 
     def run(self, cache_folder: Path) -> ExperimentResult:
         """Read all arms and compare them."""
@@ -177,14 +178,13 @@ class _Experiment:
             if key not in made:
                 place = folder / str(number)
                 place.mkdir(parents=True)
-                before = len(made) * len(self.rows)
                 rows: TrainedRows | None = arm.scorer.trained_rows
                 made[key] = prepare(
                     self.rows.table,
                     arm.scorer.builder,
                     place,
                     both[key],
-                    lambda done, before=before: self.events.prepared(before + done),  # type: ignore[misc]
+                    self.events,
                     rows,
                 )
         return [made[_prompts_of(arm)] for arm in self.arms]

@@ -80,6 +80,12 @@ class ModelFolder:
         shards: the safetensors files with its weights; empty if the weights lie on a server.
         adapter: the adapter, or None.
         judge: what `judge.json` says, or None for a model that judge did not train.
+        folder: the folder that was opened: the adapter's where there is one.
+        text_config: the part of the config that describes the language model (nested in multimodal ones).
+        model_type: the architecture's name in the config.
+        dtype: the dtype that the weights were saved in, as the config says.
+        max_positions: the longest sequence that the model was made for, where the config says.
+        quantization: what the config says about quantised weights, or None.
     """
 
     path: Path
@@ -87,54 +93,39 @@ class ModelFolder:
     shards: tuple[Path, ...]
     adapter: Adapter | None = None
     judge: JudgeFile | None = field(default=None, compare=False)
+    folder: Path = field(init=False, compare=False)
+    text_config: dict[str, Any] = field(init=False, compare=False)
+    model_type: str = field(init=False, compare=False)
+    dtype: str = field(init=False, compare=False)
+    max_positions: int | None = field(init=False, compare=False)
+    quantization: dict[str, Any] | None = field(init=False, compare=False)
 
-    @property
-    def folder(self) -> Path:
-        """The folder that was opened: the adapter's, else the model's."""
-        return self.adapter.path if self.adapter else self.path
+    def __post_init__(self) -> None:
+        nested = self.config.get("text_config")
+        text = nested if isinstance(nested, dict) else self.config
+        positions = [text.get(key) for key in ("max_position_embeddings", "n_positions", "max_seq_len")]
+        quantizations = [c.get("quantization_config") or c.get("compression_config") for c in (self.config, text)]
+        facts = {
+            "folder": self.adapter.path if self.adapter else self.path,
+            "text_config": text,
+            "model_type": str(text.get("model_type", "")),
+            "dtype": str(text.get("dtype") or text.get("torch_dtype") or self.config.get("dtype") or "float32"),
+            "max_positions": next((value for value in positions if isinstance(value, int)), None),
+            "quantization": next((value for value in quantizations if isinstance(value, dict)), None),
+        }
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
 
     @property
     def weights(self) -> int:
         """Bytes of the weights on disk."""
         return sum(path.stat().st_size for path in self.shards)
 
-    @property
-    def text_config(self) -> dict[str, Any]:
-        """The part of the config that describes the language model (nested in multimodal ones)."""
-        nested = self.config.get("text_config")
-        return nested if isinstance(nested, dict) else self.config
-
-    @property
-    def dtype(self) -> str:
-        """The dtype of the saved weights, as the config says."""
-        text = self.text_config
-        return str(text.get("dtype") or text.get("torch_dtype") or self.config.get("dtype") or "float32")
-
-    @property
-    def max_positions(self) -> int | None:
-        """The longest sequence that the model was made for, or None if the config does not say."""
-        values = [self.text_config.get(key) for key in ("max_position_embeddings", "n_positions", "max_seq_len")]
-        return next((value for value in values if isinstance(value, int)), None)
-
-    @property
-    def model_type(self) -> str:
-        """The architecture's name in the config."""
-        return str(self.text_config.get("model_type", ""))
-
     def loaded_bytes(self, bytes_per_value: int) -> int:
         """Return the memory of the loaded weights: floats at `bytes_per_value`, the rest as stored."""
         tensors = [tensor for path in self.shards for tensor in tensor_types(path).values()]
         sizes = {kind: bytes_per_value if kind in FLOATS else _stored_bytes(kind) for kind, _ in tensors}
         return int(sum(math.prod(shape) * sizes[kind] for kind, shape in tensors))
-
-    @property
-    def quantization(self) -> dict[str, Any] | None:
-        """What the config says about quantised weights, or None."""
-        for config in (self.config, self.text_config):
-            found = config.get("quantization_config") or config.get("compression_config")
-            if isinstance(found, dict):
-                return found
-        return None
 
     @property
     def quantization_method(self) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from judge.prompting.verdict import SWAPPED, Float, probabilities
+from judge.prompting.verdict import SWAPPED, Float, mean_of_read, probabilities
 
 Method = Literal["temperature", "temperature+bias", "vector", "position", "contextual"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -147,17 +147,6 @@ def log_of(p: NDArray[np.floating]) -> Float:
     """Return log-probabilities, float64, shape (rows, 3): none below that of `SMALLEST`. NaN stays."""
     values = np.asarray(p, dtype=np.float64)
     result: Float = np.log(np.maximum(values / values.sum(axis=1, keepdims=True), SMALLEST))
-    return result
-
-
-def mean_of_read(first: NDArray[np.floating], second: NDArray[np.floating]) -> Float:
-    """Return the mean of two orders' probabilities, shape (rows, 3).
-
-    If one order of a row was not read (NaN), the row has the other order's; NaN if neither was read.
-    """
-    of_first, of_second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    no_first, no_second = (np.isnan(p).any(axis=1, keepdims=True) for p in (of_first, of_second))
-    result: Float = (np.where(no_first, of_second, of_first) + np.where(no_second, of_first, of_second)) / 2
     return result
 
 

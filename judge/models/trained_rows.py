@@ -62,10 +62,10 @@ def trained_rows_of(model: ModelFolder) -> list[TrainedRows]:
     Raises:
         JudgeError: a file is damaged, missing, or another one than `judge.json` names.
     """
-    folders = [model.folder] if model.folder == model.path else [model.folder, model.path]
+    folders = [model.adapter.path, model.path] if model.adapter else [model.path]
     found = [read_trained_rows(folder) for folder in folders]
     for folder, rows in zip(folders, found, strict=True):
-        judge = model.judge if folder == model.folder else read_judge_file(folder)
+        judge = model.judge if folder == folders[0] else read_judge_file(folder)
         expected = judge.training.get("trained_rows_sha256") if judge else None
         if expected and (rows is None or file_digest(folder / FILE) != expected):
             raise JudgeError(

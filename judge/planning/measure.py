@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.engine.pool import Job, WorkerPool
+from judge.engine.pool import Pool, WorkerPool
 from judge.prompting.verdict import Float
+from judge.runs.reading import ShardJob, ShardReader
+from judge.runs.shards import Shard
 
 Prompt = NDArray[np.int32]
 
@@ -50,22 +52,23 @@ def dealt(lengths: Sequence[int], engines: int) -> list[list[int]]:
     return parts
 
 
-def _nobody_watches(*_: object) -> None:
-    return
-
-
-def read_group(pool: WorkerPool, parts: Sequence[Sequence[Prompt]]) -> tuple[float, list[Float]]:
-    """Read one job for each part, all at the same time.
+def read_group(pool: Pool, parts: Sequence[Sequence[Prompt]]) -> tuple[float, list[Float]]:
+    """Read one shard for each part, all at the same time.
 
     Returns:
-        Seconds until the last was done, and each part's log-probabilities, shape (prompts, 3).
+        Seconds until the last was done, without loading the model, and each part's log-probabilities, shape
+        (prompts, 3); a part may come out as NaN.
     """
     results: list[Float] = [np.empty((0, 3))] * len(parts)
 
-    def done(key: int, logprobs: Float) -> None:
-        results[key] = logprobs
+    def keep(number: int, _: Shard, logprobs: Float) -> None:
+        results[number] = logprobs
 
-    jobs = [Job(i, len(part), lambda part=part: part) for i, part in enumerate(parts)]  # type: ignore[misc]
-    began = time.monotonic()
-    pool.run(jobs, done, _nobody_watches)
-    return time.monotonic() - began, results
+    jobs = []
+    for number, part in enumerate(parts):
+        rows = np.arange(len(part), dtype=np.int32)
+        shard = Shard(rows, np.zeros(len(part), dtype=np.bool_), sum(map(len, part)))
+        jobs.append(ShardJob(number, len(part), lambda part=part: part, shard))  # type: ignore[misc]
+    reader = ShardReader(pool, may_fail=True)
+    reader.read(jobs, keep)
+    return reader.seconds, results

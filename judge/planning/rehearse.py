@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -28,27 +27,12 @@ from judge.planning.time_model import Point, fit
 from judge.predictions.predictions import Predictions, predictions_table, write_predictions
 from judge.prompting.verdict import Float, unread
 from judge.runs.prepared import Prepared, prepare
+from judge.runs.progress import Progress
 from judge.scoring.scorer import Scorer
 
 
-class Events(Protocol):
-    """What a rehearsal tells whoever watches it."""
-
-    def note(self, text: str) -> None:
-        """A line of information or warning."""
-
-    def prepared(self, rows: int) -> None:
-        """`rows` rows have been read and tokenised so far."""
-
-    def loading(self) -> None:
-        """The table is ready and the engine is not yet."""
-
-    def reading(self, what: str, part: int, parts: int) -> None:
-        """A part of the chosen rows is about to be read."""
-
-
 def rehearse(
-    scorer: Scorer, table: WatchedTable, folder: Path, sample: int, seed: int, events: Events
+    scorer: Scorer, table: WatchedTable, folder: Path, sample: int, seed: int, progress: Progress
 ) -> tuple[Rehearsal, Costs]:
     """Read chosen rows as `judge score` would and measure it.
 
@@ -64,15 +48,15 @@ def rehearse(
     if not isinstance(pool, WorkerPool):
         raise JudgeError("a rehearsal measures this machine's own engine; leave out --engine and --server")
     free, began, notes = machine.available_memory(), time.monotonic(), list[str]()
-    pool.say = lambda text: _say(notes, events, text)
-    scorer.start(events.note)
+    pool.say = lambda text: _say(notes, progress, text)
+    scorer.start(progress.note)
     scorer.manifest(table)  # a run hashes the model and the table too
     preparing = time.monotonic()
-    prepared = prepare(table, scorer.builder, folder, scorer.share != 0, events.prepared, scorer.trained_rows)
+    prepared = prepare(table, scorer.builder, folder, scorer.share != 0, progress, scorer.trained_rows)
     prepare_seconds = time.monotonic() - preparing
     batch = pool.config.max_batch_tokens
     chosen = choose_rows(prepared, table.scripts, sample, seed, batch, pool.engines)
-    events.loading()
+    progress.step("loading the model")
     shortest = int(np.argmin(prepared.lengths))
     wait_until_ready(pool, prepared.prompt(shortest, False))
     found = Rehearsal(
@@ -81,7 +65,7 @@ def rehearse(
     found.prepare_seconds, found.load_seconds = prepare_seconds, pool.load_seconds
     found.setup_seconds = time.monotonic() - began
     costs = Costs(prepared.lengths.astype(np.int64), flops_of(scorer.model), scorer.share)
-    _read_all(_Reader(pool, prepared, scorer.share == 1, costs), found, events)
+    _read_all(_Reader(pool, prepared, scorer.share == 1, costs), found, progress)
     found.model = fit(found.points, source="measured on this machine with this model")
     found.write_seconds = _writing(scorer, prepared, folder)
     found.memory, found.notes, found.engine_failures = dict(pool.memory), notes, pool.failures
@@ -95,9 +79,9 @@ def rehearse(
     return found, costs
 
 
-def _say(notes: list[str], events: Events, text: str) -> None:
+def _say(notes: list[str], progress: Progress, text: str) -> None:
     notes.append(text)
-    events.note(text)
+    progress.note(text)
 
 
 def flops_of(model: ModelFolder) -> Callable[[Rows], Float]:
@@ -139,7 +123,7 @@ class _Reader:
         return [self.prepared.prompt(int(row), swapped) for row in rows for swapped in orders]
 
 
-def _read_all(reader: _Reader, found: Rehearsal, events: Events) -> None:
+def _read_all(reader: _Reader, found: Rehearsal, progress: Progress) -> None:
     """Read the longest rows, the awkward ones, the sample's parts in turn, and the first of these once more."""
     chosen, failed = found.chosen, set[int]()
     order = np.random.default_rng(0).permutation(len(chosen.sample))  # not from long to short: a drift would look so
@@ -147,7 +131,7 @@ def _read_all(reader: _Reader, found: Rehearsal, events: Events) -> None:
     awkward = [("awkward", chosen.awkward_rows)] if len(chosen.awkward_rows) else []
     groups = [("longest", chosen.longest), *awkward, *sample]
     for number, (what, rows) in enumerate(groups, start=1):
-        events.reading(what, number, len(groups))
+        progress.step("rehearsing", number - 1, len(groups), f"{what} rows, part {number} of {len(groups)}")
         point, numbers = reader.read(rows)
         failed |= {int(row) for row in rows[unread(numbers)]}
         if point is not None and what == "random":

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.errors import JudgeError
+from judge.errors import JudgeError, counted
 from judge.files import whole_file
-from judge.models.calibration import Calibration, mean_of_read
+from judge.models.calibration import Calibration
 from judge.models.judge_file import JudgeFile
 from judge.predictions.file import read_predictions
-from judge.prompting.verdict import NAMES, Float, probabilities, unread, verdict_mass
+from judge.prompting.verdict import NAMES, Float, mean_of_read, probabilities, unread, verdict_mass
 from judge.runs.prepared import Prepared
 from judge.stats.metrics import UNIFORM_LOG_LOSS, accuracy, log_loss
 from judge.tables.comparison import Flag
@@ -74,7 +75,7 @@ class Predictions:
     calibration: Calibration | None = None
     given_up: GivenUp | None = None
 
-    @property
+    @cached_property
     def p(self) -> Float:
         """Probabilities of A, B and tie, shape (rows, 3): uniform where a row could not be scored.
 
@@ -83,7 +84,7 @@ class Predictions:
         p = averaged(self.first, self.second, self.calibration)
         return with_priors(p, self.flags, self.given_up.rates)[0] if self.given_up else p
 
-    @property
+    @cached_property
     def flags(self) -> NDArray[np.uint32]:
         """The rows' flags, shape (rows,)."""
         given_up = self.given_up.flags if self.given_up else np.zeros(len(self.first), dtype=np.uint32)
@@ -155,6 +156,26 @@ def given_up_figures(given_up: GivenUp, p: Float, flags: NDArray[np.uint32]) -> 
     return result
 
 
+def what_is_missing(figures: dict[str, Any]) -> str:
+    """Return what a finished run gave up for its deadline, as `, but …`, or an empty text.
+
+    Args:
+        figures: of the run (see `summary`).
+    """
+    given_up = figures.get("given_up")
+    if not isinstance(given_up, dict):
+        return ""
+    parts = []
+    if rows := given_up["swap_left_out_rows"]:
+        parts.append(f"{rows:,} rows lack the exchanged order")
+    if rows := given_up["smaller_budget_rows"]:
+        parts.append(f"{rows:,} rows were cut to fewer tokens ({given_up['smallest_budget']:,} at least)")
+    if rows := given_up["prior_rows"]:
+        a, b, tie = given_up["prior"]
+        parts.append(f"{counted(rows, 'row')} got the class priors (A {a:.3f}   B {b:.3f}   tie {tie:.3f})")
+    return f", but {'; '.join(parts)}" if parts else ""
+
+
 def figures_of(p: Float, labels: NDArray[np.integer], flags: NDArray[np.uint32]) -> dict[str, Any]:
     """Return those figures of a run that follow from its probabilities.
 
@@ -178,7 +199,8 @@ def figures_of(p: Float, labels: NDArray[np.integer], flags: NDArray[np.uint32])
 
 def summary(predictions: Predictions) -> dict[str, Any]:
     """Return the figures of a run that its manifest keeps and the terminal shows."""
-    rows, flags = predictions.prepared.rows, predictions.flags
+    p, rows, flags = predictions.p, predictions.prepared.rows, predictions.flags
+    figures = figures_of(p, rows["label"], flags)
     read = predictions.first[~unread(predictions.first)]
     return {
         "rows": len(rows),
@@ -192,8 +214,8 @@ def summary(predictions: Predictions) -> dict[str, Any]:
         "seconds": predictions.seconds,
         "trained_on_rows": int(((flags & Flag.TRAINED_ON) != 0).sum()),
         "calibration": predictions.calibration.in_words() if predictions.calibration else None,
-        **figures_of(predictions.p, rows["label"], flags),
-        **({"given_up": given_up_figures(predictions.given_up, predictions.p, flags)} if predictions.given_up else {}),
+        **figures,
+        **({"given_up": given_up_figures(predictions.given_up, p, flags)} if predictions.given_up else {}),
     }
 
 
@@ -224,20 +246,21 @@ def predictions_table(predictions: Predictions) -> pa.Table:
     """
     import pyarrow as pa
 
-    rows, p = predictions.prepared.rows, predictions.p
+    rows, flags = predictions.prepared.rows, predictions.flags
+    orders, unknown = {"": predictions.first, "swap_": predictions.second}, np.full(len(rows), np.nan)
+    masses = {prefix: verdict_mass(v) if predictions.has_mass else unknown for prefix, v in orders.items()}
     columns: dict[str, pa.Array] = {"id": predictions.prepared.ids()}
-    columns |= {f"p_{name}": pa.array(p[:, i]) for i, name in enumerate(NAMES)}
-    for prefix, logprobs in (("", predictions.first), ("swap_", predictions.second)):
+    columns |= {f"p_{name}": pa.array(predictions.p[:, i]) for i, name in enumerate(NAMES)}
+    for prefix, logprobs in orders.items():
         for i, name in enumerate(NAMES):
             columns[f"{prefix}logprob_{name}"] = pa.array(logprobs[:, i], from_pandas=True)
-        mass = verdict_mass(logprobs) if predictions.has_mass else np.full(len(rows), np.nan)
-        columns[f"{prefix}verdict_mass"] = pa.array(mass, from_pandas=True)
+        columns[f"{prefix}verdict_mass"] = pa.array(masses[prefix], from_pandas=True)
     columns["prompt_tokens"] = pa.array(rows["length"])
     for kind in ("tokens", "cut"):
         for i, part in enumerate(("prompt", "a", "b")):
             columns[f"{kind}_{part}"] = pa.array(np.ascontiguousarray(rows[kind][:, i]))
     columns["cut_turns"] = pa.array(np.ascontiguousarray(rows["cut_turns"]))
-    columns["flags"] = pa.array([Flag(int(f)).names() for f in predictions.flags], pa.string())
+    columns["flags"] = pa.array([Flag(int(f)).names() for f in flags], pa.string())
     return pa.table(columns)
 
 

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings_dataclass
 
 from judge.errors import JudgeError, counted, printable
 from judge.files import whole_file
 from judge.prompting.verdict import DEFAULT_FLOOR, floored
 from judge.tables.comparison import LABEL_COLUMNS, RowId
+from judge.tables.table import Table
 from judge.tables.table_files import csv_rows
 
 if TYPE_CHECKING:
@@ -51,6 +54,72 @@ def read_form(sample: Path) -> Form:
             f"known are {', '.join(PROBABILITY_COLUMNS)} and {', '.join(WINNER_COLUMNS)}"
         )
     return Form(columns, tuple(frame["id"]))
+
+
+@settings_dataclass(frozen=True)
+class SubmissionOptions:
+    """Where a submission is written, if anywhere, and how."""
+
+    path: Path | None = Field(
+        default=None,
+        description="Also write a contest submission (CSV).",
+        json_schema_extra={"flag": "--submission"},
+    )
+    sample: Path | None = Field(
+        default=None, description="The contest's sample submission: its columns, order and ids are used."
+    )
+    floor: float = Field(default=DEFAULT_FLOOR, description="Smallest probability in the submission.")
+    quick_below: int = Field(
+        default=0,
+        description="Write a uniform submission at once, without a model, for a table of fewer rows than this.",
+    )
+
+    def form(self) -> Form:
+        """Check the options before a run, and return the form of the submission.
+
+        Raises:
+            JudgeError: options that do not go together, no folder to write to, or a sample of no known form.
+        """
+        if self.quick_below < 0:
+            raise JudgeError(f"--quick-below={self.quick_below}: expected a number of rows, 0 for never")
+        if self.path is None:
+            if self.quick_below:
+                raise JudgeError("--quick-below writes a submission and nothing else; pass --submission too")
+            if self.sample is not None:
+                raise JudgeError("--sample is only used with --submission")
+            return Form()
+        if self.path.suffix != ".csv" or not self.path.resolve().parent.is_dir():
+            raise JudgeError(f"{self.path}: a submission is a .csv file in a folder that exists")
+        if not 0 <= self.floor <= 1 / 3:
+            raise JudgeError(f"--floor={self.floor}: expected a probability between 0 and 1/3")
+        return read_form(self.sample) if self.sample else Form()
+
+
+def quick_submission(table: Table, options: SubmissionOptions, form: Form) -> int | None:
+    """Write a third for each verdict if the table is so small that it can only be a contest's sample of the hidden one.
+
+    A notebook of a code contest runs twice: on a few visible rows when it is saved, and on the hidden table. Loading a
+    model for the visible rows only spends quota. No more of a larger table is read than its first chunk.
+
+    Args:
+        table: is read here, and can be read again.
+
+    Returns:
+        The table's rows when the submission was written; None when the table is to be scored.
+
+    Raises:
+        JudgeError: the table cannot be read (see `Table.chunks`), or the form's ids are not its own.
+    """
+    rows = 0
+    if options.path is None or not options.quick_below:
+        return None
+    for chunk in table.chunks():
+        rows += len(chunk)
+        if rows >= options.quick_below:
+            return None
+    # a floor changes nothing in the uniform distribution
+    write_submission(options.path, table.ids(), np.full((rows, 3), 1 / 3), form)
+    return rows
 
 
 def write_submission(

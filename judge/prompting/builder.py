@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,15 @@ from numpy.typing import NDArray
 from judge.errors import JudgeError
 from judge.prompting.budget import Cuts, Frame, Lengths, Policy, Span, minimum_budget, plan_cuts
 from judge.prompting.encoding import TextEncoder
-from judge.prompting.template import PARTS, Part, Slot, Template, copies
+from judge.prompting.template import PARTS, Part, Slot, Template, body_layout, copies
 from judge.prompting.verdict import resolve_verdicts
 from judge.tables.comparison import Comparison, Turns
 
 # So many layouts are kept in memory; the conversations of real tables have up to about forty different lengths.
 _LAYOUTS = 64
+
+# Numbers of turns whose prompts stand for all others in checks and fingerprints.
+SHOWN_TURNS = (1, 2, 3)
 
 # Part of every fingerprint. Raise it with every change of the code that changes the ids of a prompt.
 BUILDER_VERSION = 1
@@ -100,16 +104,19 @@ class PromptBuilder:
         self.encoder = encoder
         self.template = template
         self.budget = budget or Budget()
-        self._start, self._before, self._after = self._frame_texts()
+        shown, bodies = copies(template), {n: body_layout(template, n) for n in SHOWN_TURNS}
+        chat_frame = encoder.chat_frame(template.system) if template.chat else None
         self._mark = encoder.user_text([template.cut_mark])[0]
-        shown = copies(template)
+        self._start, self._before, self._after = self._frame_texts(chat_frame)
         self._layouts: dict[int, list[list[int] | Slot]] = {}
         self._encoded: dict[str, list[int]] = {}
-        self._frame = Frame(self._fixed, len(self._mark), shown["prompt"], shown["response_a"])
+        fixed = lru_cache(maxsize=None)(self._fixed)  # a number for each number of turns
+        self._frame = Frame(fixed, len(self._mark), shown["prompt"], shown["response_a"])
+        endings = dict.fromkeys(str(pieces[-1]) for pieces in self._add_layouts(bodies))
         self.verdict_ids = resolve_verdicts(
             encoder.trusted_text,
             lambda ids: [str(t) for t in encoder.tokenizer.convert_ids_to_tokens(ids)],
-            list(dict.fromkeys(self._ending(turn_count) for turn_count in (1, 2, 3))),
+            list(endings),
             template.verdicts,
         )
         self.least_tokens = least = minimum_budget(self._frame)
@@ -119,42 +126,42 @@ class PromptBuilder:
                 f"which needs at least {least} with this tokenizer"
             )
 
-    def _frame_texts(self) -> tuple[list[int], str, str]:
+    def _frame_texts(self, chat_frame: tuple[str, str] | None) -> tuple[list[int], str, str]:
         """Return the ids that start the prompt, the fixed text before the body, and the text after it with the cue.
 
         A chat template writes BOS itself; without a chat template the tokenizer's own BOS stands first.
         """
         template = self.template
-        frame = self.encoder.chat_frame(template.system) if template.chat else None
-        if frame is None:
+        if chat_frame is None:
             system = f"{template.system}\n\n" if template.chat and template.system else ""
             return self.encoder.start_ids(), system, f"\n\n{template.cue}"
-        before, after = frame
+        before, after = chat_frame
         if template.cue_role == "user":
             return [], before, f"\n\n{template.cue}{after}"
         return [], before, after + template.cue
 
-    def _pieces(self, turn_count: int) -> list[str | Slot]:
-        """Return the whole prompt's fixed texts and slots; neighbouring fixed texts are joined."""
-        pieces: list[str | Slot] = [self._before]
-        for piece in [*self.template.layout(turn_count), self._after]:
-            if isinstance(piece, str) and isinstance(pieces[-1], str):
-                pieces[-1] += piece
-            else:
-                pieces.append(piece)
-        return pieces
+    def _add_layouts(self, bodies: Mapping[int, Sequence[str | Slot]]) -> list[list[str | Slot]]:
+        """Encode the prompts for some numbers of turns as fixed ids and slots, and keep them.
 
-    def _ending(self, turn_count: int) -> str:
-        last = self._pieces(turn_count)[-1]
-        assert isinstance(last, str)
-        return last
+        Args:
+            bodies: each body's fixed texts and slots, by the number of turns.
 
-    def _layout(self, turn_count: int) -> list[list[int] | Slot]:
-        """Return the prompt for a number of turns as fixed ids and slots; each layout is encoded once and kept."""
-        if turn_count not in self._layouts:
-            pieces = [piece for piece in self._pieces(turn_count) if piece != ""]
+        Returns:
+            Each prompt's fixed texts and slots; neighbouring fixed texts are joined.
+        """
+        if len(self._layouts) >= _LAYOUTS:
+            self._layouts.clear()
+        prompts = []
+        for turn_count, body in bodies.items():
+            pieces: list[str | Slot] = [self._before]
+            for piece in [*body, self._after]:
+                if isinstance(piece, str) and isinstance(pieces[-1], str):
+                    pieces[-1] += piece
+                else:
+                    pieces.append(piece)
+            prompts.append(pieces)
             layout: list[list[int] | Slot] = [self._start]
-            for i, piece in enumerate(pieces):
+            for i, piece in enumerate(piece for piece in pieces if piece != ""):
                 if isinstance(piece, Slot):
                     layout.append(piece)
                 elif i == 0:
@@ -163,9 +170,13 @@ class PromptBuilder:
                     if piece not in self._encoded:
                         self._encoded[piece] = self.encoder.trusted_text(piece)
                     layout.append(self._encoded[piece])
-            if len(self._layouts) >= _LAYOUTS:
-                self._layouts.clear()
             self._layouts[turn_count] = layout
+        return prompts
+
+    def _layout(self, turn_count: int) -> list[list[int] | Slot]:
+        """Return the prompt for a number of turns as fixed ids and slots."""
+        if turn_count not in self._layouts:
+            self._add_layouts({turn_count: body_layout(self.template, turn_count)})
         return self._layouts[turn_count]
 
     def _fixed(self, turn_count: int) -> int:
@@ -175,7 +186,7 @@ class PromptBuilder:
         """Return the SHA-256 of all that decides the ids besides the row: template, budget, and the tokenizer's ids."""
         layouts = [
             [piece if isinstance(piece, list) else [piece.turn, piece.part] for piece in self._layout(n)]
-            for n in (1, 2, 3)
+            for n in SHOWN_TURNS
         ]
         content = [BUILDER_VERSION, self.template.digest, asdict(self.budget), layouts, self.verdict_ids]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -193,7 +204,8 @@ class PromptBuilder:
         sources: list[dict[Part, list[str]]] = []
         for row in comparisons:
             parts: tuple[Turns, ...] = (row.prompt, row.response_a, row.response_b)
-            sources.append({p: self._shown(t, row.turn_count) for p, t in zip(PARTS, parts, strict=True)})
+            turn_count = max(1, *map(len, parts))
+            sources.append({p: self._shown(t, turn_count) for p, t in zip(PARTS, parts, strict=True)})
         flat = iter(self.encoder.user_text([text for s in sources for part in PARTS for text in s[part]]))
         return [_Texts({part: [next(flat) for _ in source[part]] for part in PARTS}) for source in sources]
 
@@ -207,14 +219,16 @@ class PromptBuilder:
         tokens = (sum(lengths.prompt), sum(lengths.response_a), sum(lengths.response_b))
         cuts = plan_cuts(lengths, self._frame, self.budget.max_tokens, self.budget.policy, self.budget.shares)
         assert cuts is not None, "the constructor has checked the budget"
-        kept = {part: self._cut(texts, part, cuts) for part in PARTS}
-        before = {part: sum(map(len, texts.ids[part])) for part in PARTS}
-        lost = tuple(before[part] - sum(n for _, n in kept[part]) for part in PARTS)
-        ids = {part: [turn for turn, _ in kept[part]] for part in PARTS}
+        ids, lost = texts.ids, (0, 0, 0)
+        if cuts.dropped_turns or any(span.cut for part in PARTS for span in getattr(cuts, part)):
+            kept = {part: self._cut(texts, part, cuts) for part in PARTS}
+            ids = {part: [turn for turn, _ in kept[part]] for part in PARTS}
+            left = [sum(n for _, n in kept[part]) for part in PARTS]
+            lost = (tokens[0] - left[0], tokens[1] - left[1], tokens[2] - left[2])
         if cuts.dropped_turns:
             ids["prompt"][0] = self._mark + ids["prompt"][0]
         joined = self._join(ids, texts.turn_count - cuts.dropped_turns)
-        return Prompt(joined, tokens, (lost[0], lost[1], lost[2]), cuts.dropped_turns)
+        return Prompt(joined, tokens, lost, cuts.dropped_turns)
 
     def _cut(self, texts: _Texts, part: Part, cuts: Cuts) -> list[tuple[list[int], int]]:
         """Return the ids of each remaining turn of a part, with cut marks, and how many of its own ids each keeps.

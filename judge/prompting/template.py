@@ -12,8 +12,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,6 @@ from judge.prompting.template_values import (
     DEFAULTS,
     OPEN,
     REQUIRED,
-    repeated_keys,
     value_problems,
 )
 
@@ -87,10 +86,10 @@ class Template:
     null_text: str
     missing_text: str
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over everything that reaches the model (name and description do not)."""
-        content = {k: v for k, v in vars(self).items() if k not in ("name", "description")}
+        content = {k: v for k, v in asdict(self).items() if k not in ("name", "description")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def layout(self, turn_count: int) -> list[str | Slot]:
@@ -99,7 +98,7 @@ class Template:
         Raises:
             JudgeError: the body is not valid Jinja, uses an unknown variable, or does more with a text than show it.
         """
-        return list(_layout(self, turn_count))
+        return list(body_layout(self, turn_count))
 
 
 class _Mark:
@@ -120,7 +119,8 @@ class _Mark:
 
 
 @lru_cache(maxsize=64)
-def _layout(template: Template, turn_count: int) -> tuple[str | Slot, ...]:
+def body_layout(template: Template, turn_count: int) -> tuple[str | Slot, ...]:
+    """Return a body as `Template.layout` does."""
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -157,6 +157,7 @@ def _layout(template: Template, turn_count: int) -> tuple[str | Slot, ...]:
     return tuple(p for p in pieces if p != "")
 
 
+@lru_cache(maxsize=64)
 def copies(template: Template) -> dict[Part, int]:
     """Return how often each turn's text of each part is shown.
 
@@ -254,19 +255,19 @@ def parse_template(text: str, source: str) -> Template:
         raise TemplateError(source, [f"is not valid YAML ({reason})"]) from None
     if not isinstance(data, dict):
         raise TemplateError(source, [f"expected a mapping with {', '.join(REQUIRED)}"])
-    return make_template(data, source, [f"{key!r} is given twice" for key in repeated_keys(node)])
+    return make_template(data, source, node)
 
 
-def make_template(data: dict[str, Any], source: str, problems: Sequence[str] = ()) -> Template:
+def make_template(data: dict[str, Any], source: str, node: Any = None) -> Template:
     """Check the keys and values of a template and return it.
 
     Args:
-        problems: mistakes that the caller found already; the error names them with the others.
+        node: what PyYAML composed of the template's text, in which keys may be there twice.
 
     Raises:
         JudgeError: every mistake found, in one line, with the source named.
     """
-    problems = [*problems, *value_problems(data)]
+    problems = value_problems(data, node)
     if problems:
         raise TemplateError(source, problems)
     data = {**DEFAULTS, **data}

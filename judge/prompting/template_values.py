@@ -29,10 +29,15 @@ def repeated_keys(node: Any, inside: str = "") -> list[str]:
     return repeated
 
 
-def value_problems(data: dict[str, Any]) -> list[str]:
-    """Return every mistake in the keys and values of a template, except in the Jinja text of its body."""
+def value_problems(data: dict[str, Any], node: Any = None) -> list[str]:
+    """Return every mistake in the keys and values of a template, the Jinja text of its body aside.
+
+    Args:
+        node: what PyYAML composed of its text, in which keys may be there twice.
+    """
     known = (*REQUIRED, *DEFAULTS)
-    problems = [f"unknown key {k!r}{suggestion(str(k), known)}" for k in data if k not in known]
+    problems = [f"{key!r} is given twice" for key in (repeated_keys(node) if node is not None else [])]
+    problems += [f"unknown key {k!r}{suggestion(str(k), known)}" for k in data if k not in known]
     problems += [f"no {k!r}" for k in REQUIRED if k not in data]
     for key in ("name", "description", "body", "cue", "cut_mark", "null_text", "missing_text"):
         value = data.get(key, "x")

@@ -129,6 +129,17 @@ def average_orders(first: NDArray[np.floating], second: NDArray[np.floating]) ->
     return np.where(unread(p_second)[:, np.newaxis], p_first, mean)
 
 
+def mean_of_read(first: NDArray[np.floating], second: NDArray[np.floating]) -> Float:
+    """Return the mean of two orders' probabilities, shape (rows, 3).
+
+    If one order of a row was not read (NaN), the row has the other order's; NaN if neither was read.
+    """
+    of_first, of_second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    no_first, no_second = (np.isnan(p).any(axis=1, keepdims=True) for p in (of_first, of_second))
+    result: Float = (np.where(no_first, of_second, of_first) + np.where(no_second, of_first, of_second)) / 2
+    return result
+
+
 def entropy(p: NDArray[np.floating]) -> Float:
     """Return the entropy of each row in nats, shape (rows,); a row with NaN gives NaN."""
     values = np.asarray(p, dtype=np.float64)

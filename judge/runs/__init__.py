@@ -5,6 +5,7 @@ Doors:
 - `folder`: `RunFolder`: manifest, lock and finished shards
 - `prepared`: a table's prompts on disk
 - `shards`: prompts that are read together
+- `reading`: the one loop that reads shards through a pool
 - `progress`: `Progress`, how a stage tells how far it is
 - `terminal`: progress and figures on the terminal
 """

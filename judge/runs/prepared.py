@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.files import whole_file
+from judge.deadline import DeadlinePassed
+from judge.files import whole_file, write_whole
 from judge.models.trained_rows import TrainedRows
 from judge.prompting.builder import Prompt, PromptBuilder
+from judge.runs.progress import Progress
+from judge.runs.shards import Shard
 from judge.tables.comparison import Comparison
 from judge.tables.table import Table
 
@@ -72,10 +76,14 @@ class Prepared:
 
     def prompt(self, row: int, swapped: bool) -> NDArray[np.int32]:
         """Return the token ids of one prompt, shape (tokens,)."""
-        length = int(self.lengths[row])
+        length = int(self.rows["length"][row])
         start = int(self._starts[row]) + (length if swapped else 0)
         offset = start * _TOKEN.itemsize
         return np.fromfile(self.folder / _TOKENS, dtype=_TOKEN, count=length, offset=offset)
+
+    def prompts(self, shard: Shard) -> list[NDArray[np.int32]]:
+        """Return the token ids of a shard's prompts, shape (tokens,) each."""
+        return [self.prompt(int(row), bool(swapped)) for row, swapped in zip(shard.rows, shard.swapped, strict=True)]
 
 
 def prepare(
@@ -83,27 +91,30 @@ def prepare(
     builder: PromptBuilder,
     folder: Path,
     both_orders: bool,
-    on_progress: Callable[[int], None],
+    progress: Progress,
     trained_rows: TrainedRows | None = None,
     only: NDArray[np.bool_] | None = None,
+    stop_at: float = math.inf,
 ) -> Prepared:
     """Read a table, build its prompts and write them to `folder`; the last file says that all is there.
 
     Args:
         both_orders: also write each prompt with A and B exchanged.
-        on_progress: called with the number of rows read so far.
         trained_rows: what the judge was trained on; such rows are flagged.
         only: rows to build prompts of, shape (rows,); the others have an empty one. All if None.
+        stop_at: when to give up, of time.monotonic().
 
     Raises:
         JudgeError: the table cannot be read (see `Table.chunks`).
+        DeadlinePassed: the time was up before the end.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     parts: list[NDArray[np.void]] = []
     done = 0
-    with whole_file(folder / _TOKENS) as tokens, tokens.open("wb") as file:
+    places = [whole_file(folder / name) for name in (_TOKENS, _ROWS, _IDS)]
+    with places[0] as tokens, places[1] as rows_file, places[2] as ids_file, tokens.open("wb") as file:
         for chunk in table.chunks():
             records = np.zeros(len(chunk), dtype=_ROW)
             chosen = np.arange(len(chunk)) if only is None else np.flatnonzero(only[done : done + len(chunk)])
@@ -119,15 +130,18 @@ def prepare(
                     file.write(swapped.ids.astype(_TOKEN).tobytes())
             parts.append(records)
             done += len(chunk)
-            on_progress(done)
-    with whole_file(folder / _ROWS) as temporary, temporary.open("wb") as file:
-        np.save(file, np.concatenate(parts), allow_pickle=False)
-    with whole_file(folder / _IDS) as temporary:
-        pq.write_table(pa.table({"id": table.ids()}), temporary)
-    summary = {"both_orders": both_orders, "counts": dict(table.counts), "checksums": _checksums(folder)}
-    with whole_file(folder / DONE) as temporary:
-        temporary.write_text(json.dumps(summary), encoding="utf-8")
-    return open_prepared(folder)
+            if time.monotonic() >= stop_at:
+                raise DeadlinePassed
+            progress.step("reading the table", text=f"{done:,} rows")
+        all_records = np.concatenate(parts)
+        with rows_file.open("wb") as file_of_rows:
+            np.save(file_of_rows, all_records, allow_pickle=False)
+        pq.write_table(pa.table({"id": table.ids()}), ids_file)
+        file.close()
+        counts, starts = dict(table.counts), _starts_of(all_records, both_orders)
+        summary = {"both_orders": both_orders, "counts": counts, "checksums": _checksums(tokens, rows_file, ids_file)}
+    write_whole(folder / DONE, json.dumps(summary).encode())
+    return Prepared(folder, all_records, both_orders, counts, starts)
 
 
 def without_prompts(table: Table, folder: Path, trained_rows: TrainedRows | None) -> Prepared:
@@ -148,30 +162,30 @@ def without_prompts(table: Table, folder: Path, trained_rows: TrainedRows | None
     return Prepared(folder, rows, False, dict(table.counts), np.zeros(len(rows), dtype=np.int64), table.ids())
 
 
-def is_prepared(folder: Path) -> bool:
-    """Whether `folder` holds a whole prepared table, as it was written: disks fail, and copies end half-way."""
+def _checksums(*paths: Path) -> list[str]:
+    sums = []
+    for path in paths:
+        with path.open("rb") as file:
+            sums.append(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest())
+    return sums
+
+
+def open_prepared(folder: Path) -> Prepared | None:
+    """Open what `prepare` wrote; None if it is not there, or not as it was written: disks fail, copies end half-way."""
     try:
-        summary = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        return bool(summary["checksums"] == _checksums(folder))
+        summary: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        if summary["checksums"] != _checksums(*(folder / name for name in (_TOKENS, _ROWS, _IDS))):
+            return None
     except (OSError, ValueError, TypeError, KeyError):
-        return False
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    found = {}
-    for name in (_TOKENS, _ROWS, _IDS):
-        with (folder / name).open("rb") as file:
-            found[name] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return found
-
-
-def open_prepared(folder: Path) -> Prepared:
-    """Open what `prepare` wrote."""
-    summary: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        return None
     rows = np.load(folder / _ROWS, allow_pickle=False)
-    each = rows["length"].astype(np.int64) * (2 if summary["both_orders"] else 1)
-    starts = np.concatenate([[0], np.cumsum(each)[:-1]]).astype(np.int64)
-    return Prepared(folder, rows, summary["both_orders"], summary["counts"], starts)
+    return Prepared(folder, rows, summary["both_orders"], summary["counts"], _starts_of(rows, summary["both_orders"]))
+
+
+def _starts_of(rows: NDArray[np.void], both_orders: bool) -> NDArray[np.int64]:
+    """Return where each row's token ids begin in the file, in tokens, shape (rows,)."""
+    each = rows["length"].astype(np.int64) * (2 if both_orders else 1)
+    return np.concatenate([[0], np.cumsum(each)[:-1]]).astype(np.int64)
 
 
 def _fill(record: np.void, row: Comparison, trained_rows: TrainedRows | None, prompt: Prompt | None = None) -> None:

@@ -22,7 +22,8 @@ class Progress(Protocol):
         Args:
             what: names the step, such as `scoring`; another name begins another step.
             done, total: the work that is done and all of it, in any unit; None where it is not known.
-            text: the same in words, such as `3 of 7 layers`.
+            text: the same in words, such as `3 of 7 layers`. The terminal shows speed and time left behind it, or
+                before its first semicolon.
             rate: unit of the speed to show, such as `tokens/s`; none is shown if it is empty.
         """
 

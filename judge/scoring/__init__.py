@@ -2,9 +2,8 @@
 
 Doors:
 
+- `score`: `score_table`: a table file in, a predictions file out
 - `scorer`: `Scorer`: a model, a template and settings
 - `settings`: `ScoreSettings`, and what they come to for a model
-- `reading`: shards through a pool
-- `recalibrate`: another calibration for finished predictions
-- `quick_submission`: a submission without a model
+- `reading`: which rows the swap policy picks, and what prompts cost
 """

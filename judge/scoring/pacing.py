@@ -1,13 +1,16 @@
-"""What a run with a deadline reads next: decided from its own speed, without a clock or an engine of its own.
+"""What a run reads next, decided from its deadline and its own speed. It has no clock and no engine.
 
-Things are given up in this order: the exchanged order of rows; then tokens of the rows left (a smaller budget); then
-rows (the shortest are read first, so that most get numbers). Whoever reads asks `next` for the next step, tells
-`progress` and `finished`, and passes the time in; so that the same decisions run against a real engine and in a
-simulation. Work is what a prompt costs, in FLOPs or tokens; all times are seconds on the clock of time.monotonic().
+A run gives things up in this order: the exchanged order of rows; then tokens of the rows left (a smaller budget); then
+rows (it reads the shortest first, so that most get numbers). The reading asks `next` for the next step, reports
+`progress` and `finished`, and passes the time in; so the same decisions run against a real engine and in a simulation.
+Work is what a prompt costs, in FLOPs or tokens; all times are seconds on the clock of time.monotonic().
+
+A run without a deadline has its deadline at infinity: it reads whole shards in their order, then what is left over.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +23,7 @@ from judge.scoring.speed import Speed
 Work = Callable[[NDArray[np.int32]], NDArray[np.float64]]
 Rows = NDArray[np.int64]
 
-# What is left is taken to need this much more time than the speed so far says.
+# Every prediction of the time that is needed is multiplied by this.
 SAFETY = 1.05
 # Of the time left: what a smaller budget must fit into, so that it need not be made smaller again soon, and a larger.
 FITS_WELL, FITS_EASILY = 0.95, 0.88
@@ -42,10 +45,10 @@ class Read:
     """Rows to read next, together.
 
     Attributes:
-        key: of this shard, to tell its progress with.
+        key: names this step in `Pacer.progress` and `Pacer.finished`.
         rows: row numbers, in the order to read them in, shape (prompts,).
-        number: of the whole shard that it is, as in a run without a deadline; None if it is another.
-        probe: it is read to know the speed; its rows come again in whole shards.
+        number: the number of the whole shard that these rows are; None if the pacer cut them itself.
+        probe: the rows are read to measure the speed, and come again in whole shards.
     """
 
     key: int
@@ -56,7 +59,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Prepare:
-    """The prompts of the rows left are to be built again, with another budget."""
+    """Build the prompts of the rows left again, with another budget."""
 
     budget: int
 
@@ -77,16 +80,18 @@ class Pacer:
 
     Attributes:
         lengths: tokens of each row's prompt at the full budget, shape (rows,).
-        work: what prompts of given lengths cost.
+        work: returns what prompts of given lengths cost.
         budget: the full budget.
-        least: the smallest that the template allows.
+        least: the smallest budget that the template allows.
         engines: how many shards are read at a time.
-        stop_at: when reading must have ended.
+        stop_at: when reading must have ended; infinity without a deadline.
         prepare_seconds: what building the prompts of all rows again takes.
-        slow: a speed that any engine has; nothing else is known before the first shard.
-        budget_now: that of the rows left.
+        slow: a speed that any engine reaches, used until the first shard shows the real one.
+        budget_now: the budget of the rows left.
+        lengths_now: tokens of each row's prompt at the budget that it is or was read with, shape (rows,).
         last: the shortest rows are read first, because not all can be.
-        own_shards: whole shards are no longer read: shards are cut as the time allows.
+        swapped: the rows are read in the exchanged order.
+        own_shards: the time for whole shards is over: shards are cut as the time allows.
     """
 
     lengths: NDArray[np.int32]
@@ -104,45 +109,34 @@ class Pacer:
 
     def __post_init__(self) -> None:
         self.budget_now, self.speed = self.budget, Speed(self.engines)
-        self._lengths_now = self.lengths.copy()
+        self.lengths_now = self.lengths.copy()
         self._flying: dict[int, _InFlight] = {}
         self._done_work, self._keys = 0.0, 0
         self._order: Rows = np.empty(0, dtype=np.int64)
         self._whole: list[tuple[int, Shard]] = []
         self._shard_tokens = 0
-        self._swapped = self._seen_whole = False
+        self.swapped = self._seen_whole = False
         self._left = np.zeros(len(self.lengths), dtype=np.bool_)
         self._probed = np.zeros(len(self.lengths), dtype=np.bool_)
 
     def begin(self, order: Rows, whole: Sequence[tuple[int, Shard]], shard_tokens: int, swapped: bool) -> None:
-        """Take up rows to be read: the first order of all, or the exchanged order of some.
+        """Take up rows to read: the first order of all, or the exchanged order of some.
 
         Args:
-            order: the rows that are not read yet; where the deadline is near they are read in this order (before
-                the shortest are).
-            whole: number and content of the shards that a run without a deadline would read now.
+            order: the rows that are not read yet, in the order in which they are read near the deadline.
+            whole: number and content of those planned shards of which nothing is read yet.
             shard_tokens: most tokens of a shard, if it has more than one row.
-            swapped: they are read in the exchanged order, which is given up rather than cut.
+            swapped: these rows are read in the exchanged order, which is given up rather than cut.
         """
-        self._order, self._whole, self._shard_tokens, self._swapped = order, list(whole), shard_tokens, swapped
+        self._order, self._whole, self._shard_tokens, self.swapped = order, list(whole), shard_tokens, swapped
         self._left[:] = False
         self._left[order] = True
         self._probed[:] = False
 
     @property
     def rows_left(self) -> Rows:
-        """Rows that are neither read nor being read, in their order."""
+        """The rows that are neither read nor being read, in their order."""
         return self._order[self._left[self._order]]
-
-    @property
-    def tokens_left(self) -> int:
-        """Tokens of the rows that are not read yet."""
-        flying = sum(
-            float(self._lengths_now[f.step.rows].sum()) * (1 - f.done / f.work)
-            for f in self._flying.values()
-            if not f.step.probe
-        )
-        return int(self._lengths_now[self._left].sum() + flying)
 
     def seconds(self, work: float, now: float) -> float:
         """Return how long so much work takes all engines together, carefully."""
@@ -156,7 +150,7 @@ class Pacer:
             budget: with which they would be read; the present one if None.
         """
         rows = self.rows_left
-        lengths = self._lengths_now[rows] if budget is None else np.minimum(self.lengths[rows], budget)
+        lengths = self.lengths_now[rows] if budget is None else np.minimum(self.lengths[rows], budget)
         flying = sum(f.work - f.done for f in self._flying.values() if not f.step.probe)
         again = 0.0 if budget is None or budget == self.budget else self._preparing(len(rows))
         return self.stop_at - now - again - self.seconds(float(self.work(lengths).sum()) + flying, now)
@@ -165,30 +159,30 @@ class Pacer:
         return self.prepare_seconds * (0.3 + 0.7 * rows / max(len(self.lengths), 1))
 
     def next(self, now: float) -> Step:
-        """Return what to do next; None: nothing now, and if nothing is being read, nothing any more."""
-        if not self._left.any() or now >= self.stop_at or self._too_much_waits(now):
+        """Return what to do next, or None: wait for what is being read, or end if nothing is."""
+        if not self._left.any() or now >= self.stop_at:
+            return None
+        if self.stop_at == math.inf:
+            return self._next_whole() if self._whole else self._own_shard(now)
+        if self._too_much_waits(now):
             return None
         if self._must_probe(now):
             return self._probe()
-        if not self.own_shards:
+        if not self.own_shards and self._whole:
             if self._whole_shard_fits(now):
                 return self._next_whole()
-            self._cut_own()
+            self.own_shards = True
+        self._left &= ~self._probed  # no whole shard comes again: what was read of them to know the speed counts
         if not self._left.any():
             return None
-        if not self._swapped and self._knows_enough(now):
+        if not self.swapped and self._knows_enough(now):
             change = self._other_budget(now)
             if change is not None:
                 return change
         return self._own_shard(now)
 
-    def _cut_own(self) -> None:
-        """Stop reading whole shards; what was read of them to know the speed counts."""
-        self.own_shards = True
-        self._left &= ~self._probed
-
     def _too_much_waits(self, now: float) -> bool:
-        """Whether a pool takes many jobs ahead: what waits in it can no longer be changed."""
+        """Whether the pool has taken so much ahead that no more should wait in it, where nothing can be changed."""
         if len(self._flying) < self.engines:
             return False
         if self.speed.value(now) is None:
@@ -205,7 +199,7 @@ class Pacer:
             return False
         left, shard = self.stop_at - now, self._whole[0][1]
         if self.speed.value(now) is None:
-            slow = float(self.work(self._lengths_now[shard.rows]).sum()) / self.slow
+            slow = float(self.work(self.lengths_now[shard.rows]).sum()) / self.slow
             return slow > SHARD_SHARE * left and not self._probed[self._order].all()
         enough = self.speed.points >= 2 and self.speed.busy(now) >= min(PROBE_SHARE * left, PROBE_SECONDS)
         return not enough and not self._seen_whole and not self._probed[self._order].all()
@@ -218,17 +212,15 @@ class Pacer:
 
     def _first_rows(self, rows: Rows, tokens: float) -> Rows:
         """Return as many of the first rows as have so many tokens together, at least one."""
-        count = int(np.searchsorted(np.cumsum(self._lengths_now[rows]), tokens, side="right"))
+        count = int(np.searchsorted(np.cumsum(self.lengths_now[rows]), tokens, side="right"))
         return rows[: max(count, 1)]
 
     def _whole_shard_fits(self, now: float) -> bool:
-        if not self._whole:
-            return False
         if self.speed.value(now) is None:
             return True
         if self.seconds_left_over(now) < 0 and self._knows_enough(now):
             return False
-        work = float(self.work(self._lengths_now[self._whole[0][1].rows]).sum())
+        work = float(self.work(self.lengths_now[self._whole[0][1].rows]).sum())
         return SHARD_ROOM * self.engines * self.seconds(work, now) <= self.stop_at - now
 
     def _next_whole(self) -> Step:
@@ -255,7 +247,7 @@ class Pacer:
                 if self.seconds_left_over(now, budget) >= (1 - FITS_EASILY) * left:
                     return Prepare(budget)
             return None
-        longest = int(self._lengths_now[self.rows_left].max(initial=0))
+        longest = int(self.lengths_now[self.rows_left].max(initial=0))
         for budget in [b for b in budgets if b < min(self.budget_now, longest)]:
             if self.seconds_left_over(now, budget) >= (1 - FITS_WELL) * left:
                 self.last = False
@@ -269,32 +261,32 @@ class Pacer:
     def _rows_that_fit(self, now: float, budget: int | None = None) -> int:
         """Return how many of the rows left can be read, the shortest first."""
         rows = self.rows_left
-        lengths = self._lengths_now[rows] if budget is None else np.minimum(self.lengths[rows], budget)
+        lengths = self.lengths_now[rows] if budget is None else np.minimum(self.lengths[rows], budget)
         time = self.stop_at - now - (0 if budget is None else self._preparing(len(rows)))
         speed = self.speed.value(now) or self.slow * self.engines
         work = np.cumsum(self.work(np.sort(lengths)))
         return int(np.searchsorted(SAFETY * work / max(speed, 1e-9), max(time, 0), side="right"))
 
     def prepared(self, budget: int, lengths: NDArray[np.int32]) -> None:
-        """The prompts of the rows left have been built with this budget.
+        """Take note that the prompts of the rows left have been built with this budget.
 
         Args:
-            lengths: tokens of each row's prompt, shape (rows,); only those of the rows left are looked at.
+            lengths: tokens of each row's prompt, shape (rows,); only those of the rows left matter.
         """
         self.budget_now = budget
         left = self._left
-        self._lengths_now[left] = lengths[left]
+        self.lengths_now[left] = lengths[left]
 
     def _own_shard(self, now: float) -> Step:
         """Return a shard as large as the time left allows, None when not one more prompt can be read."""
         rows, left = self.rows_left, self.stop_at - now
         if self.last:
-            rows = rows[np.argsort(self._lengths_now[rows], kind="stable")]
+            rows = rows[np.argsort(self.lengths_now[rows], kind="stable")]
         speed = (self.speed.value(now) or self.slow * self.engines) / self.engines
         seconds = min(max(SHARD_SHARE * left, LEAST_SECONDS), left)
-        each = self.work(self._lengths_now[rows])
+        each = self.work(self.lengths_now[rows])
         if SAFETY * each[0] / max(speed, 1e-9) > left:
-            return None if self._swapped or self.last else self._give(rows[:1], None)
+            return None if self.swapped or self.last else self._give(rows[:1], None)
         within = int(np.searchsorted(np.cumsum(each), speed * seconds / SAFETY, side="right"))
         return self._give(self._first_rows(rows[: max(within, 1)], self._shard_tokens), None)
 
@@ -303,23 +295,23 @@ class Pacer:
         step = Read(self._keys, rows, number, probe)
         if not probe:
             self._left[rows] = False
-        self._flying[step.key] = _InFlight(step, float(self.work(self._lengths_now[rows]).sum()))
+        self._flying[step.key] = _InFlight(step, float(self.work(self.lengths_now[rows]).sum()))
         return step
 
     def progress(self, key: int, prompts: int, now: float) -> None:
-        """So many prompts of a shard have been read so far."""
+        """Take note of how many prompts of a shard have been read so far."""
         shard = self._flying[key]
         shard.done = max(shard.done, shard.work * min(prompts / len(shard.step.rows), 1.0))
         self._observe(now)
 
     def finished(self, key: int, now: float) -> None:
-        """A shard has been read."""
+        """Take note that a shard has been read."""
         shard = self._flying.pop(key)
         self._done_work += shard.work
         self._seen_whole |= not shard.step.probe  # which says more than any part
         self._observe(now)
 
     def _observe(self, now: float) -> None:
-        # what tells no progress is half done on average; only the first in the queue are being read
+        # a shard without progress is half done on average; the engines are reading only the first ones of the queue
         running = list(self._flying.values())[: self.engines]
         self.speed.observe(now, self._done_work + sum(f.done or f.work / 2 for f in running))

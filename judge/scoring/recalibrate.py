@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from judge.predictions.predictions import (
     write_predictions,
 )
 from judge.prompting.verdict import NAMES, Float
-from judge.runs.folder import Manifest, write_run_record
+from judge.runs.folder import Manifest, without_calibration, write_run_record
 from judge.tables.parquet_folder import read_table
 from judge.tables.table import Table
 from judge.tables.table_files import csv_rows
@@ -34,15 +33,15 @@ def recalibrate(
 ) -> str:
     """Rewrite finished predictions and their record as a run with this calibration writes them, byte for byte.
 
-    Whoever stops this at any moment leaves a whole file, and a record from which the same command goes on.
+    If it is stopped at any moment, the file is whole, and the same command goes on from the record.
 
     Args:
         output: predictions that `judge score` wrote.
         record: the record of that run.
         old: what the record says; it differs from `manifest` in the calibration alone.
-        manifest: of the run that is wanted.
-        calibration: of that run; None leaves the probabilities as they were read.
-        table: the table of both.
+        manifest: the manifest of the run that is wanted.
+        calibration: the calibration of that run; None leaves the probabilities as they were read.
+        table: the table of both runs.
 
     Returns:
         A line for the user.
@@ -65,7 +64,7 @@ def recalibrate(
     after["calibration"] = calibration.in_words() if calibration else None
     if given_up is not None:
         after["given_up"] = given_up_figures(given_up, p, stored.flags)
-    # between here and the end the record fits no run, so that none takes the file for its own
+    # between here and the end the record fits no run, so that no run takes the file for its own
     write_run_record(record, without_calibration(old), old["result"])
     _rewrite(output, p)
     write_run_record(record, manifest, old["result"] | after)
@@ -74,13 +73,6 @@ def recalibrate(
     if "log_loss" in after:
         text += f"; log loss {before['log_loss']:.4f} -> {after['log_loss']:.4f}"
     return text
-
-
-def without_calibration(manifest: Manifest) -> Manifest:
-    """Return a manifest that says all but how the numbers that were read are calibrated."""
-    result = copy.deepcopy(manifest)
-    result["settings"].pop("calibration", None)
-    return result
 
 
 def _given_up(figures: dict[str, Any], stored: StoredPredictions) -> GivenUp | None:

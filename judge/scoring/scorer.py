@@ -1,8 +1,8 @@
 """Scoring a table: prompts through an engine in shards, both orders where wanted, predictions out.
 
-The steps, in order: check the model and the template, start the engines, prepare the table (or take up
-what an interrupted run prepared), read the first order, then the exchanged order of the rows that the swap
-policy picks, and put the predictions together in the table's order.
+The steps, in order: check the model and the template, start the engines, prepare the table (or take up what an
+interrupted run prepared), read its prompts (`judge.scoring.reading`), and put the predictions together in the table's
+order. They are the same with a deadline and without: the deadline of a run without one is infinitely far away.
 """
 
 from __future__ import annotations
@@ -17,29 +17,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.deadline import Deadline, DeadlinePassed, stopping, within
+from judge.deadline import Deadline, DeadlinePassed, within
 from judge.engine.choose import how_weights_are_read, make_pool, refuse_inexact
 from judge.engine.pool import CLOSING_SECONDS, WORKER_COMMAND
 from judge.engine.protocol import WITHOUT_MASS
-from judge.errors import JudgeError
 from judge.models.bundle import ModelFolder
 from judge.models.prompting import choose_budget, choose_template, differs_from_training
 from judge.models.trained_rows import joined, trained_rows_of
 from judge.predictions.predictions import GivenUp, Predictions, training_rates
 from judge.prompting.builder import PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
-from judge.runs.folder import Manifest, RunFolder
-from judge.runs.prepared import DONE, Prepared, is_prepared, open_prepared, prepare, without_prompts
-from judge.runs.shards import reading_order
-from judge.scoring.paced_reading import PacedReading, reserve, work_of
-from judge.scoring.reading import Events, Reading, rows_to_swap
+from judge.runs.folder import NOT_HASHED, Manifest, RunFolder
+from judge.runs.prepared import DONE, Prepared, open_prepared, prepare, without_prompts
+from judge.runs.progress import Progress
+from judge.scoring.reading import Budgets, Reading, reserve, work_of
 from judge.scoring.settings import ScoreSettings, choose_calibration, differs_from_calibrating, swap_share
 from judge.tables.comparison import Flag
 from judge.tables.table import Table
 from judge.version import __version__
-
-# Stands for a hash in the record of a run that had no time to make it.
-NOT_HASHED = "not hashed: the deadline had passed"
 
 
 class Scorer:
@@ -49,6 +44,11 @@ class Scorer:
         model: the checked model folder.
         log_folder: where engine processes log.
         worker_command: the worker program.
+
+    Attributes:
+        shard_tokens: tokens of a shard.
+        has_mass: whether the engine's log-probabilities are over the full vocabulary.
+        was_taught_mass: False for a judge that was trained on the three logits alone, which leaves all others free.
 
     Raises:
         JudgeError: the settings do not go together, or the model cannot be used with them.
@@ -62,18 +62,20 @@ class Scorer:
         worker_command: Sequence[str] = WORKER_COMMAND,
     ) -> None:
         self.model, self.settings = model, settings
-        self.share = swap_share(settings.swap)
-        self.template = choose_template(model, settings)
-        refuse_inexact(model, settings.readout)
-        self.budget = choose_budget(model, settings)
+        self.budget, self.template = choose_budget(model, settings), choose_template(model, settings)
         self.builder = PromptBuilder(TextEncoder(load_tokenizer(model.path)), self.template, self.budget)
-        self.warning = differs_from_training(model, settings, self.builder)
-        self.calibration = choose_calibration(model, settings)
+        self.warning = differs_from_training(model, settings, self.builder) if model.judge else None
+        self.share, self.calibration = swap_share(settings.swap), choose_calibration(model, settings)
         self.calibration_warning = differs_from_calibrating(self.calibration, settings, self.builder)
         self.trained_rows = joined(trained_rows_of(model))
+        refuse_inexact(model, settings.readout)
         self.weights = how_weights_are_read(model, settings)
         self.pool = make_pool(self.weights, settings, self.builder, log_folder, worker_command)
-        self._ready = False
+        # about half a minute on a CPU, a minute or two on a small GPU
+        self.shard_tokens = settings.shard_tokens or (262_144 if self.pool.config.device == "cuda" else 32_768)
+        self.was_taught_mass = model.judge is None or model.judge.setting("loss") != "verdicts"
+        self.has_mass = settings.readout not in WITHOUT_MASS
+        self._is_ready = False
 
     def __enter__(self) -> Scorer:
         return self
@@ -89,42 +91,35 @@ class Scorer:
         """Start the engine processes, which load the model meanwhile; a 32-bit copy of its weights is made before.
 
         Args:
-            say: told what is worth knowing on the way.
-            stop_at: nobody waits for the engines from then on (of time.monotonic()): none is left running.
+            say: takes what is worth knowing on the way.
+            stop_at: from then on nobody waits for the engines (of time.monotonic()), and none is left running.
 
         Raises:
             JudgeError: the copy cannot be written.
         """
-        if not self._ready:
+        if not self._is_ready and self.weights.expansion:
             self.weights.make_ready(say)
-            self._ready = True
+        self._is_ready = True
         if time.monotonic() >= stop_at:
             return
         self.pool.start()
         if time.monotonic() >= stop_at:
             self.pool.close(at_once=True)
 
-    @property
-    def shard_tokens(self) -> int:
-        """Tokens a shard: about half a minute on a CPU, a minute or two on a small GPU."""
-        return self.settings.shard_tokens or (262_144 if self.pool.config.device == "cuda" else 32_768)
+    def manifest(self, table: Table, hashed: bool = True) -> Manifest:
+        """Return the hashes and settings that decide what a run writes.
 
-    def manifest_without_hashes(self) -> Manifest:
-        """Return the manifest of a run whose time was up before the model was hashed; it fits no other run."""
-        return self._manifest(NOT_HASHED, NOT_HASHED)
-
-    def manifest(self, table: Table) -> Manifest:
-        """Return the hashes and settings that decide what a run writes."""
-        return self._manifest(table.digest(), self.model.digest())
-
-    def _manifest(self, table: str, model: str) -> Manifest:
+        Args:
+            hashed: False for a run whose time was up before its files were hashed; it fits no other run.
+        """
+        settings, prompt = self._settings(), self.builder.fingerprint()
         return {
             "version": __version__,
-            "table": table,
-            "model": model,
+            "table": table.digest() if hashed else NOT_HASHED,
+            "model": self.model.digest() if hashed else NOT_HASHED,
             "template": self.template.digest,
-            "prompt": self.builder.fingerprint(),
-            "settings": self._settings(),
+            "prompt": prompt,
+            "settings": settings,
         }
 
     def _settings(self) -> dict[str, Any]:
@@ -141,144 +136,114 @@ class Scorer:
             "calibration": self.calibration.numbers() if self.calibration else "off",
         }
 
-    def score(self, table: Table, run: RunFolder, events: Events, deadline: Deadline | None = None) -> Predictions:
+    def score(
+        self,
+        table: Table,
+        run: RunFolder,
+        progress: Progress,
+        deadline: Deadline | None = None,
+        restart: bool | None = None,
+    ) -> Predictions:
         """Score a table, going on with what the run folder already holds.
 
         Args:
             deadline: what cannot be read by then is given up, in the order that docs/deadline.md states.
+            restart: hash the table and the model while the engines load it, and take up the run that the folder holds,
+                or begin a new one (see `RunFolder.begin`); None if the caller has done that.
 
         Raises:
             JudgeError: the table cannot be read, or the engine does not work.
         """
-        if deadline is not None:
-            bare = self.without_prompts(table, run)
-            return self.score_in_time(table, bare, run, events, deadline)
-        self.pool.say = events.note
-        if self.calibration is not None:
-            events.note(f"p_* are calibrated ({self.calibration.in_words()}); --calibration=off leaves them as read")
-        self.start(events.note)  # loads the model while the table is prepared
-        prepared = self._prepared(table, run, events.prepared)
-        if self.pool.ready_at is None:
-            events.loading()
-        reading = Reading(self.pool, prepared, run, self.shard_tokens, events)
-        rows = reading_order(prepared.lengths, prepared.rows["prompt_hash"])
-        if self.share == 1:
-            reading.read("both", rows, [False, True])
-        else:
-            reading.read("first", rows, [False])
-            self._read_second(reading)
-        return self._predictions(reading)
-
-    def without_prompts(self, table: Table, run: RunFolder) -> Prepared:
-        """Return what is known of a table at once: what a run needs whose time is up before it reads anything."""
-        return without_prompts(table, run.path, self.trained_rows)
-
-    def stop_at(self, bare: Prepared, deadline: Deadline) -> float:
-        """Return when reading must end so that the files are written in time, of time.monotonic()."""
-        return deadline.at - reserve(len(bare.rows))
-
-    def score_in_time(
-        self, table: Table, bare: Prepared, run: RunFolder, events: Events, deadline: Deadline
-    ) -> Predictions:
-        """Score what can be scored in time.
-
-        Args:
-            bare: the table without prompts: what there is if the time is up before these are built.
-
-        Raises:
-            JudgeError: the engine does not start, or gives no numbers.
-        """
-        self.pool.say = events.note
-        if self.calibration is not None:
-            events.note(f"p_* are calibrated ({self.calibration.in_words()}); --calibration=off leaves them as read")
-        stop_at = self.stop_at(bare, deadline)
+        deadline, bare, stop_at = deadline or Deadline(), None, math.inf
+        self.pool.say = progress.note
+        if deadline.at < math.inf:
+            bare = without_prompts(table, run.path, self.trained_rows)
+            stop_at = deadline.at - reserve(len(bare.rows))
         try:
-            within(stop_at, lambda: self.start(events.note, stop_at))
+            self._take_up(table, run, progress, restart, stop_at)
             began = time.monotonic()
-            prepared = self._prepared(table, run, stopping(events.prepared, stop_at))
+            if began >= stop_at:
+                raise DeadlinePassed
+            prepared = open_prepared(run.path) or prepare(
+                table, self.builder, run.path, self.share != 0, progress, self.trained_rows, stop_at=stop_at
+            )
         except DeadlinePassed:
-            return self.nothing_read(bare, events, deadline)
+            assert bare is not None
+            run.manifest = run.manifest or self.manifest(table, hashed=False)
+            progress.note("deadline: the time was up before anything was read; all rows get the class priors")
+            return self._nothing_read(bare, deadline)
         if self.pool.ready_at is None:
-            events.loading()
-        reading = PacedReading(
+            progress.step("loading the model")
+        reading = Reading(
             self.pool,
             prepared,
             run,
             self.shard_tokens,
-            events,
+            progress,
             deadline,
-            work_of(self.model.config),
-            (self.budget.max_tokens, self.builder.least_tokens),
-            time.monotonic() - began,
-            lambda budget, rows: self._rebuilt(table, run, events, stop_at, budget, rows),
+            Budgets(
+                self.budget.max_tokens,
+                self.builder.least_tokens,
+                work_of(self.model.config) if bare is not None else lambda lengths: lengths.astype(np.float64),
+                time.monotonic() - began,
+                lambda budget, rows: self._rebuilt(table, run, progress, stop_at, budget, rows),
+            ),
         )
-        failed = None
-        try:
-            reading.read_all(reading_order(prepared.lengths, prepared.rows["prompt_hash"]), self.share)
-        except DeadlinePassed:
-            events.note("deadline: the time for reading is up; the engines are stopped")
-        except JudgeError as error:
-            if not reading.tokens:  # an engine that does not start: to be put right, whatever is read already
-                raise
-            failed = str(error)
-            events.note(f"warning: {error}; rows that were not read get the class priors")
-        if deadline.left() < CLOSING_SECONDS + reserve(len(bare.rows)):
-            self.pool.close(at_once=True)
-        known, flags, smallest = reading.result()
-        return self._predictions(reading, known, self._given_up(deadline, flags, smallest, failed))
+        reading.read_all(self.share)
+        known, given_up = prepared, None
+        if bare is not None:
+            if deadline.left() < CLOSING_SECONDS + reserve(len(prepared.rows)):
+                self.pool.close(at_once=True)
+            known, flags, smallest = reading.result()
+            given_up = self._given_up(deadline, flags, smallest, reading.failed)
+        effort = reading.reader.seconds, reading.reader.tokens
+        return Predictions(known, reading.first, reading.second, self.has_mass, *effort, self.calibration, given_up)
+
+    def _take_up(self, table: Table, run: RunFolder, progress: Progress, restart: bool | None, stop_at: float) -> None:
+        """Start the engines, and take up the run that the folder holds or begin a new one (see `score`).
+
+        Raises:
+            DeadlinePassed: the time was up before the files were hashed.
+            JudgeError: the folder holds another run.
+        """
+
+        def start() -> Manifest | None:
+            self.start(progress.note, stop_at)
+            return self.manifest(table) if restart is not None else None
+
+        manifest = start() if stop_at == math.inf else within(stop_at, start)
+        if manifest is not None and run.begin(manifest, bool(restart)):
+            progress.note(f"going on with the unfinished run in {run.path}")
+        if self.calibration is not None:
+            in_words = self.calibration.in_words()
+            progress.note(f"p_* are calibrated ({in_words}); --calibration=off leaves them as read")
+
+    def _nothing_read(self, bare: Prepared, deadline: Deadline) -> Predictions:
+        """Stop the engines and return the class priors for all rows."""
+        self.pool.close(at_once=True)
+        nan, flags = np.full((len(bare.rows), 3), np.nan), np.full(len(bare.rows), Flag.PRIOR, dtype=np.uint32)
+        given_up = self._given_up(deadline, flags)
+        return Predictions(bare, nan, nan.copy(), self.has_mass, 0.0, 0, self.calibration, given_up)
 
     def _given_up(
-        self, deadline: Deadline, flags: NDArray[np.uint32], smallest: int, failed: str | None = None
+        self, deadline: Deadline, flags: NDArray[np.uint32], smallest: int | None = None, failed: str = ""
     ) -> GivenUp:
-        return GivenUp(deadline.text, flags, training_rates(self.model.judge), smallest, failed)
-
-    def nothing_read(self, bare: Prepared, events: Events, deadline: Deadline) -> Predictions:
-        """Return the class priors for all rows."""
-        events.note("deadline: the time was up before anything was read; all rows get the class priors")
-        self.pool.close(at_once=True)
-        nan = np.full((len(bare.rows), 3), np.nan)
-        given_up = self._given_up(deadline, np.full(len(nan), Flag.PRIOR, dtype=np.uint32), self.budget.max_tokens)
-        has_mass = self.settings.readout not in WITHOUT_MASS
-        return Predictions(bare, nan, nan.copy(), has_mass, 0.0, 0, self.calibration, given_up)
+        rates = training_rates(self.model.judge)
+        return GivenUp(deadline.text, flags, rates, smallest or self.budget.max_tokens, failed or None)
 
     def _rebuilt(
-        self, table: Table, run: RunFolder, events: Events, stop_at: float, budget: int, rows: NDArray[np.bool_]
+        self, table: Table, run: RunFolder, progress: Progress, stop_at: float, budget: int, rows: NDArray[np.bool_]
     ) -> Prepared:
-        """Return the prompts of some rows at least, built with another budget; kept for when the run goes on."""
+        """Return the prompts of at least these rows, built with another budget, and keep them for a later session."""
         folder = run.path / f"budget-{budget}"
-        if is_prepared(folder):
-            prepared = open_prepared(folder)
+        prepared = open_prepared(folder)
+        if prepared is not None:
             if (prepared.lengths[rows] > 0).all():
                 return prepared
             rows = rows | (prepared.lengths > 0)
         folder.mkdir(exist_ok=True)
         (folder / DONE).unlink(missing_ok=True)
-        encoder, smaller = self.builder.encoder, dataclasses.replace(self.budget, max_tokens=budget)
-        builder = PromptBuilder(encoder, self.template, smaller)
-        return prepare(table, builder, folder, False, stopping(events.prepared, stop_at), only=rows)
-
-    def _prepared(self, table: Table, run: RunFolder, on_progress: Callable[[int], None]) -> Prepared:
-        if is_prepared(run.path):
-            return open_prepared(run.path)
-        return prepare(table, self.builder, run.path, self.share != 0, on_progress, self.trained_rows)
-
-    def _predictions(
-        self, reading: Reading, prepared: Prepared | None = None, given_up: GivenUp | None = None
-    ) -> Predictions:
-        return Predictions(
-            prepared or reading.prepared,
-            reading.first,
-            reading.second,
-            self.settings.readout not in WITHOUT_MASS,
-            reading.seconds,
-            reading.tokens,
-            self.calibration,
-            given_up,
+        builder = PromptBuilder(
+            self.builder.encoder, self.template, dataclasses.replace(self.budget, max_tokens=budget)
         )
-
-    def _read_second(self, reading: Reading) -> None:
-        """Read the exchanged order of the rows that the swap policy picks, the least certain first."""
-        if self.share == 0:
-            return
-        for name, rows in rows_to_swap(self.share, np.arange(len(reading.first)), reading.first, reading.second):
-            reading.read(name, reading.in_reading_order(rows), [True])
+        return prepare(table, builder, folder, False, progress, only=rows, stop_at=stop_at)

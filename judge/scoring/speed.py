@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 # The speed is that of the last quarter of the reading.
 RECENT = 0.25
 
 
+@dataclass
 class Speed:
-    """Work done a second of reading; times at which nothing was read do not count."""
+    """Work done a second of reading; times at which nothing was read do not count.
 
-    def __init__(self, engines: int = 1) -> None:
-        self._fewest = 2 * engines  # points that it is measured over, if there are as many
-        self._points = [(0.0, 0.0)]  # busy seconds, work
-        self._busy = 0.0
-        self._since: float | None = None
+    Attributes:
+        engines: that read at the same time.
+    """
+
+    engines: int = 1
+    _points: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 0.0)])  # busy seconds, work
+    _busy: float = 0.0
+    _since: float | None = None
 
     def begin(self, now: float) -> None:
         """Reading begins, or goes on after a pause."""
@@ -42,7 +48,8 @@ class Speed:
         busy, (_, work) = self.busy(now), self._points[-1]
         recent = [i for i, (at, _) in enumerate(self._points) if at <= (1 - RECENT) * busy]
         # the first step of an engine is no measure of the others
-        start = min(max(recent[-1] if recent else 0, 1), max(len(self._points) - 1 - self._fewest, 0))
+        fewest = 2 * self.engines  # points that it is measured over, if there are as many
+        start = min(max(recent[-1] if recent else 0, 1), max(len(self._points) - 1 - fewest, 0))
         at, before = self._points[start]
         return (work - before) / max(busy - at, 1e-9)
 

@@ -118,6 +118,13 @@ def clean_text(text: str) -> tuple[str, bool]:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), True
 
 
+def description_of(value: Any) -> str:
+    """Return what a cell says about its row, such as a model's name, as text; empty where it says nothing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return clean_text(value if isinstance(value, str) else str(value))[0].strip()
+
+
 def parse_cell(value: Any, cells: Cells = "auto") -> tuple[Turns, Flag]:
     """Read one cell into turns.
 

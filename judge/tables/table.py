@@ -27,6 +27,7 @@ from judge.tables.comparison import (
     Target,
     Turns,
     clean_text,
+    description_of,
     parse_cell,
     parse_label,
     row_flags,
@@ -43,7 +44,6 @@ from judge.tables.table_files import (
     check_table,
     file_columns,
     frame_columns,
-    table_kind,
 )
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Table:
         """
         import pyarrow as pa
 
-        if self.path is not None and table_kind(self.path) == "csv":
+        if self.path is not None and self.path.suffix.lower() == ".csv" and not self.path.is_dir():
             texts = [str(i) for i in self._rows]
             if all(_INTEGER.fullmatch(t) for t in texts):
                 try:
@@ -141,7 +141,7 @@ class Table:
         """
         sha = hashlib.sha256(f"{self.cells} {self.on_bad_row}".encode())
         if self.path is not None:
-            for part in parts_of(self.path):
+            for part in parts_of(self.path) if self.path.is_dir() else [self.path]:
                 with part.open("rb") as file:
                     while block := file.read(1 << 20):
                         sha.update(block)
@@ -180,10 +180,15 @@ class Table:
         self.counts["rows"] += 1
         self.counts.update(str(flag.name).lower() for flag in flags)
         self.counts["multi_turn"] += max(map(len, cells)) > 1
-        label, target, weight, source = self._verdict(columns, i, row, row_id)
+        target: Target | None = None
+        weight, source = 1.0, ""
+        if self.labels == "optional":
+            label = parse_label({name: columns[name][i] for name in OPTIONAL if name in columns})
+        else:
+            label, target, weight, source = self._verdict(columns, i, row, row_id)
         self.counts["labelled"] += label >= 0
         model_a, model_b, language, described_source = (
-            _description(columns[c][i]) if c in columns else "" for c in DESCRIPTIONS
+            description_of(columns[c][i]) if c in columns else "" for c in DESCRIPTIONS
         )
         source = source if self.labels == "required" else described_source
         models = (model_a, model_b)
@@ -198,9 +203,7 @@ class Table:
         return ", or ".join(ways[:2] if self.cells == "json" else ways)
 
     def _verdict(self, columns: Columns, i: int, row: int, row_id: RowId) -> tuple[int, Target | None, float, str]:
-        """Return the label, the target, the weight and the source of a row."""
-        if self.labels == "optional":
-            return parse_label({name: columns[name][i] for name in OPTIONAL if name in columns}), None, 1.0, ""
+        """Return the label, the target, the weight and the source of a row that must have a clear one."""
         values = {name: columns[name][i] for name in TRAINING if name in columns}
         for name in ("model_a", "model_b", "language"):
             values.pop(name, None)
@@ -211,15 +214,15 @@ class Table:
             raise JudgeError(f"{where(self.name, row, row_id)}: {error}") from None
 
     def _row_id(self, value: Any, row: int) -> RowId:
-        place = where(self.name, row, None, "id")
         blank = isinstance(value, str) and not value.strip()
         if value is None or blank or (isinstance(value, float) and math.isnan(value)):
-            raise JudgeError(f"{place} is missing; every row needs an id")
+            raise JudgeError(f"{where(self.name, row, None, 'id')} is missing; every row needs an id")
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise JudgeError(f"{place} is a {type(value).__name__}, expected a number or text")
+            kind = type(value).__name__
+            raise JudgeError(f"{where(self.name, row, None, 'id')} is a {kind}, expected a number or text")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise JudgeError(f"{place} does not fit 64 bits; write it as text")
-        if isinstance(value, str) and clean_text(value)[1]:
+            raise JudgeError(f"{where(self.name, row, None, 'id')} does not fit 64 bits; write it as text")
+        if isinstance(value, str) and not value.isascii() and clean_text(value)[1]:
             raise JudgeError(f"{where(self.name, row, value, 'id')} holds a lone surrogate, which no file can store")
         if isinstance(value, str) and ("\n" in value or "\r" in value):
             raise JudgeError(f"{where(self.name, row, value, 'id')} holds a line break; ids must fit in one line")
@@ -236,13 +239,6 @@ class Table:
             )
         self._rows[value] = row
         return value
-
-
-def _description(value: Any) -> str:
-    """Return a cell that describes its row, such as a model's name, as text; empty for a missing value."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return clean_text(value if isinstance(value, str) else str(value))[0].strip()
 
 
 def _id_kind(value: RowId) -> str:

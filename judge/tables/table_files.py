@@ -47,7 +47,7 @@ def check_table(path: Path) -> None:
     Raises:
         JudgeError: see `check_file`; or a folder holds no Parquet file.
     """
-    for part in parts_of(path) or [path]:
+    for part in (parts_of(path) if path.is_dir() else []) or [path]:
         check_file(part)
 
 
@@ -57,25 +57,28 @@ def check_file(path: Path) -> None:
     Raises:
         JudgeError: it is a folder, cannot be read, is empty, or is no table file or another one than its suffix says.
     """
-    shown = printable(str(path), 4096)
+    if problem := _problem_of(path):
+        raise JudgeError(f"{printable(str(path), 4096)}: {problem}")
+
+
+def _problem_of(path: Path) -> str:
     if path.is_dir():
-        raise JudgeError(f"{shown}: is a folder, expected a table file ({', '.join(SUFFIXES)})")
+        return f"is a folder, expected a table file ({', '.join(SUFFIXES)})"
     kind = SUFFIXES.get(path.suffix.lower())
     try:
         with path.open("rb") as file:
             head = file.read(4096)
     except OSError as error:
-        raise JudgeError(f"{shown}: cannot be read ({error.strerror})") from None
+        return f"cannot be read ({error.strerror})"
     if kind is None:
-        raise JudgeError(
-            f"{shown}: unknown suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}"
-            + (" (unpack it first)" if path.suffix.lower() in (".gz", ".zip", ".bz2", ".xz", ".zst") else "")
-        )
+        unpack = " (unpack it first)" if path.suffix.lower() in (".gz", ".zip", ".bz2", ".xz", ".zst") else ""
+        return f"unknown suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}{unpack}"
     if not head:
-        raise JudgeError(f"{shown}: the file is empty")
+        return "the file is empty"
     content = _content_of(head)
     if content != kind and not (content == "text" and kind in ("csv", "jsonl")):
-        raise JudgeError(f"{shown}: is named {path.suffix} but its content is {_CONTENTS[content]}")
+        return f"is named {path.suffix} but its content is {_CONTENTS[content]}"
+    return ""
 
 
 _CONTENTS = {

@@ -119,22 +119,16 @@ def read_rows(
     ids: list[str] = []
     prompts: list[str] = []
     sources: dict[str, int] = {}
-    done = 0
-
-    def on_rows(rows: int) -> None:
-        progress.step("reading", text=f"{done + rows:,} rows")
-
     for number, path in enumerate(paths):
         table = _Collecting.open(path, settings.cells, labels="required")
         assert isinstance(table, _Collecting)
         place = folder / f"table-{number}"
         place.mkdir(parents=True, exist_ok=True)
-        prepared.append(prepare(table, builder, place, both_orders, on_rows))
+        prepared.append(prepare(table, builder, place, both_orders, progress))
         part = np.array(table.records, dtype=_ROW)
         renamed = np.array([sources.setdefault(name, len(sources)) for name in table.sources], dtype=np.int32)
         part["source"] = renamed[part["source"]]
         records.append(part)
-        done += len(part)
         before = f"{table.name}:" if len(paths) > 1 else ""
         ids += [f"{before}{printable(i, 80)}" for i in prepared[-1].ids().to_pylist()]
         prompts += table.prompts

@@ -12,9 +12,9 @@ import pytest
 from judge.calibration.calibrate import CalibrateResult, CalibrateSettings, calibrate
 from judge.calibration.fit import cross_validate, make_task
 from judge.errors import JudgeError
-from judge.models.calibration import METHODS, Calibration, Method, mean_of_read
+from judge.models.calibration import METHODS, Calibration, Method
 from judge.predictions.file import StoredPredictions
-from judge.prompting.verdict import SWAPPED, Float, probabilities
+from judge.prompting.verdict import SWAPPED, Float, mean_of_read, probabilities
 from judge.stats.metrics import expected_calibration_error, log_loss, log_losses
 from judge.tables.comparison import Flag
 from tests.kit.calibrated_rows import drawn, frame_of, logprobs, simulated, stored_for, table_of

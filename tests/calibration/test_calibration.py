@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
-from judge.models.calibration import METHODS, SMALLEST, Calibration, Fitted, Method, mean_of_read, orders_read
+from judge.models.calibration import METHODS, SMALLEST, Calibration, Fitted, Method, orders_read
 from judge.models.judge_file import read_judge_file, store_calibration
 from judge.predictions.predictions import Predictions
-from judge.prompting.verdict import SWAPPED, Float, average_orders, probabilities
+from judge.prompting.verdict import SWAPPED, Float, average_orders, mean_of_read, probabilities
 from judge.runs.prepared import _ROW, Prepared
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings

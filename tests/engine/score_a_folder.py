@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from judge.cli.score import SubmissionOptions, run_score
+from judge.cli.score import run_score
+from judge.predictions.submission import SubmissionOptions
 from judge.scoring.settings import ScoreSettings
 
 model, output, engine = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

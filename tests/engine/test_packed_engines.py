@@ -15,7 +15,7 @@ from judge.hardware import machine
 from judge.models.bundle import ModelFolder, open_model
 from judge.prompting.verdict import probabilities
 from judge.runs.folder import RunFolder, differences
-from judge.scoring.reading import Silent
+from judge.runs.progress import Silent
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
 from judge.tables.table import Table

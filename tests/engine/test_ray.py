@@ -26,7 +26,7 @@ from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.predictions.predictions import Predictions
 from judge.runs.folder import RunFolder
-from judge.scoring.reading import Silent
+from judge.runs.progress import Silent
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
 from judge.tables.parquet_folder import read_table
@@ -62,10 +62,15 @@ class Watch(Silent):
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def progress(self, prompts: int, all_prompts: int, tokens: int, all_tokens: int) -> None:
-        assert prompts <= all_prompts
-        assert tokens <= all_tokens
-        self.on_progress(prompts)
+    def step(
+        self, what: str, done: float | None = None, total: float | None = None, text: str = "", rate: str = ""
+    ) -> None:
+        del rate
+        if what == "scoring":
+            prompts, all_prompts = (int(word) for word in text.split() if word.isdecimal())
+            assert prompts <= all_prompts
+            assert (done or 0) <= (total or 0)
+            self.on_progress(prompts)
 
 
 def scorer(model: Path, folder: Path, command: Sequence[str] = WORKER_COMMAND, **values: Any) -> Scorer:

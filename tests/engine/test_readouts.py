@@ -17,7 +17,7 @@ from judge.models.bundle import open_model
 from judge.predictions.predictions import Predictions
 from judge.prompting.verdict import probabilities, verdict_mass
 from judge.runs.folder import RunFolder
-from judge.scoring.reading import Silent
+from judge.runs.progress import Silent
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
 from judge.tables.table import Table

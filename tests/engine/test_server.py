@@ -20,13 +20,14 @@ import pandas as pd
 import pytest
 
 from judge import Judge
-from judge.cli.score import SubmissionOptions, run_score
+from judge.cli.score import run_score
 from judge.deadline import Deadline
 from judge.engine.choose import make_pool
 from judge.engine.pool import Pool, Work
 from judge.engine.protocol import EngineConfig
 from judge.engine.server.pool import ServerPool
 from judge.errors import JudgeError
+from judge.predictions.submission import SubmissionOptions
 from judge.scoring.settings import ScoreSettings
 from tests.kit.server_doubles import Proxy, endpoint, vllm_serve
 

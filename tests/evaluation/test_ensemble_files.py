@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 from judge.cli.ensemble import run_ensemble
-from judge.cli.score import SubmissionOptions
 from judge.errors import JudgeError
 from judge.evaluation.blend import blend
 from judge.evaluation.members import joint_flags, read_members
 from judge.evaluation.settings import EnsembleSettings
 from judge.predictions.file import read_predictions
+from judge.predictions.submission import SubmissionOptions
 from judge.tables.comparison import Flag
 from tests.kit.blended_judges import QUICK, drawn, files, read_frame, write
 

@@ -20,7 +20,7 @@ from judge.models.bundle import open_model
 from judge.predictions.predictions import Predictions
 from judge.prompting.verdict import probabilities, verdict_mass
 from judge.runs.folder import RunFolder
-from judge.scoring.reading import Silent
+from judge.runs.progress import Silent
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
 from judge.tables.table import Table
@@ -43,18 +43,23 @@ class Watching(Silent):
         self.notes: list[str] = []
         self.stop_after = stop_after
         self.loads = 0
-        self.last: tuple[int, int, int, int] = (0, 0, 0, 0)
+        self.last: tuple[float, ...] = (0, 0, 0, 0)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def loading(self) -> None:
-        self.loads += 1
+    warn = note
 
-    def progress(self, prompts: int, all_prompts: int, tokens: int, all_tokens: int) -> None:
-        self.last = (prompts, all_prompts, tokens, all_tokens)
-        if self.stop_after is not None and prompts >= self.stop_after:
-            raise KeyboardInterrupt
+    def step(
+        self, what: str, done: float | None = None, total: float | None = None, text: str = "", rate: str = ""
+    ) -> None:
+        del rate
+        self.loads += what == "loading the model"
+        if what == "scoring":
+            prompts, all_prompts = (int(word) for word in text.split() if word.isdecimal())
+            self.last = (prompts, all_prompts, done or 0, total or 0)
+            if self.stop_after is not None and prompts >= self.stop_after:
+                raise KeyboardInterrupt
 
 
 def settings_of(model: Path, table: Path, arms: list[dict[str, Any]], **others: Any) -> ExperimentSettings:

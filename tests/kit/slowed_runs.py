@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from judge.cli.score import SubmissionOptions, run_score
+from judge.cli.score import run_score
 from judge.deadline import Deadline
 from judge.engine.choose import make_pool
 from judge.engine.pool import Job, WorkerPool
 from judge.predictions.file import read_predictions
-from judge.predictions.submission import check_submission
+from judge.predictions.submission import SubmissionOptions, check_submission
 from judge.runs.folder import read_run_record
 from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Flag

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from judge.cli.rehearse import RehearsalTerminal, run_rehearse
+from judge.cli.rehearse import run_rehearse
 from judge.data.mock_table import DEMO_TABLE, mock_table
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
@@ -21,6 +21,7 @@ from judge.planning.rehearsal_rows import Chosen, Rows, WatchedTable, choose_row
 from judge.planning.rehearse import rehearse
 from judge.planning.time_model import Estimate, Point, fit
 from judge.runs.prepared import Prepared
+from judge.runs.progress import Silent
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Flag
@@ -243,8 +244,7 @@ def test_rows_that_do_not_fit_into_memory_are_named_with_the_batch_that_worked(
         comparisons = [row for chunk in table.chunks() for row in chunk]
         longest = max(len(prompt.ids) for prompt in scorer.builder.build(comparisons))
         scorer.pool.command = worker("broken", longest, "memory", "")  # type: ignore[attr-defined]
-        events = RehearsalTerminal(quiet=True)
-        found, costs = rehearse(scorer, table, tmp_path, 6, 3, events)
+        found, costs = rehearse(scorer, table, tmp_path, 6, 3, Silent())
     assert 12 not in np.concatenate(found.chosen.sample)
     assert found.failed == [12]
     assert found.batch_tokens[0] == 1024

@@ -49,7 +49,7 @@ def findings(folder: Path, text: str, ids: list[Any]) -> Findings:
 # -- writing -----------------------------------------------------------------------------------------------
 
 
-def test_without_a_sample_a_submission_has_the_contests_columns_and_the_tables_order(tmp_path: Path) -> None:
+def test_without_a_sample_the_contests_columns_and_the_tables_order(tmp_path: Path) -> None:
     path = written(tmp_path, [30, 10, 20], P, floor=0.0)
     assert path.read_text() == HEADER + "30,0.5,0.375,0.125\n10,0.2,0.3,0.5\n20,0.25,0.25,0.5\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["submission.csv"]

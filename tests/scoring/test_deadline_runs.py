@@ -38,7 +38,7 @@ def whole(tiny_model: Path, long_table: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(autouse=True)
 def short_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of 120 rows are written in a moment; runs of seconds cannot keep five for it."""
-    monkeypatch.setattr("judge.scoring.paced_reading.RESERVE_SECONDS", 1.5)
+    monkeypatch.setattr("judge.scoring.reading.RESERVE_SECONDS", 1.5)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def fails_for_good(model: Path, table: Path, folder: Path, patch: pytest.MonkeyP
         run(model, table, folder, 600, patch, mark=folder / "dies", load=load, shard_tokens=2000)
 
 
-def test_an_engine_that_fails_for_good_leaves_a_complete_file_and_what_was_read(
+def test_an_engine_that_fails_for_good_leaves_a_file_and_what_was_read(
     tiny_model: Path,
     long_table: Path,
     whole: Path,
@@ -170,10 +170,10 @@ def test_an_engine_that_fails_for_good_leaves_a_complete_file_and_what_was_read(
 # `judge score` on a disk so slow that hashing the model takes two minutes.
 SLOW_DISK = """
 import time
-import judge.models.bundle, judge.scoring.paced_reading
+import judge.models.bundle, judge.scoring.reading
 from judge.cli.main import main
 
-judge.scoring.paced_reading.RESERVE_SECONDS = 1.5
+judge.scoring.reading.RESERVE_SECONDS = 1.5
 judge.models.bundle.file_digest = lambda path: time.sleep(120)
 main()
 """

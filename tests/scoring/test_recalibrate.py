@@ -12,17 +12,18 @@ import pandas as pd
 import pytest
 
 import judge.scoring.recalibrate
-from judge.cli.score import SubmissionOptions, run_score
+from judge.cli.score import run_score
 from judge.engine.pool import WorkerPool
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.models.calibration import Calibration
 from judge.models.judge_file import store_calibration
 from judge.predictions.predictions import Predictions, predictions_table, summary, write_predictions
+from judge.predictions.submission import SubmissionOptions
 from judge.prompting.verdict import Float
-from judge.runs.folder import RunFolder, read_run_record, write_run_record
+from judge.runs.folder import RunFolder, read_run_record, without_calibration, write_run_record
 from judge.runs.prepared import Prepared, prepare
-from judge.scoring.recalibrate import without_calibration
+from judge.runs.progress import Silent
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import Flag
@@ -69,7 +70,7 @@ def files_of_a_run(
     (folder / "work").mkdir(exist_ok=True)
     with Scorer(open_model(bundle), settings_with(**values), folder / "logs") as scorer:
         source = Table.open(table)
-        prepared: Prepared = prepare(source, scorer.builder, folder / "work", True, lambda _: None)
+        prepared: Prepared = prepare(source, scorer.builder, folder / "work", True, Silent())
         prepared.rows["flags"][7] |= Flag.TRAINED_ON
         rows = len(prepared.rows)
         second = logprobs(rows, 1)
@@ -88,7 +89,7 @@ def score(bundle: Path, table: Path, output: Path, submission: Path | None = Non
 
 @pytest.mark.usefixtures("no_engine")
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
-def test_a_run_that_differs_in_the_calibration_alone_is_written_anew_as_a_fresh_one_would_be(
+def test_another_calibration_writes_what_a_fresh_run_would(
     bundle: Path, table: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected, kept = {}, [None, VECTOR, POSITION]

@@ -20,7 +20,7 @@ from judge.engine.pool import WorkerPool
 from judge.models.bundle import open_model
 from judge.prompting.verdict import entropy
 from judge.runs.folder import RunFolder
-from judge.scoring.reading import Silent
+from judge.runs.progress import Silent
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
 from judge.tables.table import Table
@@ -190,7 +190,7 @@ def test_a_killed_run_goes_on_without_reading_finished_shards_again(tiny_model: 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.parquet", "p.parquet.run.json"]
 
 
-def test_ctrl_c_ends_cleanly_says_how_to_go_on_and_a_changed_run_is_refused(
+def test_ctrl_c_says_how_to_go_on_and_a_changed_run_is_refused(
     tiny_model: Path, long_table: Path, tmp_path: Path
 ) -> None:
     # none of this depends on the engine, and this one starts faster

@@ -25,9 +25,9 @@ ROOMS = {
     "calibration",
     "hardware": "machine cards kernels memory",
     "engine": "protocol choose pool weights expand transformers",
-    "runs": "folder prepared shards progress terminal",
+    "runs": "folder prepared shards reading progress terminal",
     "predictions": "predictions file submission",
-    "scoring": "settings scorer reading recalibrate quick_submission",
+    "scoring": "score scorer settings reading",
     "api": "", "training": "settings train heldout model",
     "evaluation": "evaluate compare ensemble agreement bias bias_effects judged_rows members quality reliability "
     "row_facts self_preference settings slices",
