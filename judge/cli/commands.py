@@ -167,8 +167,11 @@ class _Fields:
         metavar = None
         if self._flags.several:  # typer reads no lists of choices
             choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
-            metavar = f"<{'|'.join(choices)}>" if choices else None
             kind = list[str if choices else kind]  # type: ignore[misc]
+            metavar = f"<{'|'.join(choices)}>" if choices else None
+        if typing.get_origin(kind) is list:
+            pairs = typing.get_origin(field.annotation) is dict
+            metavar = metavar or ("<name=number>" if pairs else f"<{typing.get_args(kind)[0].__name__}>")
         return inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,

@@ -59,8 +59,6 @@ def experiment(
     Options that are given several times make arms: all their combinations. What was read is kept; the same command
     goes on where it stopped, and an arm or rows more cost only what is new.
     """
-    if "template" in arms:
-        arms["templates"] = arms.pop("template")
     run_experiment_command(experiment_settings(arguments, arms, others), output, cache)
 
 
@@ -71,25 +69,23 @@ def experiment_settings(
 
     Args:
         arguments: the path of an experiment file, or one or more models and the table behind them.
-        arms: lists of which all combinations are arms: `templates`, `max_tokens`, `truncation`, `swap`, `calibration`,
-            `train`; see `judge.experiment.settings.experiment_of`. Not with a file.
+        arms: lists of which all combinations are arms (see `judge.experiment.settings.experiment_of`). Not with a file.
         others: other fields of the settings; those that are None are as in the file, or the defaults.
 
     Raises:
         JudgeError: neither, both, or see `judge.experiment.settings`.
     """
     given = {name: value for name, value in others.items() if value is not None}
-    lists = {name: list(values) for name, values in arms.items() if values}
     if len(arguments) == 1 and arguments[0].endswith(_FILES):
-        if lists:
-            flag = next(iter(lists)).replace("templates", "template").replace("_", "-")
+        if arms:
+            flag = next(iter(arms)).replace("_", "-")
             raise JudgeError(f"--{flag} makes arms, and {printable(arguments[0], 200)} names them; use one of both")
         return load_experiment(arguments[0], given)
-    if len(arguments) < 2 and "train" not in lists:
+    if len(arguments) < 2 and "train" not in arms:
         raise JudgeError("give an experiment file (.yaml), or a model and a table of labelled comparisons")
     if not arguments:
         raise JudgeError("give a table of labelled comparisons")
-    return experiment_of(list(arguments[:-1]), arguments[-1], **lists, **given)
+    return experiment_of(arguments[:-1], arguments[-1], arms, **given)
 
 
 def run_experiment_command(settings: ExperimentSettings, folder: Path, cache: Path | None = None) -> None:

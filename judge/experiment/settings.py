@@ -6,7 +6,7 @@ Paths in a file are relative to the folder that `judge` is started in, as in eve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -185,57 +185,36 @@ def parse_experiment(values: dict[str, Any], source: str = "judge experiment") -
 
 
 def experiment_of(
-    model: str | Sequence[str] | None,
-    table: str,
-    *,
-    templates: Sequence[str] = (),
-    max_tokens: Sequence[int] = (),
-    truncation: Sequence[str] = (),
-    swap: Sequence[str] = (),
-    calibration: Sequence[str] = (),
-    train: Sequence[str] = (),
-    train_rows: Sequence[int] = (),
-    **others: Any,
+    models: Sequence[str], table: str, arms: Mapping[str, Sequence[Any]], **others: Any
 ) -> ExperimentSettings:
     """Return the experiment whose arms are all combinations of what is given.
 
     Args:
-        model: folder of a model or bundle, or several of them to compare.
+        models: folders of models or bundles; several are compared.
         table: table with labels.
-        templates, max_tokens, truncation, swap, calibration, train, train_rows: values of `ArmSettings`, each compared
-            with the others; one value holds for all arms.
+        arms: for fields of `ArmSettings`, values that are compared; one value holds for all arms.
         others: other fields of `ExperimentSettings`; those that are None are left at their defaults.
 
     Raises:
         JudgeError: fewer than two arms or more than 20, or see `parse_experiment`.
     """
-    models = [model] if isinstance(model, str) else list(model or [])
-    lists = {
-        "model": models if len(models) > 1 else [],
-        "template": templates,
-        "max_tokens": max_tokens,
-        "truncation": truncation,
-        "swap": swap,
-        "calibration": calibration,
-        "train": train,
-        "train_rows": train_rows,
-    }
-    lists = {key: list(given) for key, given in lists.items() if given}
+    lists = {"model": list(models) if len(models) > 1 else [], **{name: list(values) for name, values in arms.items()}}
+    lists = {name: values for name, values in lists.items() if values}
     for key, given in lists.items():
         spelled = [str(Path(str(value))) for value in given]  # ./model is model
         twice = next((value for i, value in enumerate(given) if spelled[i] in spelled[:i]), None)
         if twice is not None:
             flag = "MODEL" if key == "model" else f"--{key.replace('_', '-')}"
             raise JudgeError(f"{flag} {printable(str(twice), 200)} is given twice")
-    arms = [dict(zip(lists, combination, strict=True)) for combination in product(*lists.values())]
-    if len(arms) < 2:
+    combined = [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
+    if len(combined) < 2:
         raise JudgeError(
             "nothing to compare: give two or more of --template, --max-tokens, --truncation, --swap, --calibration or "
             "models, or an experiment file with arms"
         )
-    if len(arms) > MOST_ARMS:
-        raise JudgeError(f"these are {len(arms)} combinations, more than {MOST_ARMS}; name the arms in a file")
-    values = {"data": table, "arms": arms, **{key: value for key, value in others.items() if value is not None}}
+    if len(combined) > MOST_ARMS:
+        raise JudgeError(f"these are {len(combined)} combinations, more than {MOST_ARMS}; name the arms in a file")
+    values = {"data": table, "arms": combined, **{key: value for key, value in others.items() if value is not None}}
     if len(models) == 1:
         values["model"] = models[0]
     return parse_experiment(values)

@@ -83,7 +83,7 @@ def test_the_help_shows_descriptions_choices_and_defaults(capsys: pytest.Capture
         "--heat <int> Degrees. [default: 180]",
         "--mode <top|bottom> Where it is hot. [default: top]",
         "--fan-speed <float> Turns a second. [default: by the heat]",
-        "--tray <list[str]> A tray.",
+        "--tray <str> A tray.",
         "Both sides. [default: 1.0 2.0]",
         "--light / --no-light Shine. [default: on]",
         "--clean Burn the rest.",

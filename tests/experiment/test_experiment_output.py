@@ -204,7 +204,7 @@ def test_seeds_have_rows_of_their_own() -> None:
 
 
 def test_a_command_line_is_a_file_or_models_and_a_table(tmp_path: Path) -> None:
-    found = experiment_settings(["m", "t.csv"], {"templates": ["minimal", "rubric"]}, {"seed": 3, "rows": None})
+    found = experiment_settings(["m", "t.csv"], {"template": ["minimal", "rubric"]}, {"seed": 3, "rows": None})
     assert [arm.template for arm in found.arms] == ["minimal", "rubric"]
     assert (found.model, found.data, found.seed, found.rows) == ("m", "t.csv", 3, None)
     two = experiment_settings(["m", "n", "t.csv"], {}, {})
@@ -213,8 +213,8 @@ def test_a_command_line_is_a_file_or_models_and_a_table(tmp_path: Path) -> None:
     file.write_text("model: m\ndata: t.csv\narms: [{template: minimal}, {template: rubric}]\n", encoding="utf-8")
     assert experiment_settings([str(file)], {}, {"seed": 5}).seed == 5
     with pytest.raises(JudgeError, match=r"--template makes arms, and .* names them"):
-        experiment_settings([str(file)], {"templates": ["minimal"]}, {})
+        experiment_settings([str(file)], {"template": ["minimal"]}, {})
     with pytest.raises(JudgeError, match="give an experiment file"):
-        experiment_settings(["m"], {"templates": ["minimal", "rubric"]}, {})
+        experiment_settings(["m"], {"template": ["minimal", "rubric"]}, {})
     with pytest.raises(JudgeError, match="give a table"):
         experiment_settings([], {"train": ["a.yaml", "b.yaml"]}, {})

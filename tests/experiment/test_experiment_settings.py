@@ -79,7 +79,9 @@ def test_a_file_is_read_and_names_itself_in_its_mistakes(tmp_path: Path) -> None
 
 
 def test_arms_are_all_combinations_and_are_called_by_what_differs() -> None:
-    settings = experiment_of("m", "t.csv", templates=["minimal", "x/rubric.yaml"], max_tokens=[256, 512], swap=["all"])
+    settings = experiment_of(
+        ["m"], "t.csv", {"template": ["minimal", "x/rubric.yaml"], "max_tokens": [256, 512], "swap": ["all"]}
+    )
     assert [arm.name for arm in settings.arms] == [
         "minimal, 256 tokens",
         "minimal, 512 tokens",
@@ -88,10 +90,10 @@ def test_arms_are_all_combinations_and_are_called_by_what_differs() -> None:
     ]
     assert {arm.swap for arm in settings.arms} == {"all"}
     assert settings.model == "m"
-    models = experiment_of(["x/base", "y/judge"], "t.csv", templates=["minimal"], margin=None, seed=3)
+    models = experiment_of(["x/base", "y/judge"], "t.csv", {"template": ["minimal"]}, margin=None, seed=3)
     assert [(arm.name, arm.model) for arm in models.arms] == [("base", "x/base"), ("judge", "y/judge")]
     assert (models.seed, models.smallest_that_matters) == (3, 0.01)
-    learning = experiment_of(None, "t.csv", train=["c.yaml"], train_rows=[100, 200])
+    learning = experiment_of([], "t.csv", {"train": ["c.yaml"], "train_rows": [100, 200]})
     assert [arm.name for arm in learning.arms] == ["100 rows", "200 rows"]
 
 
@@ -116,10 +118,10 @@ def test_a_forgotten_dash_between_two_arms_is_told(tmp_path: Path) -> None:
 
 
 def test_models_of_one_name_are_told_apart_by_their_folders() -> None:
-    names = [arm.name for arm in experiment_of(["runs/a/best", "runs/b/best/", "/x/other", "best"], "t.csv").arms]
+    names = [arm.name for arm in experiment_of(["runs/a/best", "runs/b/best/", "/x/other", "best"], "t.csv", {}).arms]
     assert names == ["a/best", "b/best", "other", "best"]
     with pytest.raises(JudgeError, match=r"MODEL \./m is given twice"):
-        experiment_of(["m", "./m"], "t.csv")
+        experiment_of(["m", "./m"], "t.csv", {})
 
 
 def test_the_baseline_can_be_any_arm_and_the_margin_depends_on_the_metric() -> None:
@@ -130,9 +132,9 @@ def test_the_baseline_can_be_any_arm_and_the_margin_depends_on_the_metric() -> N
 
 def test_nothing_to_compare_and_too_much_are_refused() -> None:
     with pytest.raises(JudgeError, match="nothing to compare"):
-        experiment_of("m", "t.csv", templates=["minimal"])
+        experiment_of(["m"], "t.csv", {"template": ["minimal"]})
     with pytest.raises(JudgeError, match="these are 40 combinations, more than 20"):
-        experiment_of("m", "t.csv", templates=["a", "b"], max_tokens=range(100, 120))
+        experiment_of(["m"], "t.csv", {"template": ["a", "b"], "max_tokens": range(100, 120)})
 
 
 def experiment(model: Path, table: Path, *arms: dict[str, Any], **others: Any) -> Any:
