@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from judge.cli.commands import Flags
 from judge.cli.experiment_text import result_lines
 from judge.cli.quiet import quiet_libraries
 from judge.errors import JudgeError, printable
-from judge.evaluation.compare import prompts_of
-from judge.experiment.arm_figures import apart, most_disputed
 from judge.experiment.files import RECORD, RESULTS, write_results
-from judge.experiment.result import ExperimentResult
 from judge.experiment.run import run_experiment
 from judge.experiment.settings import ArmSettings, ExperimentSettings, experiment_of, load_experiment
-from judge.predictions.file import StoredPredictions
-from judge.prompting.verdict import Float
-from judge.report.experiment_page import experiment_sections
-from judge.report.page import write_page
-from judge.report.row_data import ReportRow, rows_of
+from judge.report.experiment_page import write_experiment_page
 from judge.runs.terminal import Terminal
-from judge.tables.table import Table
 
 REPORT = "report.html"
-# The browser of rows holds at most so many: those on which the arms disagree most.
-MOST_ROWS = 2_000
 _FILES = (".yaml", ".yml")
 
 
@@ -100,52 +89,6 @@ def run_experiment_command(settings: ExperimentSettings, folder: Path, cache: Pa
     with Terminal() as terminal:
         result = run_experiment(settings, folder, terminal, cache)
     write_results(folder, result)
-    write_report(folder / REPORT, result)
+    write_experiment_page(folder / REPORT, result)
     terminal.print_lines(result_lines(result))
     terminal.print_lines(["", f"wrote {RESULTS}, {REPORT} and {RECORD} in {printable(str(folder), 4096)}"])
-
-
-def write_report(path: Path, result: ExperimentResult) -> None:
-    """Write the report, whole or not at all; the table is read again for the texts that it shows.
-
-    Raises:
-        JudgeError: the table cannot be read any more.
-    """
-    disputed = most_disputed(result)
-    prompts = prompts_of(_table(result), {row.id for row in disputed})
-    title = f"{len(result.names)} arms on {result.table}"
-    note = f"The rows below are shown with what {printable(result.baseline)}, the baseline, says of them."
-    if len(result.rows) > MOST_ROWS:
-        note += f" They are the {MOST_ROWS:,} of {len(result.rows):,} on which the arms disagree most."
-    write_page(path, title, experiment_sections(result, disputed, prompts, note), _browsed(result))
-
-
-def _table(result: ExperimentResult) -> Table:
-    settings = result.settings
-    return Table.open(settings.data, settings.cells, settings.on_bad_row)
-
-
-def _browsed(result: ExperimentResult) -> Iterator[ReportRow]:
-    """Yield the rows that the page's browser shows, with the baseline's probabilities, in the table's order."""
-    chosen = np.sort(np.argsort(-apart(result), kind="stable")[:MOST_ROWS])
-    mask = np.zeros(len(result.rows), dtype=np.bool_)
-    mask[chosen] = True
-    rows = result.rows.where(mask)
-    stored = StoredPredictions(
-        name=printable(result.baseline),
-        kind="predictions",
-        ids=[str(row_id) for row_id in rows.ids],
-        p=rows.p,
-        verdict_mass=rows.verdict_mass,
-        flags=rows.flags,
-        first=_logarithms(rows.first),
-        second=_logarithms(rows.second),
-        cut=rows.cut,
-    )
-    languages = dict(zip(rows.ids.tolist(), rows.facts.language.tolist(), strict=True))
-    return rows_of(stored, _table(result), languages)
-
-
-def _logarithms(p: Float) -> Float:
-    with np.errstate(divide="ignore"):  # 0 is -inf, of which the softmax is 0 again
-        return np.log(p)

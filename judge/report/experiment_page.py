@@ -4,27 +4,82 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
 from judge.errors import counted, printable
-from judge.experiment.arm_figures import ArmFigures, DisputedRow, arm_figures, sweep_of
+from judge.evaluation.compare import prompts_of
+from judge.experiment.arm_figures import ArmFigures, DisputedRow, apart, arm_figures, most_disputed, sweep_of
 from judge.experiment.result import ExperimentResult
 from judge.experiment.text import rate
+from judge.predictions.file import StoredPredictions
+from judge.prompting.verdict import Float
 from judge.report.experiment_plots import ArmPoint, axis_form, cost_plot, sweep_plot
 from judge.report.experiment_prompts import prompts_section, settings_section
 from judge.report.experiment_rows import disputed_section, slices_section
 from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, paragraph, table, tag
-from judge.report.page import Section
+from judge.report.page import Section, write_page
+from judge.report.row_data import ReportRow, rows_of
 from judge.stats.metrics import MEASURES, Measure
 from judge.stats.resample import Estimate
 from judge.stats.words import amount
+from judge.tables.table import Table
 
+# The browser of rows holds at most so many: those on which the arms disagree most.
+MOST_ROWS = 2_000
 # A hyphen that stands for a minus sign.
 _MINUS = re.compile(r"(?<!\w)-(?=\d)")
 _COLOURS = {"better": "good", "worse": "bad", "equivalent": "accent", "undecided": "muted"}
+
+
+def write_experiment_page(path: Path, result: ExperimentResult) -> None:
+    """Write the page, whole or not at all; the table is read again for the texts that it shows.
+
+    Raises:
+        JudgeError: the table cannot be read any more.
+    """
+    disputed = most_disputed(result)
+    prompts = prompts_of(_table(result), {row.id for row in disputed})
+    title = f"{len(result.names)} arms on {result.table}"
+    note = f"The rows below are shown with what {printable(result.baseline)}, the baseline, says of them."
+    if len(result.rows) > MOST_ROWS:
+        note += f" They are the {MOST_ROWS:,} of {len(result.rows):,} on which the arms disagree most."
+    write_page(path, title, experiment_sections(result, disputed, prompts, note), _browsed(result))
+
+
+def _table(result: ExperimentResult) -> Table:
+    settings = result.settings
+    return Table.open(settings.data, settings.cells, settings.on_bad_row)
+
+
+def _browsed(result: ExperimentResult) -> Iterator[ReportRow]:
+    """Yield the rows that the page's browser shows, with the baseline's probabilities, in the table's order."""
+    chosen = np.sort(np.argsort(-apart(result), kind="stable")[:MOST_ROWS])
+    mask = np.zeros(len(result.rows), dtype=np.bool_)
+    mask[chosen] = True
+    rows = result.rows.where(mask)
+    stored = StoredPredictions(
+        name=printable(result.baseline),
+        kind="predictions",
+        ids=[str(row_id) for row_id in rows.ids],
+        p=rows.p,
+        verdict_mass=rows.verdict_mass,
+        flags=rows.flags,
+        first=_logarithms(rows.first),
+        second=_logarithms(rows.second),
+        cut=rows.cut,
+    )
+    languages = dict(zip(rows.ids.tolist(), rows.facts.language.tolist(), strict=True))
+    return rows_of(stored, _table(result), languages)
+
+
+def _logarithms(p: Float) -> Float:
+    with np.errstate(divide="ignore"):  # 0 is -inf, of which the softmax is 0 again
+        return np.log(p)
 
 
 def experiment_sections(

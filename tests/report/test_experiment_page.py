@@ -12,13 +12,12 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from judge.cli.experiment import write_report
 from judge.cli.experiment_text import result_lines
 from judge.experiment.arm_figures import apart, most_disputed, slice_differences, sweep_of
 from judge.experiment.result import ExperimentResult
 from judge.experiment.settings import ExperimentSettings
 from judge.prompting.template import load_template
-from judge.report.experiment_page import verdict_line
+from judge.report.experiment_page import verdict_line, write_experiment_page
 from judge.report.experiment_plots import ArmPoint, cost_plot, sweep_plot
 from judge.stats.metrics import MEASURES, log_losses
 from judge.stats.resample import Estimate
@@ -236,7 +235,7 @@ def test_the_report_is_one_page_with_the_rows_of_the_table(four: ExperimentResul
     result = replace(
         four, rows=replace(four.rows, ids=ids), settings=four.settings.model_copy(update={"data": str(table)})
     )
-    write_report(tmp_path / "report.html", result)
+    write_experiment_page(tmp_path / "report.html", result)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<title>4 arms on rows.parquet</title>" in html
     index = json.loads(re.findall('<script type="application/json" id="index">(.*?)</script>', html)[0])
