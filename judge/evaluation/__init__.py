@@ -8,6 +8,7 @@ Doors:
 - `ensemble`: several judges blended
 - `judged_rows`: predictions and labels, joined by id
 - `members`: predictions of several judges for the same rows
+- `shown_row`: one row with what was predicted for it
 - `row_facts`: lengths, languages, models and cuts of rows
 - `quality`: figures of probabilities
 - `reliability`: calibration in bins

@@ -30,7 +30,7 @@ ROOMS = {
     "scoring": "score scorer settings reading",
     "api": "", "training": "settings train heldout model",
     "evaluation": "evaluate compare ensemble agreement bias bias_effects judged_rows members quality reliability "
-    "row_facts self_preference settings slices",
+    "row_facts self_preference settings shown_row slices",
     "calibration": "calibrate bundle",
     "experiment": "settings run result files arm_figures text",
     "planning": "plan layout lengths forecast rehearsal rehearsal_rows rehearse time_model",
