@@ -15,7 +15,7 @@ from typing import Any
 
 from judge.data.mock_awkward import Awkward, Form, kinds_for, place_awkward
 from judge.errors import JudgeError, counted
-from judge.tables.comparison import LABEL_COLUMNS, TEXT_COLUMNS, Cells, Comparison, Turns
+from judge.tables.comparison import LABEL_COLUMNS, TEXT_COLUMNS, Cells, Comparison, Turns, clean_text
 from judge.tables.table import Table
 from judge.tables.table_files import file_columns
 from judge.tables.table_writing import Record, check_output, write_records
@@ -159,4 +159,4 @@ def _cell(turns: Turns, form: Form) -> Any:
     if form == "plain" and len(turns) == 1:
         return turns[0]
     text = json.dumps(turns, ensure_ascii=False)
-    return json.dumps(turns) if any("\ud800" <= character <= "\udfff" for character in text) else text
+    return json.dumps(turns) if clean_text(text)[1] else text

@@ -230,7 +230,8 @@ def test_a_house_installs_without_an_index(house: Path, tmp_path: Path) -> None:
     status, said = run(nothing(tmp_path), house / "install.py", "--into", tmp_path / "env")
     count = len(versions(house / "requirements.txt"))
     assert (status, said) == (0, f"installed {count} packages into {tmp_path / 'env'}\n")
-    done = subprocess.run([tmp_path / "env" / "bin" / "judge"], capture_output=True, text=True, check=True)
+    judge = [tmp_path / "env" / "bin" / "judge"]
+    done = subprocess.run(judge, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True)
     assert done.stdout == "judge 0.1\n"
     status, said = run(tmp_path / "nothing", house / "install.py", "--into", tmp_path / "env")
     assert (status, said) == (0, f"judge is installed in {tmp_path / 'env'} already\n")
