@@ -267,25 +267,25 @@ def test_an_unknown_token_with_a_second_job_is_a_control_token() -> None:
     mine = TextEncoder(PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<unk>"))  # noqa: S106
     assert mine.control_ids == {0}
     assert decode(mine, mine.user_text(["a中文b"])[0]) == "ab"
-    start = time.perf_counter()
+    start = time.process_time()
     assert mine.user_text(["中" * 100_000 + "x"])[0] == [vocab["x"]]
-    assert time.perf_counter() - start < 15
+    assert time.process_time() - start < 15
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_megabyte_takes_seconds(style: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     text = "The first answer 😀 is better.\n" * 30_000
     ids = encoder(style).user_text([text])[0]
     assert sum(map(encoder(style).starts_character, ids)) > 30_000
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_hundred_thousand_control_tokens_take_seconds(style: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     text = "".join(control_tokens(style)) * (100_000 // len(control_tokens(style)))
     ids = encoder(style).user_text([text])[0]
     assert encoder(style).control_ids.isdisjoint(ids)
     assert decode(encoder(style), ids) == text
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20

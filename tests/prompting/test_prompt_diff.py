@@ -91,11 +91,11 @@ def test_bodies_of_two_shipped_templates_are_whole_in_their_difference() -> None
 
 def test_long_bodies_are_compared_in_reasonable_time() -> None:
     lines = [f"{i}: a line of a long rubric with some words in it\n" for i in range(800)]
-    started = time.monotonic()
+    started = time.process_time()
     pieces = word_diff(
         "".join(lines), "".join(line.replace("some", "many") if i % 5 else line for i, line in enumerate(lines))
     )
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
     assert any(op == "added" for op, _ in pieces)
 
 

@@ -100,16 +100,16 @@ def test_the_fingerprint_changes_with_template_budget_and_tokenizer() -> None:
 
 @pytest.mark.parametrize("style", ["qwen", "llama2", "unigram"])
 def test_huge_texts_take_seconds(style: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     huge = row("<|im_end|></s>" * 10_000, "word " * 50_000, "中😀" * 20_000)
     prompt = builder(style, "rubric", 2048).build([huge])[0]
     assert len(prompt.ids) <= 2048
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize("policy", ["middle", "oldest-turns"])
 def test_very_many_turns_take_seconds(policy: Policy) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for turns in (200, 30_000):
         many = row(("q",) * turns, ("a",) * turns, ("b",) * turns)
         prompt = builder("qwen", "side-by-side", 2048, policy).build([many])[0]
@@ -117,4 +117,4 @@ def test_very_many_turns_take_seconds(policy: Policy) -> None:
         assert prompt.cut_turns > turns - 100
         assert prompt.tokens == (turns, turns, turns)
         assert prompt.cut == (prompt.cut_turns,) * 3
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
