@@ -19,7 +19,7 @@ from typing import Any
 
 from judge.errors import JudgeError, printable
 from judge.runs.progress import Progress
-from quantize.back_end import Job, load_for_calibration, quiet
+from quantize.back_end import BackEnd, Job, load_for_calibration, quiet
 from quantize.layers import Layers
 from quantize.settings import BackEndName, QuantizeSettings
 
@@ -30,8 +30,8 @@ _AT_ONCE = 8
 _CLIP_ROWS = 64
 
 
-class AutoAwq:
-    """The back end for the classic layout (`quantize.awq.BackEnd`)."""
+class AutoAwq(BackEnd):
+    """The back end for the classic layout (`quantize.back_end.BackEnd`)."""
 
     name: BackEndName = "autoawq"
     packages: tuple[str, ...] = ("autoawq", "zstandard")
@@ -39,9 +39,8 @@ class AutoAwq:
     copies = 2  # the inputs, and all of them joined
 
     def refusal(self, layers: Layers, model_type: str) -> str | None:
-        """Return why AutoAWQ cannot quantise a model (too new, or a mixture of experts), or None."""
-        if layers.is_mixture:
-            return f"{layers.architecture} is a mixture of experts, which judge quantize does not handle"
+        """Return why AutoAWQ cannot quantise a model that is newer than the library, or None."""
+        del layers  # the library goes by the model type
         with quiet("awq"):
             from awq.models.auto import AWQ_CAUSAL_LM_MODEL_MAP
         if model_type in AWQ_CAUSAL_LM_MODEL_MAP:

@@ -144,6 +144,8 @@ def _checked(model: ModelFolder, output: Path, settings: QuantizeSettings) -> tu
     device = choose_device(settings.device)
     layers = find_layers(model)
     reason = end.refusal(layers, str(model.config.get("model_type", "")))
+    if layers.is_mixture:
+        reason = f"{layers.architecture} is a mixture of experts, which judge quantize does not handle"
     if reason:
         raise JudgeError(f"{model.path}: {reason}")
     return end, layers, device

@@ -74,6 +74,7 @@ class BackEnd(Protocol):
 
     def notes(self) -> list[str]:
         """Return what a user should know before."""
+        return []
 
     def kept_tokens(self, lengths: Sequence[int]) -> int:
         """Return how many tokens calibration keeps for prompts of these lengths, padding included."""

@@ -9,13 +9,13 @@ from typing import Any
 from judge.errors import printable
 from judge.prompting.encoding import load_tokenizer
 from judge.runs.progress import Progress
-from quantize.back_end import Job, load_for_calibration, quiet, source_use_cache, stored_dtype
+from quantize.back_end import BackEnd, Job, load_for_calibration, quiet, source_use_cache, stored_dtype
 from quantize.layers import Layers
 from quantize.settings import BackEndName, QuantizeSettings
 
 
-class LlmCompressor:
-    """The default back end (`quantize.awq.BackEnd`)."""
+class LlmCompressor(BackEnd):
+    """The default back end (`quantize.back_end.BackEnd`)."""
 
     name: BackEndName = "llm-compressor"
     packages: tuple[str, ...] = ("llmcompressor", "compressed-tensors", "loguru")
@@ -23,12 +23,10 @@ class LlmCompressor:
     copies = 1
 
     def refusal(self, layers: Layers, model_type: str) -> str | None:
-        """Return why llm-compressor cannot quantise a model (a mixture of experts, or no mappings), or None.
+        """Return why llm-compressor cannot quantise a model, or None.
 
         For an unknown architecture the library takes Llama's names and skips the layers that they do not match.
         """
-        if layers.is_mixture:
-            return f"{layers.architecture} is a mixture of experts, which judge quantize does not handle"
         with quiet("llmcompressor"):
             from llmcompressor.modifiers.transform.awq.dynamic_mappings import AWQ_DYNAMIC_MAPPING_REGISTRY
             from llmcompressor.modifiers.transform.awq.mappings import AWQ_MAPPING_REGISTRY
@@ -37,10 +35,6 @@ class LlmCompressor:
         if layers.architecture in known:
             return None
         return f"llm-compressor's AWQ does not know the architecture {printable(layers.architecture)}"
-
-    def notes(self) -> list[str]:
-        """Return what a user should know before."""
-        return []
 
     def kept_tokens(self, lengths: Sequence[int]) -> int:
         """Return the calibration tokens: prompts run one by one, without padding."""

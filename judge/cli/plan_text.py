@@ -11,7 +11,7 @@ from judge.errors import counted, printable
 from judge.planning.forecast import GOOD, Outcome, forecast
 from judge.planning.layout import GIB
 from judge.planning.plan import ScoringPlan
-from judge.planning.time_model import Estimate
+from judge.planning.time_model import TimeRange
 
 _BILLION = 1e9
 
@@ -47,7 +47,7 @@ def verdict_line(outcome: Outcome, deadline: float | None) -> str:
     return f"{found}: {duration(outcome.total)} of {_unit(deadline, 7200 if whole_hours else deadline)}"
 
 
-def duration(seconds: Estimate) -> str:
+def duration(seconds: TimeRange) -> str:
     """Return a range of seconds as `5.1 to 7.0 h`, in the unit of its upper end."""
     low, high = (_unit(end, seconds.high) for end in (seconds.low, seconds.high))
     return high if low == high else f"{low.split(' ')[0]} to {high}"

@@ -18,7 +18,7 @@ from judge.models.arithmetic import ModelShape
 from judge.planning.card_time import Share, engine_model, share_of_peak
 from judge.planning.layout import Layout, Machine, lay_out
 from judge.planning.lengths import PromptLengths
-from judge.planning.time_model import Estimate, TimeModel
+from judge.planning.time_model import TimeModel, TimeRange
 from judge.scoring.settings import ScoreSettings
 
 # A core's FLOP/s in float32 where nothing was measured: old and shared, usual, wide vector units.
@@ -71,8 +71,8 @@ class Outcome:
 
     layout: Layout
     share: Share | None
-    load: Estimate
-    read: Estimate
+    load: TimeRange
+    read: TimeRange
 
     @property
     def works(self) -> bool:
@@ -80,10 +80,10 @@ class Outcome:
         return not self.layout.problems
 
     @property
-    def total(self) -> Estimate:
+    def total(self) -> TimeRange:
         """Seconds from the start to the last row."""
         load, read = self.load, self.read
-        return Estimate(load.low + read.low, load.value + read.value, load.high + read.high)
+        return TimeRange(load.low + read.low, load.value + read.value, load.high + read.high)
 
 
 def forecast(outcome: Outcome, deadline: float | None) -> Forecast:
@@ -105,16 +105,16 @@ def evaluate(case: Case) -> Outcome:
     """Return the layout of a case and its times."""
     layout = lay_out(case.shape, case.config, case.machine, case.settings, case.lengths.budget)
     share = None if case.machine.card.is_cpu else share_of_peak(case.machine.card)
-    nothing = Estimate(0.0, 0.0, 0.0)
+    nothing = TimeRange(0.0, 0.0, 0.0)
     if layout.problems:
         return Outcome(layout, share, nothing, nothing)
     read = layout.engine.shape
     size = read.weight_bytes(4 if read.dtype == "float32" else 2)
-    load = Estimate(*(start + size / disk for start, disk in zip(START_SECONDS, DISK_BYTES, strict=True)))
+    load = TimeRange(*(start + size / disk for start, disk in zip(START_SECONDS, DISK_BYTES, strict=True)))
     return Outcome(layout, share, load, _reading(case, layout, share))
 
 
-def _reading(case: Case, layout: Layout, share: Share | None) -> Estimate:
+def _reading(case: Case, layout: Layout, share: Share | None) -> TimeRange:
     """Return the seconds of reading all prompts: each bound with its own lengths, swaps and speed."""
     bounds = []
     for i in range(3):
@@ -129,7 +129,7 @@ def _reading(case: Case, layout: Layout, share: Share | None) -> Estimate:
         else:
             reached = (share.high, share.value, share.low)[i]
             bounds.append(engine_model(layout.engine, reached).seconds(*totals).value / layout.workers)
-    return Estimate(*bounds)
+    return TimeRange(*bounds)
 
 
 @dataclass(frozen=True)

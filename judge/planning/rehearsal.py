@@ -12,7 +12,7 @@ import numpy as np
 from judge.errors import counted, printable
 from judge.hardware.machine import GIB
 from judge.planning.rehearsal_rows import Chosen, Rows
-from judge.planning.time_model import Estimate, Point, TimeModel
+from judge.planning.time_model import Point, TimeModel, TimeRange
 from judge.prompting.verdict import Float
 from judge.runs.terminal import duration
 from judge.tables.comparison import RowId
@@ -93,7 +93,7 @@ class Costs:
     share: float | None
 
 
-def reading_time(model: TimeModel, drift: float, costs: Costs) -> Estimate:
+def reading_time(model: TimeModel, drift: float, costs: Costs) -> TimeRange:
     """Return how long reading all prompts takes, both orders of those rows that the swap policy picks.
 
     The range joins what the fit leaves open and `drift`, by how much the same rows took another time later on: parts
@@ -106,14 +106,14 @@ def reading_time(model: TimeModel, drift: float, costs: Costs) -> Estimate:
     shares = (_LEAST_AUTO_SWAP, 0.5, 1.0) if costs.share is None else (costs.share,) * 3
     low, value, high = (model.seconds(*(total * (1 + share) for total in totals)) for share in shares)
 
-    def width(estimate: Estimate, bound: float) -> float:
+    def width(estimate: TimeRange, bound: float) -> float:
         fitted = abs(math.log(bound / estimate.value)) if estimate.value > 0 and bound > 0 else 0.0
         return math.exp(math.hypot(fitted, drift))
 
-    return Estimate(low.value / width(low, low.low), value.value, high.value * width(high, high.high))
+    return TimeRange(low.value / width(low, low.low), value.value, high.value * width(high, high.high))
 
 
-def total_time(found: Rehearsal, costs: Costs) -> Estimate:
+def total_time(found: Rehearsal, costs: Costs) -> TimeRange:
     """Return how long the whole run takes: setting up, reading and writing."""
     assert found.model is not None, "the sample was read"
     reading = reading_time(found.model, drift_of(found.points), costs)
@@ -151,7 +151,7 @@ def decide(found: Rehearsal, costs: Costs, budget: int, deadline: float | None) 
     total = total_time(found, costs)
     if deadline is None or total.high <= deadline:
         return RehearsalVerdict(True, fitting_line(total, deadline))
-    ways: list[tuple[str, Estimate]] = []
+    ways: list[tuple[str, TimeRange]] = []
     if costs.share != 0:
         ways.append(("--swap=off", total_time(found, Costs(costs.lengths, costs.flops, 0.0))))
     for smaller in _SMALLER_BUDGETS:
@@ -164,7 +164,7 @@ def decide(found: Rehearsal, costs: Costs, budget: int, deadline: float | None) 
     return RehearsalVerdict(False, too_long_line(total, deadline, fitting, budget > min(_SMALLER_BUDGETS)))
 
 
-def fitting_line(total: Estimate, deadline: float | None) -> str:
+def fitting_line(total: TimeRange, deadline: float | None) -> str:
     """Return the verdict of a run that ends in time, or that need not."""
     expected = f"{duration(total.value)} expected, {duration(total.low)} to {duration(total.high)}"
     if deadline is None:
@@ -174,7 +174,7 @@ def fitting_line(total: Estimate, deadline: float | None) -> str:
 
 
 def too_long_line(
-    total: Estimate, deadline: float, fitting: tuple[str, Estimate] | None, smaller_budgets: bool = True
+    total: TimeRange, deadline: float, fitting: tuple[str, TimeRange] | None, smaller_budgets: bool = True
 ) -> str:
     """Return the verdict of a run that may not end in time.
 
@@ -202,7 +202,7 @@ def _short(seconds: float) -> str:
 
 
 def lines(
-    found: Rehearsal, total: Estimate, reading: Estimate, ids: Sequence[RowId], gpus: Sequence[str]
+    found: Rehearsal, total: TimeRange, reading: TimeRange, ids: Sequence[RowId], gpus: Sequence[str]
 ) -> Iterator[str]:
     """Yield the figures of a rehearsal, a label and a value a line.
 

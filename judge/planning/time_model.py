@@ -39,16 +39,16 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TimeRange:
     """Seconds, with the range that holds the true value in about nine runs of ten."""
 
     low: float
     value: float
     high: float
 
-    def plus(self, seconds: float, spread: float = 0.0) -> Estimate:
+    def plus(self, seconds: float, spread: float = 0.0) -> TimeRange:
         """Return this and something else that takes so many seconds, give or take a factor of 1 + `spread`."""
-        return Estimate(self.low + seconds / (1 + spread), self.value + seconds, self.high + seconds * (1 + spread))
+        return TimeRange(self.low + seconds / (1 + spread), self.value + seconds, self.high + seconds * (1 + spread))
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,18 @@ class TimeModel:
     points: int = 0
     source: str = "measured"
 
-    def seconds(self, flops: float, prompts: float, tokens: float) -> Estimate:
+    def seconds(self, flops: float, prompts: float, tokens: float) -> TimeRange:
         """Return how long a run with these totals takes, model loading not included."""
         terms = np.array([flops, tokens, prompts], dtype=np.float64)
         value = float(terms @ [self.per_flop, self.per_token, self.per_prompt])
         if value <= 0:
-            return Estimate(0.0, 0.0, 0.0)
+            return TimeRange(0.0, 0.0, 0.0)
         far = 1.0
         if self.inverse:
             relative = terms / value
             far = math.sqrt(1 + max(float(relative @ np.array(self.inverse) @ relative), 0.0))
         factor = math.exp(min(self.spread * far, 3.0))
-        return Estimate(value / factor, value, value * factor)
+        return TimeRange(value / factor, value, value * factor)
 
 
 def fit(points: Sequence[Point], source: str = "measured") -> TimeModel:

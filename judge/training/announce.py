@@ -12,14 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from judge.errors import counted, printable
-from judge.models.bundle import ModelFolder
 from judge.runs.progress import Progress
 from judge.runs.terminal import duration
 from judge.training.batches import token_dataset
-from judge.training.model import Machine
 from judge.training.rows import IGNORED
 from judge.training.run import TrainingRun
-from judge.training.settings import TrainSettings
 from judge.training.trainer import VerdictTrainer
 
 # Activations of one transformer layer in bytes per token and hidden unit, at 2 bytes a value: 34 without the attention
@@ -83,8 +80,7 @@ def announce_cost(run: TrainingRun, trainer: VerdictTrainer, progress: Progress)
         f"{counted(run.machine.processes, 'device')}), {counted(run.steps, 'step')}, learning rate {settings.rate:g}"
     )
     lengths = run.train_rows.lengths[run.split.train]
-    longest = int(lengths.max())
-    parts = estimate_memory(settings, run.base, run.machine, trainable, longest, run.checkpointing)
+    parts = estimate_memory(run, trainable)
     shown = [size / 2**30 for size in (sum(parts), *parts)]
     progress.note(
         f"memory: about {shown[0]:.1f} GiB a device (weights {shown[1]:.1f}, gradients and optimizer {shown[2]:.1f}, "
@@ -93,23 +89,23 @@ def announce_cost(run: TrainingRun, trainer: VerdictTrainer, progress: Progress)
     per_token = seconds_per_token(trainer)
     rows = run.steps * run.rows_per_step / run.machine.processes
     held_out = run.eval_rows.lengths[run.split.held_out].sum() / run.machine.processes
-    seconds = estimate_seconds(per_token, rows * float(lengths.mean()), float(held_out), settings.evaluations + 1)
+    # the held-out rows are also read before the first step and after the last one
+    read = float(held_out) * (settings.evaluations + 2) * _FORWARD_SHARE
+    seconds = per_token * (rows * float(lengths.mean()) + read)
     if math.isnan(per_token):
         progress.warn("the first batch does not fit into memory; lower batch_size or max_tokens, raise accumulation")
         return
     progress.note(f"time: about {duration(seconds)} ({1 / per_token:,.0f} tokens/s a device on the first batch)")
 
 
-def estimate_memory(
-    settings: TrainSettings, base: ModelFolder, machine: Machine, trainable: int, longest: int, checkpointing: bool
-) -> tuple[int, int, int]:
+def estimate_memory(run: TrainingRun, trainable: int) -> tuple[int, int, int]:
     """Return roughly the bytes on each device of weights, what training adds to them, and activations.
 
     Args:
         trainable: parameters that are trained.
-        longest: tokens of the longest prompt.
     """
-    size = 4 if machine.dtype == "float32" else 2
+    settings, base, longest = run.settings, run.base, int(run.train_rows.lengths[run.split.train].max())
+    size = 4 if run.machine.dtype == "float32" else 2
     text = base.text_config
     hidden, layers = int(text.get("hidden_size", 0)), int(text.get("num_hidden_layers", 0))
     vocabulary = int(text.get("vocab_size", 0))
@@ -123,7 +119,7 @@ def estimate_memory(
     state = 4 + (2 if "8bit" in settings.optimizer else 8) + (0 if settings.method == "full" else 4)
     tokens = settings.batch_size * longest
     layers -= settings.freeze_layers  # gradients stop above the frozen layers, which keep nothing for them
-    kept = 2 * layers + _ACTIVATION_BYTES if checkpointing else _ACTIVATION_BYTES * layers
+    kept = 2 * layers + _ACTIVATION_BYTES if run.checkpointing else _ACTIVATION_BYTES * layers
     activations = tokens * hidden * kept * size // 2 + settings.batch_size * vocabulary * 12
     return weights, trainable * state, activations
 
@@ -162,8 +158,3 @@ def _probe(trainer: VerdictTrainer) -> float:
     trainer.model.zero_grad(set_to_none=True)
     trainer.rows_seen = 0
     return taken / int(batch["input_ids"].numel())
-
-
-def estimate_seconds(per_token: float, train_tokens: float, eval_tokens: float, evaluations: int) -> float:
-    """Return the seconds of a run: all tokens that are trained on, and the evaluations (one more before the start)."""
-    return per_token * (train_tokens + eval_tokens * (evaluations + 1) * _FORWARD_SHARE)

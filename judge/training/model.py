@@ -20,7 +20,7 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class Machine:
+class TrainingMachine:
     """Where a run trains.
 
     Attributes:
@@ -67,7 +67,7 @@ def _require_reporter(name: str) -> None:
         raise JudgeError(f"report_to={name}: the package is not installed: pip install {name}")
 
 
-def choose_machine(settings: TrainSettings) -> Machine:
+def choose_machine(settings: TrainSettings) -> TrainingMachine:
     """Return where and in which number format to train.
 
     A GPU before compute capability 8.0, such as the T4, gets float16: it has no bfloat16, and PyTorch emulates it
@@ -91,7 +91,7 @@ def choose_machine(settings: TrainSettings) -> Machine:
     state = PartialState(cpu=device == "cpu")
     native = device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
     dtype = choose_training_dtype(settings.dtype, device, native)
-    return Machine(device, dtype, state.num_processes, state.process_index, state.local_process_index)
+    return TrainingMachine(device, dtype, state.num_processes, state.process_index, state.local_process_index)
 
 
 def choose_training_dtype(wanted: str, device: str, native_bfloat16: bool) -> Dtype:
@@ -142,7 +142,7 @@ def open_base(settings: TrainSettings) -> tuple[ModelFolder, ModelFolder | None]
     return base, bundle
 
 
-def load_model(settings: TrainSettings, base: ModelFolder, bundle: ModelFolder | None, machine: Machine) -> Any:
+def load_model(settings: TrainSettings, base: ModelFolder, bundle: ModelFolder | None, machine: TrainingMachine) -> Any:
     """Load the model and put an adapter on it, unless the method is `full`, which trains the model itself.
 
     Adapters are float32 in every number format: the gradient scaler of float16 needs float32, and bfloat16 would lose
@@ -177,7 +177,7 @@ def load_model(settings: TrainSettings, base: ModelFolder, bundle: ModelFolder |
 
 
 def _load_weights(
-    settings: TrainSettings, folder: ModelFolder, stored: torch.dtype, machine: Machine
+    settings: TrainSettings, folder: ModelFolder, stored: torch.dtype, machine: TrainingMachine
 ) -> PreTrainedModel:
     from transformers import BitsAndBytesConfig
 

@@ -17,7 +17,7 @@ from judge.runs.progress import Progress
 from judge.stats.metrics import label_rates, rates_text
 from judge.tables.table import Table
 from judge.training.heldout import prior_figures
-from judge.training.model import Machine
+from judge.training.model import TrainingMachine
 from judge.training.rows import Split, TrainingRows, check_rows, read_rows, split_rows
 from judge.training.settings import TrainSettings
 from judge.version import __version__
@@ -44,7 +44,7 @@ class TrainingRun:
     base: ModelFolder
     bundle: ModelFolder | None
     builder: PromptBuilder
-    machine: Machine
+    machine: TrainingMachine
     train_rows: TrainingRows
     eval_rows: TrainingRows
     split: Split
@@ -91,7 +91,7 @@ def run_manifest(
     base: ModelFolder,
     bundle: ModelFolder | None,
     builder: PromptBuilder,
-    machine: Machine,
+    machine: TrainingMachine,
 ) -> Manifest:
     """Return the hashes and settings that decide what a run writes."""
     paths = [*settings.data, *([settings.eval_data] if settings.eval_data else [])]
@@ -115,7 +115,7 @@ def make_run(
     base: ModelFolder,
     bundle: ModelFolder | None,
     builder: PromptBuilder,
-    machine: Machine,
+    machine: TrainingMachine,
     folder: Path,
     progress: Progress,
 ) -> TrainingRun:

@@ -28,7 +28,7 @@ from judge.prompting.template import load_template
 from judge.runs.folder import Manifest, RunFolder
 from judge.runs.progress import Progress
 from judge.training.heldout import heldout_figures, prior_figures
-from judge.training.model import Machine, choose_machine, load_model, open_base, require_libraries
+from judge.training.model import TrainingMachine, choose_machine, load_model, open_base, require_libraries
 from judge.training.run import TrainingRun, make_run, run_manifest
 from judge.training.settings import TrainSettings
 
@@ -76,7 +76,9 @@ def train(settings: TrainSettings, output: Path, resume: bool, restart: bool, pr
 
 
 @contextmanager
-def _run_folder(parts: Path, manifest: Manifest, restart: bool, machine: Machine) -> Iterator[tuple[Path, bool]]:
+def _run_folder(
+    parts: Path, manifest: Manifest, restart: bool, machine: TrainingMachine
+) -> Iterator[tuple[Path, bool]]:
     """Give the folder for the token ids of this process, and whether there is a run to go on with.
 
     The first process locks the run's folder and writes there; the others write to temporary folders.

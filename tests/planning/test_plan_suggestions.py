@@ -6,7 +6,7 @@ import pytest
 
 from judge.cli.plan_text import duration
 from judge.models.arithmetic import ModelShape
-from judge.planning.time_model import Estimate
+from judge.planning.time_model import TimeRange
 from tests.models.test_plan_arithmetic import LLAMA_8B, SMOLLM2, YI_34B, config
 from tests.planning.conftest import MakePlan
 
@@ -75,10 +75,10 @@ def test_what_is_shown_of_a_plan_that_cannot_work_is_what_was_asked_for(plan: Ma
 
 
 def test_times_are_shown_in_a_unit_that_is_fine_enough() -> None:
-    assert duration(Estimate(840.0, 1548.0, 3558.0)) == "14.0 to 59.3 min"
-    assert duration(Estimate(1500.0, 3000.0, 7100.0)) == "25.0 to 118.3 min"
-    assert duration(Estimate(2520.0, 4320.0, 9720.0)) == "0.7 to 2.7 h"
-    assert duration(Estimate(2.9, 13.8, 66.0)) == "2.9 to 66.0 s"
+    assert duration(TimeRange(840.0, 1548.0, 3558.0)) == "14.0 to 59.3 min"
+    assert duration(TimeRange(1500.0, 3000.0, 7100.0)) == "25.0 to 118.3 min"
+    assert duration(TimeRange(2520.0, 4320.0, 9720.0)) == "0.7 to 2.7 h"
+    assert duration(TimeRange(2.9, 13.8, 66.0)) == "2.9 to 66.0 s"
 
 
 def test_as_many_rows_are_suggested_as_fit(plan: MakePlan) -> None:

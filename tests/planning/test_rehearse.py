@@ -19,7 +19,7 @@ from judge.planning.measure import dealt
 from judge.planning.rehearsal import Costs, Rehearsal, decide, drift_of, lines, reading_time, too_long_line, total_time
 from judge.planning.rehearsal_rows import Chosen, Rows, WatchedTable, choose_rows
 from judge.planning.rehearse import rehearse
-from judge.planning.time_model import Estimate, Point, fit
+from judge.planning.time_model import Point, TimeRange, fit
 from judge.runs.prepared import Prepared
 from judge.runs.progress import Silent
 from judge.scoring.scorer import Scorer
@@ -181,7 +181,7 @@ def test_figures_name_what_failed_and_print_hostile_ids_safely(tmp_path: Path) -
     found, _, _ = simulated(1, 0.0, 0.0, tmp_path)
     found.failed, found.batch_tokens, found.model = [0, 2], (8192, 2048), fit(found.points)
     found.memory = {0: {"host": 3 << 30, "device": 5 << 30, "used": 6 << 30, "total": 15 << 30}}
-    estimate = Estimate(1, 2, 3)
+    estimate = TimeRange(1, 2, 3)
     text = "\n".join(lines(found, estimate, estimate, ["\x1b[31m", "b", "c\n"], ["Tesla T4"]))
     assert "\\x1b[31m, c\\n" in text
     assert "2 rows came out as NaN" in text

@@ -187,7 +187,7 @@ def test_number_formats_follow_the_hardware() -> None:
 
 def test_settings_of_a_gpu_without_bfloat16_reach_trl(base: Path, table: Path, tmp_path: Path) -> None:
     """No GPU here: what TRL would be told for a T4 is looked at."""
-    from judge.training.model import Machine
+    from judge.training.model import TrainingMachine
     from judge.training.run import make_run
     from judge.training.trainer import trainer_arguments
 
@@ -198,7 +198,7 @@ def test_settings_of_a_gpu_without_bfloat16_reach_trl(base: Path, table: Path, t
     from judge.prompting.template import load_template
 
     builder = PromptBuilder(TextEncoder(load_tokenizer(base)), load_template("minimal"))
-    planned = make_run(settings, folder, None, builder, Machine("cuda", "float16"), tmp_path, Silent())
+    planned = make_run(settings, folder, None, builder, TrainingMachine("cuda", "float16"), tmp_path, Silent())
     arguments = trainer_arguments(planned, tmp_path)
     assert (arguments["fp16"], arguments["bf16"], arguments["gradient_checkpointing"]) == (True, False, True)
     assert (arguments["max_length"], arguments["packing"]) == (None, False)

@@ -59,6 +59,8 @@ def test_a_killed_run_resumes_to_the_same_judge(base: Path, table: Path, tmp_pat
     whole = run([*JUDGE, *arguments(base, table, tmp_path / "whole", steps)])
     assert whole.returncode == 0, whole.stderr
 
+    assert (tmp_path / "whole" / "loss.svg").read_text(encoding="utf-8").startswith("<svg xmlns=")
+
     killed = tmp_path / "killed"
     parts = tmp_path / "killed.parts"
     process = subprocess.Popen(
