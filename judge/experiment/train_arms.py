@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from judge.errors import JudgeError, RunInterrupted, printable
 from judge.experiment.settings import ArmSettings, ExperimentSettings
 from judge.prompting.template import load_template
-from judge.scoring.reading import Events
+from judge.runs.progress import Progress
 from judge.tables.split import group_key, shuffled
 from judge.tables.table import Table
 from judge.training.settings import TrainSettings, parse_train_settings, read_config
@@ -33,17 +33,17 @@ class _ArmProgress:
     """
 
     title: str
-    events: Events
+    progress: Progress
     evaluates: bool = False
 
     def note(self, text: str) -> None:
         """Pass a line on, once the run evaluates."""
         if self.evaluates:
-            self.events.note(f"{self.title}: {text}")
+            self.progress.note(f"{self.title}: {text}")
 
     def warn(self, text: str) -> None:
         """Pass a warning on."""
-        self.events.note(f"warning: {self.title}: {text}")
+        self.progress.note(f"warning: {self.title}: {text}")
 
     def step(
         self, what: str, done: float | None = None, total: float | None = None, text: str = "", rate: str = ""
@@ -95,7 +95,7 @@ def train_settings(arm: ArmSettings, seed: int) -> TrainSettings:
     return parse_train_settings(values, printable(arm.train, 255))
 
 
-def train_arms(settings: ExperimentSettings, folder: Path, events: Events) -> dict[str, dict[int, Path]]:
+def train_arms(settings: ExperimentSettings, folder: Path, progress: Progress) -> dict[str, dict[int, Path]]:
     """Train the judges of all arms that name a config, except those that exist; go on with unfinished runs.
 
     Returns:
@@ -110,11 +110,11 @@ def train_arms(settings: ExperimentSettings, folder: Path, events: Events) -> di
             values = train_settings(arm, seed)
             if arm.train_rows is not None:
                 values = values.model_copy(update={"data": _drawn(values, arm.train_rows, folder / FOLDER)})
-            bundles.setdefault(arm.name, {})[seed] = _train(arm, values, folder / FOLDER, events)
+            bundles.setdefault(arm.name, {})[seed] = _train(arm, values, folder / FOLDER, progress)
     return bundles
 
 
-def _train(arm: ArmSettings, values: TrainSettings, folder: Path, events: Events) -> Path:
+def _train(arm: ArmSettings, values: TrainSettings, folder: Path, progress: Progress) -> Path:
     """Train one judge and return its bundle."""
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", arm.name).strip("-.").lower() or "arm"
     output = folder / f"{slug}-seed-{values.seed}-{_digest(values)[:12]}"
@@ -125,9 +125,9 @@ def _train(arm: ArmSettings, values: TrainSettings, folder: Path, events: Events
     output.parent.mkdir(parents=True, exist_ok=True)
     resume = (output.with_name(output.name + ".parts") / "manifest.json").exists()
     title = f"training {printable(arm.name)}, seed {values.seed}"
-    events.note(f"{title}: {'going on' if resume else 'begins'}")
+    progress.note(f"{title}: {'going on' if resume else 'begins'}")
     try:
-        train(values, output, resume, False, _ArmProgress(title, events))
+        train(values, output, resume, False, _ArmProgress(title, progress))
     except RunInterrupted:  # its advice is about judge train
         raise KeyboardInterrupt from None
     except JudgeError as error:
