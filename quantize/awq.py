@@ -118,15 +118,8 @@ def quantize_model(
         check_written(ready, layers, group_size)
         report = size_report(ready)
         figures = {
-            "backend": end.name,
-            "layout": end.layout,
-            "versions": versions(end.packages),
-            "bits": 4,
-            "group_size": group_size,
-            "grid": settings.grid,
-            "seed": settings.seed,
+            **_record(end, job, settings),
             "calibration": {"samples": len(ids), "tokens": sum(map(len, ids)), **(record or {})},
-            "device": device,
             "seconds": round(time.monotonic() - began, 1),
             "size": report.figures(),
             **more,
@@ -160,6 +153,20 @@ def _notes(end: BackEnd, model: ModelFolder) -> list[str]:
         "the judge's calibration was fitted to its 16-bit verdicts and is left out of the 4-bit model: fit it anew "
         "with judge calibrate on the 4-bit judge's predictions",
     ]
+
+
+def _record(end: BackEnd, job: Job, settings: QuantizeSettings) -> dict[str, Any]:
+    """Return what `judge.json` says of how a model was quantised."""
+    return {
+        "backend": end.name,
+        "layout": end.layout,
+        "versions": versions(end.packages),
+        "bits": 4,
+        "group_size": job.group_size,
+        "grid": settings.grid,
+        "seed": settings.seed,
+        "device": job.device,
+    }
 
 
 def _run(end: BackEnd, job: Job, settings: QuantizeSettings, progress: Progress) -> dict[str, Any]:
