@@ -43,14 +43,14 @@ class _ArmProgress:
 
     def warn(self, text: str) -> None:
         """Pass a warning on."""
-        self.progress.note(f"warning: {self.title}: {text}")
+        self.progress.warn(f"{self.title}: {text}")
 
     def step(
         self, what: str, done: float | None = None, total: float | None = None, text: str = "", rate: str = ""
     ) -> None:
-        """Notice the first evaluation; the notes say how far the run is."""
-        del done, total, text, rate
+        """Pass on how far the run is."""
         self.evaluates |= what == "evaluating"
+        self.progress.step(f"{self.title}: {what}", done, total, text, rate)
 
 
 def check_training(settings: ExperimentSettings) -> None:
