@@ -7,19 +7,19 @@ the same pool, and as many predictions are written as the table has rows. Only m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from judge.engine.pool import WorkerPool
+from judge.engine.pool import Pool, WorkerPool
 from judge.engine.protocol import WITHOUT_MASS
 from judge.errors import JudgeError
 from judge.hardware import machine
 from judge.models.arithmetic import ModelShape
 from judge.models.bundle import ModelFolder
-from judge.planning.measure import Prompt, dealt, read_group, wait_until_ready
 from judge.planning.plan import config_digest
 from judge.planning.rehearsal import Costs, Rehearsal
 from judge.planning.rehearsal_rows import Rows, WatchedTable, choose_rows
@@ -28,7 +28,13 @@ from judge.predictions.predictions import Predictions, predictions_table, write_
 from judge.prompting.verdict import Float, unread
 from judge.runs.prepared import Prepared, prepare
 from judge.runs.progress import Progress
+from judge.runs.reading import ShardJob, ShardReader
+from judge.runs.shards import Shard
 from judge.scoring.scorer import Scorer
+
+Prompt = NDArray[np.int32]
+
+_POLL_SECONDS = 0.2
 
 
 def rehearse(
@@ -152,3 +158,56 @@ def _writing(scorer: Scorer, prepared: Prepared, folder: Path) -> float:
     predictions = Predictions(prepared, numbers, numbers, mass, 1.0, 1, scorer.calibration)
     write_predictions(folder / "predictions.parquet", predictions_table(predictions))
     return time.monotonic() - began
+
+
+def wait_until_ready(pool: WorkerPool, prompt: Prompt) -> None:
+    """Start the engines and wait until each has said that it is ready.
+
+    Args:
+        prompt: any prompt; it is read until all are ready.
+
+    Raises:
+        JudgeError: an engine does not start.
+    """
+    while pool.ready_at is None or len(pool.memory) < pool.engines:
+        read_group(pool, [[prompt]] * pool.engines)
+        time.sleep(_POLL_SECONDS)
+
+
+def dealt(lengths: Sequence[int], engines: int) -> list[list[int]]:
+    """Return positions dealt out to engines, about as many tokens for each; no part is empty.
+
+    The longest are dealt first, each to the engine with the fewest tokens so far, and a part keeps that order.
+
+    Args:
+        lengths: tokens of each prompt, shape (prompts,).
+    """
+    parts: list[list[int]] = [[] for _ in range(min(engines, len(lengths)))]
+    tokens = [0] * len(parts)
+    for position in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        least = tokens.index(min(tokens))
+        parts[least].append(position)
+        tokens[least] += int(lengths[position])
+    return parts
+
+
+def read_group(pool: Pool, parts: Sequence[Sequence[Prompt]]) -> tuple[float, list[Float]]:
+    """Read one shard for each part, all at the same time.
+
+    Returns:
+        Seconds until the last was done, without loading the model, and each part's log-probabilities, shape
+        (prompts, 3); a part may come out as NaN.
+    """
+    results: list[Float] = [np.empty((0, 3))] * len(parts)
+
+    def keep(number: int, _: Shard, logprobs: Float) -> None:
+        results[number] = logprobs
+
+    jobs = []
+    for number, part in enumerate(parts):
+        rows = np.arange(len(part), dtype=np.int32)
+        shard = Shard(rows, np.zeros(len(part), dtype=np.bool_), sum(map(len, part)))
+        jobs.append(ShardJob(number, len(part), lambda part=part: part, shard))  # type: ignore[misc]
+    reader = ShardReader(pool, may_fail=True)
+    reader.read(jobs, keep)
+    return reader.seconds, results

@@ -15,10 +15,9 @@ from judge.cli.rehearse import run_rehearse
 from judge.data.mock_table import DEMO_TABLE, mock_table
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
-from judge.planning.measure import dealt
 from judge.planning.rehearsal import Costs, Rehearsal, decide, drift_of, lines, reading_time, too_long_line, total_time
 from judge.planning.rehearsal_rows import Chosen, Rows, WatchedTable, choose_rows
-from judge.planning.rehearse import rehearse
+from judge.planning.rehearse import dealt, rehearse
 from judge.planning.time_model import Point, TimeRange, fit
 from judge.runs.prepared import Prepared
 from judge.runs.progress import Silent
@@ -67,7 +66,7 @@ def simulated(seed: int, noise: float, drift: float, folder: Path) -> tuple[Rehe
 
 
 @pytest.mark.parametrize(("noise", "drift"), [(0.01, 0.0), (0.05, 0.0), (0.03, 0.02), (0.15, 0.0)])
-def test_the_range_holds_the_truth_in_nine_of_ten_simulated_runs_and_is_not_wide(
+def test_the_range_is_narrow_and_holds_the_truth_in_nine_of_ten_runs(
     tmp_path: Path, noise: float, drift: float
 ) -> None:
     hits, widths = [], []
@@ -231,9 +230,7 @@ def test_a_rehearsal_reads_every_kind_of_row_and_leaves_nothing_behind(
 
 
 @pytest.mark.engine
-def test_rows_that_do_not_fit_into_memory_are_named_with_the_batch_that_worked(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_rows_too_large_for_memory_are_named_with_the_batch_that_worked(tiny_model: Path, tmp_path: Path) -> None:
     rows = [{"id": i, "prompt": "A " * (5 + i % 9), "response_a": "B", "response_b": "A"} for i in range(30)]
     rows[12]["prompt"] = "A B " * 60
     pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
