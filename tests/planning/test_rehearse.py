@@ -67,9 +67,7 @@ def simulated(seed: int, noise: float, drift: float, folder: Path) -> tuple[Rehe
 
 
 @pytest.mark.parametrize(("noise", "drift"), [(0.01, 0.0), (0.05, 0.0), (0.03, 0.02), (0.15, 0.0)])
-def test_the_range_holds_the_truth_in_nine_of_ten_simulated_runs_and_is_not_wide(
-    tmp_path: Path, noise: float, drift: float
-) -> None:
+def test_the_range_is_narrow_and_holds_the_truth_nine_times_of_ten(tmp_path: Path, noise: float, drift: float) -> None:
     hits, widths = [], []
     for seed in range(150):
         found, costs, seconds = simulated(seed, noise, drift, tmp_path)
@@ -94,7 +92,7 @@ def test_without_noise_the_prediction_is_the_closed_form(tmp_path: Path) -> None
     assert auto.low < 1.1 * seconds < 2 * seconds < auto.high
 
 
-def test_the_drift_between_two_readings_of_the_same_rows_widens_the_range(tmp_path: Path) -> None:
+def test_drift_between_two_readings_of_the_same_rows_widens_the_range(tmp_path: Path) -> None:
     found, costs, _ = simulated(1, 0.0, 0.0, tmp_path)
     first = found.points[0]
     found.points[-1] = Point(first.flops, first.prompts, first.tokens, first.seconds * 1.3)
@@ -231,9 +229,7 @@ def test_a_rehearsal_reads_every_kind_of_row_and_leaves_nothing_behind(
 
 
 @pytest.mark.engine
-def test_rows_that_do_not_fit_into_memory_are_named_with_the_batch_that_worked(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_rows_too_large_for_memory_are_named_with_the_batch_that_worked(tiny_model: Path, tmp_path: Path) -> None:
     rows = [{"id": i, "prompt": "A " * (5 + i % 9), "response_a": "B", "response_b": "A"} for i in range(30)]
     rows[12]["prompt"] = "A B " * 60
     pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
