@@ -186,6 +186,8 @@ class Reading:
         Raises:
             JudgeError: the engines do not work.
         """
+        if self.reader.pool.ready_at is None:
+            self.progress.step("loading the model")
         try:
             self._read_orders(share)
         except DeadlinePassed:

@@ -162,18 +162,16 @@ class Scorer:
         try:
             self._take_up(table, run, progress, restart, stop_at)
             began = time.monotonic()
-            if began >= stop_at:
-                raise DeadlinePassed
-            prepared = open_prepared(run.path) or prepare(
-                table, self.builder, run.path, self.share != 0, progress, self.trained_rows, stop_at=stop_at
+            both = self.share != 0
+            prepared = open_prepared(run.path) if began < stop_at else None
+            prepared = prepared or prepare(
+                table, self.builder, run.path, both, progress, self.trained_rows, stop_at=stop_at
             )
         except DeadlinePassed:
             assert bare is not None
             run.manifest = run.manifest or self.manifest(table, hashed=False)
             progress.note("deadline: the time was up before anything was read; all rows get the class priors")
             return self._nothing_read(bare, deadline)
-        if self.pool.ready_at is None:
-            progress.step("loading the model")
         reading = Reading(
             self.pool,
             prepared,

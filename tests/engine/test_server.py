@@ -265,7 +265,7 @@ def test_a_server_lost_before_a_deadline_leaves_a_file_and_goes_on(
 def test_with_a_deadline_a_server_that_hangs_is_not_waited_for(
     served: Served, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("judge.scoring.paced_reading.RESERVE_SECONDS", 1.5)
+    monkeypatch.setattr("judge.scoring.reading.RESERVE_SECONDS", 1.5)
     once_a_shard_is_there(tmp_path, lambda: os.killpg(served.group, signal.SIGSTOP))
     deadline = Deadline(time.monotonic() + 5, "5s")
     try:

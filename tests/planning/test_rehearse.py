@@ -93,7 +93,7 @@ def test_without_noise_the_prediction_is_the_closed_form(tmp_path: Path) -> None
     assert auto.low < 1.1 * seconds < 2 * seconds < auto.high
 
 
-def test_the_drift_between_two_readings_of_the_same_rows_widens_the_range(tmp_path: Path) -> None:
+def test_drift_between_two_readings_of_the_same_rows_widens_the_range(tmp_path: Path) -> None:
     found, costs, _ = simulated(1, 0.0, 0.0, tmp_path)
     first = found.points[0]
     found.points[-1] = Point(first.flops, first.prompts, first.tokens, first.seconds * 1.3)

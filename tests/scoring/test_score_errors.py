@@ -37,7 +37,7 @@ def refuse(*arguments: object, folder: Path) -> str:
             "--max-tokens=5000 is more than the model",
         ),
         (["MODEL", "t.csv", "-o", "p.csv", "--max-tokens", "60"], "a budget of 60 tokens is too small for template"),
-        (["MODEL", "t.csv", "-o", "p.csv", "--max-tokens", "0"], "max_tokens=0: input should be greater than 0"),
+        (["MODEL", "t.csv", "-o", "p.csv", "--max-tokens", "0"], "--max-tokens=0: input should be greater than 0"),
         (["MODEL", "t.csv", "-o", "p.csv", "--sample", "t.csv"], "--sample is only used with --submission"),
         (["MODEL", "t.csv", "-o", "p.csv", "--submission", "s.txt"], "s.txt: a submission is a .csv file"),
         (["MODEL", "t.csv", "-o", "p.csv", "--submission", "s.csv", "--floor", "0.5"], "--floor=0.5: expected"),
