@@ -42,7 +42,7 @@ def compare(
 
 
 def json_text(result: CompareResult) -> str:
-    """Return a comparison as a JSON object of several lines; an interval that there is none of is null."""
+    """Return a comparison as a JSON object of several lines; an interval that cannot be computed is null."""
     content = asdict(result)
     content["settings"] = {**result.settings.model_dump(), "level": CONFIDENCE}
     return json.dumps(content, indent=1, allow_nan=False)

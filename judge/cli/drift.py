@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import signal
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,19 +10,12 @@ import typer
 
 from judge.cli.commands import Flags
 from judge.cli.options import Base, CellsOption, Restart
-from judge.errors import JudgeError, RunInterrupted, printable
-from judge.files import whole_file
-from judge.models.bundle import ModelFolder, is_adapter, open_model
+from judge.errors import printable
 from judge.runs.terminal import Terminal
 from judge.scoring.settings import ScoreSettings
 from judge.stats.resample import Estimate
-from judge.tables.comparison import Cells
-from judge.tables.table import Table
-from judge.version import __version__
-from quantize.drift import FILE, choose_rows, measure_drift
+from quantize.drift import DEFAULT_ROWS, run_drift
 from quantize.drift_figures import Drift, Limits, StageFigures
-
-DEFAULT_ROWS = 1000
 
 
 def drift(
@@ -46,104 +35,14 @@ def drift(
 
     The first stage that is a judge is the reference. The figures are kept in the last stage's folder (drift.json).
     """
-    found = run_drift(stages, data, settings, limits, base=base, rows=rows, seed=seed, cells=cells, restart=restart)
+    with Terminal() as terminal:
+        found = run_drift(
+            stages, data, settings, limits, terminal, base=base, rows=rows, seed=seed, cells=cells, restart=restart
+        )
     for line in drift_lines(found):
         typer.echo(line)
     if not found.passed:
         raise typer.Exit(1)
-
-
-def run_drift(
-    folders: Sequence[Path],
-    data: Path,
-    settings: ScoreSettings,
-    limits: Limits,
-    *,
-    base: Path | None = None,
-    rows: int = DEFAULT_ROWS,
-    seed: int = 0,
-    cells: Cells = "auto",
-    restart: bool = False,
-) -> Drift:
-    """Measure the drift over stages and keep the result with the last one, if that is a judge.
-
-    Raises:
-        JudgeError: a mistake in the input.
-        RunInterrupted: the user pressed Ctrl-C; the same command goes on.
-    """
-    if len(folders) < 2:
-        raise JudgeError("drift compares stages: give at least two folders, such as the bundle and the 4-bit model")
-    if rows < 1 or seed < 0 or min(limits.log_loss, limits.flips) < 0:
-        raise JudgeError("--rows must be at least 1, and --seed and the limits 0 or more")
-    stages = [_open_stage(folder, base) for folder in folders]
-    table = Table.open(data, cells, "placeholder")
-    work = _work_folder(stages[-1])
-    if restart:
-        shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(exist_ok=True)
-    try:
-        with Terminal() as terminal:
-            chosen = choose_rows(stages, table, rows, seed, work)
-            found = measure_drift(stages, chosen, settings, limits, work, terminal)
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping the engines takes some seconds
-        raise RunInterrupted(f"stopped; what is finished is kept in {work}: give the same command to go on") from None
-    except JudgeError:
-        if not any(work.glob("stage-*")):  # a mistake in the table: nothing is left behind
-            shutil.rmtree(work)
-        raise
-    shutil.rmtree(work)
-    _keep(stages[-1], found, table, terminal)
-    return found
-
-
-def _open_stage(folder: Path, base: Path | None) -> ModelFolder:
-    """Open a stage; `--base` is for those that are adapters."""
-    return open_model(folder, base if is_adapter(folder) else None)
-
-
-def _work_folder(last: ModelFolder) -> Path:
-    return last.folder.with_name(f"{last.folder.name}.drift.parts")
-
-
-def _keep(last: ModelFolder, drift: Drift, table: Table, terminal: Terminal) -> None:
-    """Write the figures into the last stage's folder; a folder that cannot be written to is no error."""
-    if last.judge is None:
-        return
-    record = {
-        "version": __version__,
-        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "table_digest": table.digest(),
-        **drift.record(),
-    }
-    path = last.folder / FILE
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        terminal.warn(f"{path}: cannot be written ({error.strerror}); the figures are not kept")
-
-
-def default_table(model: ModelFolder, data: Sequence[Path] | None) -> Path:
-    """Return the table to measure the drift of a newly quantised model on, where none is named.
-
-    That is the table that the judge was evaluated on while training, or the one that trained it: its held-out rows
-    are told from the others by their fingerprints.
-
-    Raises:
-        JudgeError: there is no such table, or there are several.
-    """
-    evaluated_on = model.judge.setting("eval_data") if model.judge else None
-    trained_on = model.judge.setting("data", ()) if model.judge else ()
-    paths = [evaluated_on] if evaluated_on else [*(data or trained_on)]
-    found = [Path(str(path)) for path in paths]
-    if len(found) == 1 and found[0].is_file():
-        return found[0]
-    reason = "there are several tables" if len(found) > 1 else "no table is known" if not found else "it is gone"
-    named = f" ({printable(', '.join(map(str, found)), 200)})" if found else ""
-    raise JudgeError(
-        f"which rows to measure the drift on? {reason}{named}; give a labelled table with --drift-data, or --no-drift"
-    )
 
 
 def drift_lines(drift: Drift) -> Iterator[str]:

@@ -59,7 +59,7 @@ def evaluate(
 def json_text(evaluation: Evaluation) -> str:
     """Return an evaluation as a JSON object of several lines.
 
-    A figure that there is none of is null, or an object with its `reason`.
+    A figure that cannot be computed is null, or an object with its `reason`.
     """
     content: dict[str, Any] = asdict(evaluation)
     content["settings"] = {**evaluation.settings.model_dump(), "level": CONFIDENCE}

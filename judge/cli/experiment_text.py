@@ -13,7 +13,7 @@ from judge.experiment.text import WIDTH, line, metric_text, rate
 from judge.stats.metrics import MEASURES, Measure
 from judge.stats.words import interval
 
-_NAME = 20  # columns for an arm's name; a longer one has a line of its own
+_NAME = 20  # columns for an arm's name; a longer one gets a separate line
 
 
 def result_lines(result: ExperimentResult) -> Iterator[str]:
@@ -81,7 +81,7 @@ def _cost_lines(arms: Sequence[ArmFigures]) -> Iterator[str]:
 
 
 def _named(name: str, figures: str) -> Iterator[str]:
-    """Yield figures behind the arm's name, which has a line of its own where it is long."""
+    """Yield figures behind the arm's name, which gets a separate line where it is long."""
     shown = printable(name)
     if len(shown) > _NAME:
         yield shown

@@ -125,7 +125,7 @@ def subcommands(name: str) -> list[str]:
 
 
 class Program(CommandGroup):
-    """All commands; the help needs none of their modules."""
+    """All commands. Showing the help imports no module of a command."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """Return the names in the order of the work."""

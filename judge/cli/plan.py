@@ -87,8 +87,7 @@ def run_plan(
         echo: prints a line.
 
     Returns:
-        0 if the whole range of hours is within the deadline, or there is none and it works; 1 if it cannot work, does
-        not fit or may not fit.
+        0 if the scoring works and, where there is a deadline, the whole range of hours is within it; otherwise 1.
 
     Raises:
         JudgeError: an unknown card, a bad deadline, a file that is no model's config, a table of another schema, a

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from judge.cli.commands import Flags
-from judge.cli.drift import default_table, drift_lines, run_drift
+from judge.cli.drift import drift_lines
 from judge.files import check_new_folder
 from judge.models.bundle import open_model
 from judge.runs.terminal import Terminal, duration
@@ -18,6 +18,7 @@ from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import VERDICTS, Cells
 from quantize.awq import back_end, check_model, quantize_model
 from quantize.calibration_prompts import CalibrationPrompts, calibration_prompts, shortfall
+from quantize.drift import default_table, run_drift
 from quantize.drift_figures import Limits
 from quantize.settings import QuantizeSettings
 from quantize.written import SizeReport
@@ -108,7 +109,8 @@ def run_quantize(
     if drift is None or drift_table is None:
         return True
     scoring = ScoreSettings(device=settings.device, template=template)
-    found = run_drift([model, output], drift_table, scoring, drift.limits)
+    with Terminal() as terminal:
+        found = run_drift([model, output], drift_table, scoring, drift.limits, terminal)
     terminal.print_lines(drift_lines(found))
     return found.passed
 

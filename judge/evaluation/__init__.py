@@ -6,6 +6,7 @@ Doors:
 - `evaluate`: the stage
 - `compare`: two judges on the same rows
 - `ensemble`: several judges blended
+- `ensemble_files`: the same from files into files
 - `judged_rows`: predictions and labels, joined by id
 - `members`: predictions of several judges for the same rows
 - `shown_row`: one row with what was predicted for it

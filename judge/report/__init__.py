@@ -2,10 +2,7 @@
 
 Doors:
 
-- `page`: the one file
-- `sections`: sections of an evaluation
+- `evaluation_page`: the page of an evaluation
+- `experiment_page`: the page of an experiment
 - `model_sections`: sections of a judge's folder, and its loss curve as a file
-- `run_sections`: sections of a run and its model
-- `row_data`: the rows in the page's browser
-- `experiment_page`: sections of an experiment
 """

@@ -13,18 +13,19 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from judge.cli.drift import drift_lines, run_drift
+from judge.cli.drift import drift_lines
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.models.calibration import Calibration
 from judge.models.judge_file import store_calibration
 from judge.models.trained_rows import FILE as TRAINED_ROWS
+from judge.runs.progress import Silent
 from judge.scoring.settings import ScoreSettings
 from judge.stats.metrics import log_losses
 from judge.stats.resample import group_bootstrap
 from judge.tables.split import group_key
 from judge.tables.table import Table
-from quantize.drift import FILE, PREDICTIONS, reference_of
+from quantize.drift import FILE, PREDICTIONS, reference_of, run_drift
 from quantize.drift_figures import Limits, changes, kind_of
 
 JUDGE = Path(sys.executable).parent / "judge"
@@ -83,7 +84,7 @@ def test_figures_are_those_of_the_scored_rows_that_did_not_train(
 ) -> None:
     last = shutil.copytree(noisy, tmp_path / "last")
     table = trained["table.csv"]
-    drift = run_drift([trained["base"], trained["bundle"], last], table, SETTINGS, Limits())
+    drift = run_drift([trained["base"], trained["bundle"], last], table, SETTINGS, Limits(), Silent())
     # the same, from files that judge score wrote
     held_out = trained["held_out.csv"]
     read = {}
@@ -129,7 +130,7 @@ def test_a_calibrated_copy_has_no_drift_and_the_same_identity(trained: dict[str,
     hot = Calibration(method="temperature", scale=(0.5, 0.5, 0.5), bias=(0, 0, 0))
     store_calibration(copy, hot)  # drift is about the weights
     digest = open_model(copy).digest()
-    drift = run_drift([trained["bundle"], copy], trained["held_out.csv"], SETTINGS, Limits(0.0, 0.0))
+    drift = run_drift([trained["bundle"], copy], trained["held_out.csv"], SETTINGS, Limits(0.0, 0.0), Silent())
     assert drift.passed
     assert (drift.stages[1].flips, drift.stages[1].largest_change, drift.stages[1].mean_kl) == (0, 0, 0)
     assert open_model(copy).digest() == digest  # the record is no part of the model
@@ -138,7 +139,7 @@ def test_a_calibrated_copy_has_no_drift_and_the_same_identity(trained: dict[str,
 @pytest.mark.training
 def test_rows_are_drawn_by_seed_and_limited(trained: dict[str, Path], tmp_path: Path) -> None:
     copy = shutil.copytree(trained["bundle"], tmp_path / "copy")
-    drift = run_drift([trained["bundle"], copy], trained["held_out.csv"], SETTINGS, Limits(), rows=5)
+    drift = run_drift([trained["bundle"], copy], trained["held_out.csv"], SETTINGS, Limits(), Silent(), rows=5)
     assert drift.rows == 5
     assert any("drawn at random" in note for note in drift.notes)
 
@@ -151,14 +152,14 @@ def test_an_interrupted_run_takes_over_finished_stages(trained: dict[str, Path],
     good = config.read_text()
     config.write_text(json.dumps({**json.loads(good), "unknown_to_peft": True}))
     with pytest.raises(JudgeError, match="unknown_to_peft"):
-        run_drift([copy, broken], trained["held_out.csv"], SETTINGS, Limits())
+        run_drift([copy, broken], trained["held_out.csv"], SETTINGS, Limits(), Silent())
     assert not (broken / FILE).exists()
     finished = tmp_path / "broken.drift.parts" / "stage-1" / PREDICTIONS
     table = pd.read_parquet(finished)
     table["p_a"], table["p_b"] = table["p_b"], table["p_a"].copy()  # to see that it is what is read
     table.to_parquet(finished)
     config.write_text(good)
-    drift = run_drift([copy, broken], trained["held_out.csv"], SETTINGS, Limits())
+    drift = run_drift([copy, broken], trained["held_out.csv"], SETTINGS, Limits(), Silent())
     assert drift.stages[1].largest_change is not None
     assert drift.stages[1].largest_change > 1e-3
     assert not list(tmp_path.glob("*.parts"))
@@ -193,4 +194,4 @@ def test_another_tokenizer_cannot_be_compared(trained: dict[str, Path], tmp_path
     template = other / "chat_template.jinja"
     template.write_text(template.read_text().replace("message.role + '\\n'", "message.role + ' '"))
     with pytest.raises(JudgeError, match="builds other prompts"):
-        run_drift([other, trained["bundle"]], trained["held_out.csv"], SETTINGS, Limits())
+        run_drift([other, trained["bundle"]], trained["held_out.csv"], SETTINGS, Limits(), Silent())

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from judge.cli.drift import default_table
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
 from judge.models.judge_file import read_judge_file
+from quantize.drift import default_table
 
 pytestmark = [pytest.mark.training, pytest.mark.engine]
 JUDGE = str(Path(sys.executable).parent / "judge")

@@ -29,12 +29,12 @@ ROOMS = {
     "predictions": "predictions file submission",
     "scoring": "score scorer settings reading",
     "api": "", "training": "settings train heldout model",
-    "evaluation": "evaluate compare ensemble agreement bias bias_effects judged_rows members quality reliability "
-    "row_facts self_preference settings shown_row slices",
+    "evaluation": "evaluate compare ensemble ensemble_files agreement bias bias_effects judged_rows members quality "
+    "reliability row_facts self_preference settings shown_row slices",
     "calibration": "calibrate bundle",
     "experiment": "settings run result files arm_figures text",
     "planning": "plan layout lengths forecast rehearsal rehearsal_rows rehearse time_model",
-    "report": "page sections model_sections run_sections row_data experiment_page",
+    "report": "evaluation_page experiment_page model_sections",
     "data": "tables mix describe mock_table",
     "doctor": "doctor finding",
     "demo": "model",
