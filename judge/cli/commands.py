@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from judge.errors import JudgeError, parse_settings, printable, suggestion
+from judge.version import __version__
 
 if typing.TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -72,6 +73,21 @@ Debug = Annotated[
 ]
 
 
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"judge {__version__}")
+        raise typer.Exit
+
+
+def _before_the_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """The options that stand before the command's name; their callbacks do all."""
+
+
 def _debug_before_the_command(debug: Debug = False) -> None:
     """`Debug` does all by its callback."""
 
@@ -83,7 +99,7 @@ _PLAIN: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pr
 def group(text: str, kind: type[CommandGroup] = CommandGroup) -> typer.Typer:
     """Return a group to which `command` adds commands; `text` is what its help begins with."""
     app = typer.Typer(cls=kind, help=text, context_settings=CONTEXT, **_PLAIN)
-    app.callback()(_debug_before_the_command)
+    app.callback()(_debug_before_the_command if kind is CommandGroup else _before_the_command)
     return app
 
 

@@ -9,13 +9,12 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import typer
 
-from judge.cli.commands import CommandGroup, Debug, group, single
+from judge.cli.commands import CommandGroup, group, single
 from judge.errors import JudgeError, RunInterrupted, printable
-from judge.version import __version__
 
 
 class Command(NamedTuple):
@@ -142,23 +141,6 @@ class Program(CommandGroup):
 
 
 app = group("Turn a causal language model into a pairwise judge and run it at scale.", Program)
-
-
-def _print_version(value: bool) -> None:
-    if value:
-        typer.echo(f"judge {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _program(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """The options that stand before the command's name; their callbacks do all."""
-
 
 # What typer raises for a wrong option or argument; the class has no public name in every version of typer.
 _WrongUsage: Any = typer.BadParameter.__mro__[2]
