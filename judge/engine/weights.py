@@ -15,8 +15,6 @@ from judge.models.bundle import ModelFolder
 from judge.models.packed import Quantization, read_quantization
 
 Way = Literal["stored", "expanded"]
-# What vLLM's 4-bit kernels need of a card (compressed_tensors_wNa16.py, auto_awq.py).
-KERNEL_CAPABILITY = (7, 5)
 # Sizes of a layer that vLLM's kernel for CPUs takes are multiples of this (kernels/linear/mixed_precision/cpu.py).
 _CPU_MULTIPLE = 32
 # vLLM's CPU build multiplies in 8 bits without any 4-bit kernel.
@@ -63,6 +61,11 @@ class Weights:
         if self.quantization is None or self.quantization.layout is None:
             return None
         return {e.name: e.shape for e in (self.expansion or Expansion(self.model, self.quantization)).entries}
+
+    def choose_dtype(self, requested: Literal["auto", machine.Dtype], gpus: Sequence[Gpu]) -> machine.Dtype:
+        """Return the arithmetic to run the model in (see `judge.hardware.machine.choose_dtype`)."""
+        packed = self.quantization is not None and self.expansion is None
+        return machine.choose_dtype(requested, self.dtype, gpus, self.model.model_type, packed)
 
     def loaded_bytes(self, bytes_per_value: int) -> int:
         """Return the memory that they take once loaded."""
@@ -111,8 +114,12 @@ def choose_weights(
     if readout == "transformers":
         why = "--readout=transformers reads no packed weights"
     elif gpus:
-        _refuse_gpus(quantization, dtype, gpus)
-        return Weights(model, quantization)
+        if dtype == "float32":
+            raise JudgeError(
+                f"the kernels for {quantization.name} weights compute in float16 or bfloat16; leave out "
+                "--dtype=float32, or read their 32-bit copy with --weights=expanded"
+            )
+        why = ""
     else:
         why = cpu_obstacle(model, quantization, machine.vllm_has_cpu_kernel(), dtype)
     if not why:
@@ -135,21 +142,6 @@ def _unknown_layout(
         return Weights(model, quantization)
     reason = "this CPU has no 4-bit kernel" if on_cpu else "--readout=transformers reads no quantised weights on a CPU"
     raise JudgeError(f"{model.path.name} is quantised as {quantization.name}: {reason}, and {expandable}")
-
-
-def _refuse_gpus(quantization: Quantization, dtype: str, gpus: Sequence[Gpu]) -> None:
-    for gpu in gpus:
-        if gpu.capability < KERNEL_CAPABILITY:
-            major, minor = gpu.capability
-            raise JudgeError(
-                f"{gpu.name} (compute capability {major}.{minor}) has no kernels for 4-bit weights, which begin at "
-                "7.5, and vLLM's wheel holds none for it at all; use another card"
-            )
-    if dtype == "float32":
-        raise JudgeError(
-            f"the kernels for {quantization.name} weights compute in float16 or bfloat16; leave out --dtype=float32, "
-            "or read their 32-bit copy with --weights=expanded"
-        )
 
 
 def cpu_obstacle(model: ModelFolder, quantization: Quantization, has_kernel: bool, dtype: str) -> str:

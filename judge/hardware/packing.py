@@ -139,17 +139,13 @@ def linear_kernel(
         return ("CUTLASS fp8" if capability >= (8, 9) else "Marlin fp8"), ""
     if packing.method not in ("awq", "gptq", "wna16"):
         return "vLLM's choice", ""
-    split = next(((whole, share) for whole, share in inputs if _straddles(packing.group, whole, share)), None)
-    if split is not None:
-        return "", (
-            f"groups of {packing.group} weights would be cut in two: a layer of {split[0]} inputs leaves {split[1]} "
-            "for each card; use fewer cards for a copy"
-        )
+    for whole, share in inputs:
+        if -1 < packing.group < whole and share % packing.group:
+            return "", (
+                f"groups of {packing.group} weights would be cut in two: a layer of {whole} inputs leaves {share} for "
+                "each card; use fewer cards for a copy"
+            )
     return _integer_kernel(packing, capability, dtype)
-
-
-def _straddles(group: int, whole: int, share: int) -> bool:
-    return -1 < group < whole and share % group != 0
 
 
 def _integer_kernel(packing: Packing, capability: tuple[int, int], dtype: str) -> tuple[str, str]:
@@ -164,10 +160,8 @@ def _integer_kernel(packing: Packing, capability: tuple[int, int], dtype: str) -
         return "", "vLLM reads GPTQ weights of 4 or 8 bits, symmetric, in groups of 32, 64 or 128 or whole rows only"
     if bits not in (4, 8):
         return "Humming", ""
-    if capability == (9, 0) and group in _MACHETE_GROUPS:
-        return "Machete", ""
     if capability == (9, 0):
-        return "Humming", ""
+        return "Machete" if group in _MACHETE_GROUPS else "Humming", ""
     if marlin:
         return "Marlin", ""
     if dtype == "float16" and not zero_points and group > 0:
