@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -99,9 +98,7 @@ def how_weights_are_read(model: ModelFolder, settings: PoolSettings) -> Weights:
     """Return whether the engine reads the model's own weights or their 32-bit copy."""
     if settings.server is not None:
         return Weights(model)
-    gpus = usable_gpus(settings)
-    weights = choose_weights(model, settings.weights, settings.readout, settings.dtype, gpus)
-    return replace(weights, gpus=tuple(gpus))
+    return choose_weights(model, settings.weights, settings.readout, settings.dtype, usable_gpus(settings))
 
 
 # What a server decides by itself.
@@ -109,7 +106,9 @@ _OF_THE_SERVER = (*(n for n in EngineSettings.model_fields if n != "shard_tokens
 
 
 def _server_pool(model: ModelFolder, settings: PoolSettings, builder: PromptBuilder) -> Pool:
-    from judge.engine.server.pool import Endpoint, ServerPool, probe_of, server_key, server_url  # httpx, only if used
+    from judge.engine.server.checks import Endpoint, probe_of
+    from judge.engine.server.pool import ServerPool  # httpx, only if used
+    from judge.engine.server.requests import server_key, server_url
 
     fields = PoolSettings.model_fields
     given = [f"--{n.replace('_', '-')}" for n in _OF_THE_SERVER if getattr(settings, n) != fields[n].default]
@@ -149,32 +148,14 @@ def make_pool(
     Raises:
         JudgeError: no engine here reads this model so, or the server does not; the text says why.
     """
-    model = weights.model
     if settings.server is not None:
-        return _server_pool(model, settings, builder)
-    if settings.readout == "vllm-classify" and (reason := model.changes_logits_after_head()):
-        raise JudgeError(
-            f"{model.path.name}: the read-out vllm-classify keeps three rows of the output head and would skip "
-            f"the model's {reason}, so its probabilities would be wrong; use --readout=vllm"
-        )
-    gpus, dtype = weights.gpus, weights.choose_dtype(settings.dtype, weights.gpus)
-    if (
-        dtype == "float16"
-        and model.model_type in machine.NO_FLOAT16
-        and not gpus
-        and settings.readout != "transformers"
-    ):
-        raise JudgeError(
-            f"{model.path.name}: vLLM does not run {model.model_type} in float16; leave out --dtype=float16"
-        )
-    if model.adapter:
-        refuse_adapter(model, settings.readout, dtype, "cuda" if gpus else "cpu", weights.shapes)
-    config = _engine_config(weights, settings, builder, dtype)
-    if gpus:
+        return _server_pool(weights.model, settings, builder)
+    config = _engine_config(weights, settings, builder)
+    if weights.gpus:
         config, workers = _spread(weights, settings, config)
         # vLLM's second model runner, its default on CUDA, takes logits processors of another class only
         special = {"VLLM_USE_V2_MODEL_RUNNER": "0"} if settings.readout == "vllm-processor" else {}
-        environments = gpu_environments(gpus, workers, config.tensor_parallel)
+        environments = gpu_environments(weights.gpus, workers, config.tensor_parallel)
     else:
         workers = settings.workers
         # where a CPU can, vLLM would round what goes into 4-bit layers to 8 bits: other numbers than anywhere else
@@ -185,10 +166,22 @@ def make_pool(
     return WorkerPool(config, [{**environment, **special} for environment in environments], log_folder, command)
 
 
-def _engine_config(
-    weights: Weights, settings: PoolSettings, builder: PromptBuilder, dtype: machine.Dtype
-) -> EngineConfig:
-    model, batch_tokens = weights.model, settings.batch_tokens or machine.default_batch_tokens(weights.gpus)
+def _engine_config(weights: Weights, settings: PoolSettings, builder: PromptBuilder) -> EngineConfig:
+    model, gpus, readout = weights.model, weights.gpus, settings.readout
+    device: Literal["cpu", "cuda"] = "cuda" if gpus else "cpu"
+    if readout == "vllm-classify" and (reason := model.changes_logits_after_head()):
+        raise JudgeError(
+            f"{model.path.name}: the read-out vllm-classify keeps three rows of the output head and would skip "
+            f"the model's {reason}, so its probabilities would be wrong; use --readout=vllm"
+        )
+    dtype = weights.choose_dtype(settings.dtype, gpus)
+    if readout != "transformers" and dtype == "float16" and model.model_type in machine.NO_FLOAT16 and not gpus:
+        raise JudgeError(
+            f"{model.path.name}: vLLM does not run {model.model_type} in float16; leave out --dtype=float16"
+        )
+    if model.adapter:
+        refuse_adapter(model, readout, dtype, device, weights.shapes)
+    batch_tokens = settings.batch_tokens or machine.default_batch_tokens(gpus)
     per_token = model.cache_bytes_per_token(4 if dtype == "float32" else 2)
     # room for a whole batch, and for the prefixes that prompts share
     cache = per_token * 2 * (batch_tokens + builder.budget.max_tokens)
@@ -196,11 +189,11 @@ def _engine_config(
         model=weights.folder,
         adapter=str(model.adapter.path) if model.adapter else None,
         adapter_rank=model.adapter.rank if model.adapter else 0,
-        readout=settings.readout,
+        readout=readout,
         verdict_ids=builder.verdict_ids,
         max_prompt_tokens=builder.budget.max_tokens,
         dtype=dtype,
-        device="cuda" if weights.gpus else "cpu",
+        device=device,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         cpu_cache_gib=max(-(-cache // machine.GIB), 1),
         max_batch_tokens=batch_tokens,

@@ -27,29 +27,20 @@ MAX_CARDS = 64
 class Card:
     """A GPU model; `CPU` stands for having no GPU.
 
-    Attributes:
-        name: as it is printed.
-        memory: bytes that the driver reports as total.
-        usable: bytes that CUDA reports as total (`torch.cuda.mem_get_info()[1]`), of which vLLM's
-            `gpu_memory_utilization` is a share. The T4's is Kaggle's (kaggle-vllm, environment.json of 2026-09-02); the
-            others are the smallest that published out-of-memory messages name, to a hundredth of a GiB.
-        capability: compute capability, (7, 5) for a T4; (0, 0) for a CPU.
-        float16: dense FLOP/s of matrix products in float16 with float32 sums.
-        bfloat16: the same in bfloat16; 0 where the card has none.
-        float32: FLOP/s in float32 (without TF32).
-        bandwidth: bytes/s between the card and its memory.
-        source: where the rates are published.
+    What is usable are the bytes that CUDA reports as total (`torch.cuda.mem_get_info()[1]`), of which vLLM's
+    `gpu_memory_utilization` is a share. The T4's is Kaggle's (kaggle-vllm, environment.json of 2026-09-02); the others
+    are the smallest that published out-of-memory messages name, to a hundredth of a GiB.
     """
 
     name: str
-    memory: int
-    usable: int
-    capability: tuple[int, int]
-    float16: float
-    bfloat16: float
-    float32: float
-    bandwidth: float
-    source: str
+    memory: int  # bytes that the driver reports as total
+    usable: int  # bytes
+    capability: tuple[int, int]  # compute capability, (7, 5) for a T4; (0, 0) for a CPU
+    float16: float  # dense FLOP/s of matrix products in float16 with float32 sums
+    bfloat16: float  # the same in bfloat16; 0 where the card has none
+    float32: float  # FLOP/s in float32 (without TF32)
+    bandwidth: float  # bytes/s between the card and its memory
+    source: str  # where the rates are published
 
     @property
     def is_cpu(self) -> bool:

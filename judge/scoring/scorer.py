@@ -96,7 +96,7 @@ class Scorer:
         Raises:
             JudgeError: the copy cannot be written.
         """
-        if not self._is_ready and self.weights.expansion:
+        if not self._is_ready:
             self.weights.make_ready(say)
         self._is_ready = True
         if time.monotonic() >= stop_at:
