@@ -165,7 +165,7 @@ def _card_finding(card: Card) -> Finding:
     if obstacle:
         return from_error(JudgeError(f"card {gpu.device}: {obstacle}"))
     memory = f"{gpu.memory / GIB:.1f} GiB, {card.free / GIB:.1f} GiB free"
-    if not gpu.has_bfloat16:
+    if gpu.capability < (8, 0):
         return note(
             f"{name}, {memory}: no bfloat16, and attention runs on vLLM's Triton kernels",
             "judge takes float16; Gemma-2, Gemma-3 and GLM-4 do not run in it: choose Qwen, Llama or Mistral",

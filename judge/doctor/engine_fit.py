@@ -10,7 +10,7 @@ from judge.doctor.machine import disk_findings
 from judge.engine.weights import Weights, choose_weights
 from judge.errors import JudgeError, counted, printable
 from judge.hardware import machine
-from judge.hardware.kernels import NO_FLOAT16, obstacles, prefer_bfloat16, support
+from judge.hardware.kernels import obstacles, support
 from judge.hardware.machine import GIB, Gpu
 from judge.hardware.memory import ENGINE_BYTES, LEAST_CACHE, besides
 from judge.models.adapter import refuse_adapter
@@ -29,7 +29,7 @@ def engine_findings(model: ModelFolder, gpus: Sequence[Gpu], memory: int | None)
         memory: bytes of the machine's memory that are free, None if unknown.
     """
     weights = choose_weights(model, "auto", "vllm", "auto", gpus)
-    dtype = _dtype(weights, list(gpus))
+    dtype = weights.choose_dtype("auto", gpus)
     try:
         refuse_adapter(model, "vllm", dtype, "cuda" if gpus else "cpu", weights.shapes if model.adapter else None)
     except JudgeError as error:
@@ -40,16 +40,6 @@ def engine_findings(model: ModelFolder, gpus: Sequence[Gpu], memory: int | None)
         yield from _card_findings(model, weights, dtype, size, gpus)
     else:
         yield from _cpu_findings(model, weights, dtype, size, memory)
-
-
-def _dtype(weights: Weights, gpus: list[Gpu]) -> machine.Dtype:
-    """Return the arithmetic that `judge score --dtype=auto` takes."""
-    kind = weights.model.model_type
-    if weights.quantization is not None and weights.way == "stored":
-        chosen = machine.choose_packed_dtype("auto", weights.dtype, gpus, kind not in NO_FLOAT16)
-    else:
-        chosen = machine.choose_dtype("auto", weights.dtype, gpus)
-    return prefer_bfloat16(chosen, "auto", kind, gpus)
 
 
 def _copy_findings(weights: Weights) -> Iterator[Finding]:
@@ -69,11 +59,11 @@ def _card_findings(
 ) -> Iterator[Finding]:
     """Yield what stands against the model on these cards, or else how it is spread over them."""
     budget = choose_budget(model, ScoreSettings()).max_tokens
-    batch = machine.default_batch_tokens(list(gpus))
+    batch = machine.default_batch_tokens(gpus)
     other = besides(model.config, batch, _BATCH_ROWS, budget + 1, 4 if dtype == "float32" else 2)
     cards = 1
     try:
-        copies, cards = machine.choose_parallel("auto", size, list(gpus), model.heads, UTILIZATION, other)
+        copies, cards = machine.choose_parallel("auto", size, gpus, model.heads, UTILIZATION, other)
     except JudgeError as error:
         copies = 0
         yield from_error(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ from judge.engine.ray.pool import RayPool
 from judge.engine.weights import Weights, choose_weights
 from judge.errors import JudgeError
 from judge.hardware import machine
-from judge.hardware.kernels import NO_FLOAT16, prefer_bfloat16, refuse_cards
+from judge.hardware.kernels import obstacles
 from judge.hardware.memory import besides
 from judge.models.adapter import refuse_adapter
 from judge.models.bundle import ModelFolder
@@ -81,14 +80,6 @@ class PoolSettings(EngineSettings):
     )
 
 
-def refuse_inexact(model: ModelFolder, readout: Readout) -> None:
-    if readout == "vllm-classify" and (reason := model.changes_logits_after_head()):
-        raise JudgeError(
-            f"{model.path.name}: the read-out vllm-classify keeps three rows of the output head and would skip "
-            f"the model's {reason}, so its probabilities would be wrong; use --readout=vllm"
-        )
-
-
 def usable_gpus(settings: PoolSettings) -> list[machine.Gpu]:
     """Return the cards to run on, none for a CPU.
 
@@ -107,27 +98,7 @@ def how_weights_are_read(model: ModelFolder, settings: PoolSettings) -> Weights:
     """Return whether the engine reads the model's own weights or their 32-bit copy."""
     if settings.server is not None:
         return Weights(model)
-    gpus = usable_gpus(settings)
-    weights = choose_weights(model, settings.weights, settings.readout, settings.dtype, gpus)
-    return replace(weights, gpus=tuple(gpus))
-
-
-def _choose_dtype(weights: Weights, settings: PoolSettings, gpus: list[machine.Gpu]) -> machine.Dtype:
-    model, float16 = weights.model, weights.model.model_type not in NO_FLOAT16
-    if weights.quantization is not None and weights.way == "stored":
-        dtype = machine.choose_packed_dtype(settings.dtype, weights.dtype, gpus, float16)
-    else:
-        dtype = machine.choose_dtype(settings.dtype, weights.dtype, gpus)
-    if dtype == "float16":
-        dtype = prefer_bfloat16(dtype, settings.dtype, model.model_type, gpus)
-    if settings.readout == "transformers":
-        return dtype
-    if dtype == "float16" and not float16 and not gpus:
-        raise JudgeError(
-            f"{model.path.name}: vLLM does not run {model.model_type} in float16; leave out --dtype=float16"
-        )
-    refuse_cards(model.config, gpus, dtype, packed=weights.way == "stored")
-    return dtype
+    return choose_weights(model, settings.weights, settings.readout, settings.dtype, usable_gpus(settings))
 
 
 # What a server decides by itself.
@@ -135,7 +106,9 @@ _OF_THE_SERVER = (*(n for n in EngineSettings.model_fields if n != "shard_tokens
 
 
 def _server_pool(model: ModelFolder, settings: PoolSettings, builder: PromptBuilder) -> Pool:
-    from judge.engine.server.pool import Endpoint, ServerPool, probe_of, server_key, server_url  # httpx, only if used
+    from judge.engine.server.checks import Endpoint, probe_of
+    from judge.engine.server.pool import ServerPool  # httpx, only if used
+    from judge.engine.server.requests import server_key, server_url
 
     fields = PoolSettings.model_fields
     given = [f"--{n.replace('_', '-')}" for n in _OF_THE_SERVER if getattr(settings, n) != fields[n].default]
@@ -175,34 +148,40 @@ def make_pool(
     Raises:
         JudgeError: no engine here reads this model so, or the server does not; the text says why.
     """
-    model = weights.model
     if settings.server is not None:
-        return _server_pool(model, settings, builder)
-    gpus = list(weights.gpus)
-    dtype = _choose_dtype(weights, settings, gpus)
-    batch_tokens, cores = settings.batch_tokens or machine.default_batch_tokens(gpus), machine.cpu_cores()
-    if model.adapter:
-        refuse_adapter(model, settings.readout, dtype, "cuda" if gpus else "cpu", weights.shapes)
-    config = _engine_config(weights, settings, builder, dtype, batch_tokens)
-    if gpus:
-        config, workers = _spread(weights, settings, config, gpus)
+        return _server_pool(weights.model, settings, builder)
+    config = _engine_config(weights, settings, builder)
+    if weights.gpus:
+        config, workers = _spread(weights, settings, config)
         # vLLM's second model runner, its default on CUDA, takes logits processors of another class only
         special = {"VLLM_USE_V2_MODEL_RUNNER": "0"} if settings.readout == "vllm-processor" else {}
-        environments = gpu_environments(gpus, workers, config.tensor_parallel)
+        environments = gpu_environments(weights.gpus, workers, config.tensor_parallel)
     else:
         workers = settings.workers
         # where a CPU can, vLLM would round what goes into 4-bit layers to 8 bits: other numbers than anywhere else
         special = {"VLLM_CPU_INT4_W4A8": "0"}
-        environments = cpu_environments(workers, cores, config.cpu_cache_gib)
+        environments = cpu_environments(workers, machine.cpu_cores(), config.cpu_cache_gib)
     if settings.engine == "ray":
         return RayPool(config, workers, special, settings.ray_address, command)
     return WorkerPool(config, [{**environment, **special} for environment in environments], log_folder, command)
 
 
-def _engine_config(
-    weights: Weights, settings: PoolSettings, builder: PromptBuilder, dtype: machine.Dtype, batch_tokens: int
-) -> EngineConfig:
-    model = weights.model
+def _engine_config(weights: Weights, settings: PoolSettings, builder: PromptBuilder) -> EngineConfig:
+    model, gpus, readout = weights.model, weights.gpus, settings.readout
+    device: Literal["cpu", "cuda"] = "cuda" if gpus else "cpu"
+    if readout == "vllm-classify" and (reason := model.changes_logits_after_head()):
+        raise JudgeError(
+            f"{model.path.name}: the read-out vllm-classify keeps three rows of the output head and would skip "
+            f"the model's {reason}, so its probabilities would be wrong; use --readout=vllm"
+        )
+    dtype = weights.choose_dtype(settings.dtype, gpus)
+    if readout != "transformers" and dtype == "float16" and model.model_type in machine.NO_FLOAT16 and not gpus:
+        raise JudgeError(
+            f"{model.path.name}: vLLM does not run {model.model_type} in float16; leave out --dtype=float16"
+        )
+    if model.adapter:
+        refuse_adapter(model, readout, dtype, device, weights.shapes)
+    batch_tokens = settings.batch_tokens or machine.default_batch_tokens(gpus)
     per_token = model.cache_bytes_per_token(4 if dtype == "float32" else 2)
     # room for a whole batch, and for the prefixes that prompts share
     cache = per_token * 2 * (batch_tokens + builder.budget.max_tokens)
@@ -210,11 +189,11 @@ def _engine_config(
         model=weights.folder,
         adapter=str(model.adapter.path) if model.adapter else None,
         adapter_rank=model.adapter.rank if model.adapter else 0,
-        readout=settings.readout,
+        readout=readout,
         verdict_ids=builder.verdict_ids,
         max_prompt_tokens=builder.budget.max_tokens,
         dtype=dtype,
-        device="cuda" if weights.gpus else "cpu",
+        device=device,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         cpu_cache_gib=max(-(-cache // machine.GIB), 1),
         max_batch_tokens=batch_tokens,
@@ -222,20 +201,19 @@ def _engine_config(
     )
 
 
-def _spread(
-    weights: Weights, settings: PoolSettings, config: EngineConfig, gpus: list[machine.Gpu]
-) -> tuple[EngineConfig, int]:
+def _spread(weights: Weights, settings: PoolSettings, config: EngineConfig) -> tuple[EngineConfig, int]:
     """Return the config of each engine with its number of cards, and how many engines there are."""
     model, each = weights.model, 2 if config.dtype != "float32" else 4
     tokens, rows, longest = config.max_batch_tokens, config.max_batch_rows, config.max_prompt_tokens + 1
     workers, cards = machine.choose_parallel(
         settings.parallel,
         weights.loaded_bytes(each),
-        gpus,
+        weights.gpus,
         model.heads,
         settings.gpu_memory_utilization,
         besides(model.config, tokens, rows, longest, each),
     )
-    if settings.readout != "transformers":
-        refuse_cards(model.config, gpus, config.dtype, cards, packed=weights.way == "stored")
+    for gpu in weights.gpus if settings.readout != "transformers" else ():
+        for reason in obstacles(model.config, gpu, config.dtype, cards, packed=weights.way == "stored"):
+            raise JudgeError(reason)
     return config.model_copy(update={"tensor_parallel": cards}), workers

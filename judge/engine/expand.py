@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -39,17 +40,13 @@ _VERSION = 1
 
 
 class Expansion:
-    """The 32-bit copy of one model.
-
-    Args:
-        model: the model with packed weights; an adapter on it plays no part.
-        quantization: what its config says.
+    """The 32-bit copy of one model with packed weights; an adapter on it plays no part.
 
     Attributes:
         packed: names of the layers whose weights are packed.
 
     Raises:
-        JudgeError: its tensors are not what the config says.
+        JudgeError: the model's tensors are not what the config says.
     """
 
     def __init__(self, model: ModelFolder, quantization: Quantization) -> None:
@@ -60,7 +57,6 @@ class Expansion:
         self._tensors = Tensors(model.shards)
         self.packed: list[str] = []
         try:
-            self._values: dict[Entry, Callable[[], NDArray[Any]]] = {}
             self._plan = self._make_plan()
         except (JudgeError, ValueError) as error:
             raise JudgeError(f"{model.path}: {printable(str(error), 200)}") from None
@@ -74,7 +70,7 @@ class Expansion:
     @property
     def entries(self) -> list[Entry]:
         """The tensors of the copy."""
-        return [entry for entries in self._plan.values() for entry in entries]
+        return [entry for values in self._plan.values() for entry in values]
 
     @property
     def size(self) -> int:
@@ -125,11 +121,11 @@ class Expansion:
 
     def _write(self, folder: Path) -> None:
         files = {
-            shard.name: write_tensors(folder / shard.name, entries, lambda e: self._values[e](), {"format": "pt"})
-            for shard, entries in self._plan.items()
+            shard.name: write_tensors(folder / shard.name, list(values), self._values, {"format": "pt"})
+            for shard, values in self._plan.items()
         }
         if len(files) > 1:
-            names = {entry.name: shard.name for shard, entries in self._plan.items() for entry in entries}
+            names = {entry.name: shard.name for shard, values in self._plan.items() for entry in values}
             index = {"metadata": {"total_size": self.size}, "weight_map": names}
             _write_json(folder / "model.safetensors.index.json", index)
         copy_tokenizer(self.model.path, folder)
@@ -151,8 +147,11 @@ class Expansion:
             with whole_file(target) as temporary:
                 shutil.copyfile(source, temporary)
 
-    def _make_plan(self) -> dict[Path, list[Entry]]:
-        """Return what is to be written, by the file that it comes from; a packed layer's first part says which."""
+    def _values(self, entry: Entry) -> NDArray[Any]:
+        return next(values[entry]() for values in self._plan.values() if entry in values)
+
+    def _make_plan(self) -> dict[Path, dict[Entry, Callable[[], NDArray[Any]]]]:
+        """Return each tensor and its values, by the file that it comes from; a packed layer's first part says which."""
         tensors = self._tensors
         layers = packed_layers(tensors.entries, self._layout, self._quantization.zero_points)
         if not layers:
@@ -160,33 +159,21 @@ class Expansion:
         self.packed = list(layers)
         layer_of = {next(iter(parts.values())): layer for layer, parts in layers.items()}
         used = {name for parts in layers.values() for name in parts.values()}
-        plan: dict[Path, list[Entry]] = {}
+        plan: dict[Path, dict[Entry, Callable[[], NDArray[Any]]]] = defaultdict(dict)
         for name, entry in tensors.entries.items():
+            values = plan[tensors.files[name]]
             if name in layer_of:
                 parts = layers[layer_of[name]]
-                entry = Entry(f"{layer_of[name]}.weight", "F32", self._shape(parts))
-                self._values[entry] = partial(self._unpacked, parts)
-            elif name in used:
-                continue
-            elif entry.dtype in FLOATS:
-                entry = Entry(name, "F32", entry.shape)
-                self._values[entry] = partial(tensors.floats, name)
-            else:
+                values[Entry(f"{layer_of[name]}.weight", "F32", self._shape(parts))] = partial(self._unpacked, parts)
+            elif entry.dtype in FLOATS and name not in used:
+                values[Entry(name, "F32", entry.shape)] = partial(tensors.floats, name)
+            elif name not in used:
                 tensors.array(name)  # a type that is not known is refused before anything is written
-                self._values[entry] = partial(tensors.array, name)
-            plan.setdefault(tensors.files[name], []).append(entry)
-        return plan
+                values[entry] = partial(tensors.array, name)
+        return {path: values for path, values in plan.items() if values}
 
     def _shape(self, parts: Mapping[str, str]) -> tuple[int, int]:
-        """Return the shape of a packed layer's weight: outputs and inputs.
-
-        Args:
-            parts: the names of the layer's tensors.
-
-        Raises:
-            JudgeError: a tensor has another type than the layout.
-            ValueError: the tensors' shapes do not belong together.
-        """
+        """Return the shape of a packed layer's weight, outputs and inputs, from the names of the layer's tensors."""
         entries = self._tensors.entries
         for part, name in parts.items():
             kind, shape = entries[name].dtype, entries[name].shape

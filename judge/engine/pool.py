@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import signal
 import socket
@@ -37,7 +38,6 @@ from judge.errors import JudgeError, printable
 from judge.hardware.machine import Gpu
 
 Float = NDArray[np.float64]
-Load = Callable[[], Sequence[NDArray[np.int32]]]
 
 WORKER_COMMAND = (sys.executable, "-m", "judge.engine.worker")
 # As many engine deaths as this without a finished job between them are no accident of single rows.
@@ -45,6 +45,7 @@ MAX_FAILURES = 6
 # After a death, the memory of the dead engine may take a while to be free.
 RETRY_SECONDS = 5.0
 CLOSING_SECONDS = 8.0
+_WAIT_SECONDS = 3600.0
 # A killed process that its driver holds fast is left behind after this, if a deadline has come.
 KILLED_SECONDS = 3.0
 
@@ -65,7 +66,7 @@ class Job:
 
     key: int
     rows: int
-    load: Load
+    load: Callable[[], Sequence[NDArray[np.int32]]]
 
 
 @dataclass
@@ -76,17 +77,17 @@ class Work:
         jobs: in the order in which they are to start.
         on_done: called with a job's key and its log-probabilities, shape (rows, 3).
         on_progress: called with a job's key and a number of prompts, as these finish.
-        stop_at: time.monotonic() at which the run ends, or None.
+        stop_at: time.monotonic() at which the run ends.
     """
 
     jobs: Iterator[Job]
     on_done: Callable[[int, Float], None]
     on_progress: Callable[[int, int], None]
-    stop_at: float | None = None
+    stop_at: float = math.inf
 
-    def seconds_left(self) -> float | None:
-        """Return how long the run may still take, 0 at its end, None for any time."""
-        return None if self.stop_at is None else max(self.stop_at - time.monotonic(), 0)
+    def seconds_left(self) -> float:
+        """Return how long the run may still take, 0 at its end."""
+        return max(self.stop_at - time.monotonic(), 0)
 
 
 class Pool(ABC):
@@ -100,9 +101,9 @@ class Pool(ABC):
     """
 
     config: EngineConfig
-    say: Callable[[str], None]
-    failures: int
-    ready_at: float | None
+    say: Callable[[str], None] = print
+    failures: int = 0
+    ready_at: float | None = None
 
     @property
     @abstractmethod
@@ -118,7 +119,7 @@ class Pool(ABC):
         jobs: Iterable[Job],
         on_done: Callable[[int, Float], None],
         on_progress: Callable[[int, int], None],
-        stop_at: float | None = None,
+        stop_at: float = math.inf,
     ) -> None:
         """Read jobs until all are done; see `Work` for the arguments.
 
@@ -180,25 +181,19 @@ class WorkerPool(Pool):
     """A set of engine processes for one config.
 
     Args:
-        config: what each engine runs.
         environments: the environment variables of each worker, beside the common ones; one worker each.
         log_folder: where the workers' output goes, `worker-N.log`.
-        command: the worker program.
-        say: called with a line for the user when an engine had to be replaced.
     """
 
     config: EngineConfig
     environments: Sequence[dict[str, str]]
     log_folder: Path
     command: Sequence[str] = WORKER_COMMAND
-    say: Callable[[str], None] = print
-    failures: int = 0
     failures_in_a_row: int = 0
     last_failure: str = ""
     memory: dict[int, dict[str, int]] = field(default_factory=dict)  # of each worker that was ready, bytes
     load_seconds: float = 0.0  # the longest that an engine took to load the model
     last_jobs_done: list[int] = field(default_factory=list)  # by each worker, up to the last close
-    ready_at: float | None = None  # time.monotonic() of the first engine that was ready
     _workers: list[_Worker] = field(default_factory=list)
     _work: Work = field(init=False, repr=False)  # of the last run
     _queue: deque[_Task] = field(default_factory=deque)  # what is to be read before the next job
@@ -206,11 +201,9 @@ class WorkerPool(Pool):
 
     @property
     def engines(self) -> int:
-        """How many jobs are read at a time."""
         return len(self.environments)
 
     def start(self) -> None:
-        """Start the worker processes; returns at once, while they load the model."""
         if not self._workers:
             self.log_folder.mkdir(parents=True, exist_ok=True)
             self._workers = [self._spawn(n) for n in range(len(self.environments))]
@@ -220,7 +213,7 @@ class WorkerPool(Pool):
         self._work, self._parts, self._queue = work, {}, deque()
         with self._killed_in_time():
             while self._give_out():
-                for connection in wait([w.connection for w in self._workers], work.seconds_left()):
+                for connection in wait([w.connection for w in self._workers], min(work.seconds_left(), _WAIT_SECONDS)):
                     worker = next(w for w in self._workers if w.connection is connection)
                     self._hear(worker, self._receive(worker))
                 if work.seconds_left() == 0:
@@ -248,11 +241,8 @@ class WorkerPool(Pool):
     def close(self, at_once: bool = False) -> None:
         """Stop the workers and whatever they started; safe to call more than once.
 
-        They are asked first, so that they can remove what they left in /tmp and /dev/shm, and killed if they
-        take too long.
-
-        Args:
-            at_once: kill them without asking.
+        They are asked first, so that they can remove what they left in /tmp and /dev/shm, and killed if they take too
+        long; `at_once` kills them without asking.
         """
         if self._workers:
             self.last_jobs_done = [worker.jobs_done for worker in self._workers]
@@ -286,11 +276,7 @@ class WorkerPool(Pool):
     @contextlib.contextmanager
     def _killed_in_time(self) -> Iterator[None]:
         """Kill the workers soon after the deadline: one that hangs in the middle of a message would hold us up."""
-        left = self._work.seconds_left()
-        if left is None:
-            yield
-            return
-        timer = threading.Timer(left + 0.5, self._kill_all)
+        timer = threading.Timer(min(self._work.seconds_left() + 0.5, threading.TIMEOUT_MAX), self._kill_all)
         timer.daemon = True
         timer.start()
         try:
@@ -323,10 +309,8 @@ class WorkerPool(Pool):
             prompts = [prompts[task.position]]
         worker.task = task
         message = json.dumps({"prompts": [prompt.tolist() for prompt in prompts]})
-        try:
+        with contextlib.suppress(OSError):  # it died just now: the next receive says so
             worker.connection.send_bytes(message.encode())
-        except OSError:  # it died just now: the next receive says so
-            return
 
     def _receive(self, worker: _Worker) -> dict[str, Any]:
         try:
@@ -339,12 +323,7 @@ class WorkerPool(Pool):
         return message
 
     def _handle_failure(self, worker: _Worker, message: dict[str, Any]) -> None:
-        """Replace a worker that failed, and put what it was reading back into the queue.
-
-        Raises:
-            JudgeError: no engine has loaded the model, or they keep failing.
-            DeadlinePassed: it does not matter any more.
-        """
+        """Replace a worker that failed, and put what it was reading back into the queue."""
         if self._work.seconds_left() == 0:
             raise DeadlinePassed
         self.failures += 1
@@ -376,8 +355,7 @@ class WorkerPool(Pool):
         else:
             plan = "it was idle"
         if not worker.ready:  # it worked before, so this may pass
-            left = self._work.seconds_left()
-            time.sleep(RETRY_SECONDS if left is None else min(RETRY_SECONDS, left))
+            time.sleep(min(RETRY_SECONDS, self._work.seconds_left()))
         self.say(f"an engine failed and is started again; {plan} ({self.last_failure})")
         self._workers[worker.number] = self._spawn(worker.number)
 
@@ -448,8 +426,5 @@ def intel_openmp() -> Path | None:
         files = metadata.files("intel-openmp") or []
     except metadata.PackageNotFoundError:
         return None
-    for file in files:
-        if file.name == "libiomp5.so":
-            path = Path(str(file.locate())).resolve()
-            return path if path.exists() else None
-    return None
+    paths = (Path(str(file.locate())).resolve() for file in files if file.name == "libiomp5.so")
+    return next(filter(Path.exists, paths), None)

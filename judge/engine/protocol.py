@@ -22,40 +22,24 @@ Progress = Callable[[int], None]
 
 
 class EngineConfig(BaseModel):
-    """Everything an engine needs to start.
-
-    Attributes:
-        model: folder of the model, for an adapter its base.
-        verdict_ids: token ids of A, B and tie.
-        max_prompt_tokens: longest prompt that will be asked for.
-        dtype: float32, float16 or bfloat16; `as served` where a server decides it.
-        device: `cpu`, `cuda` or `server`.
-        tensor_parallel: cards that one engine is spread over.
-        gpu_memory_utilization: share of each card's memory that the engine may take.
-        cpu_cache_gib: key-value cache on a CPU, GiB.
-        max_batch_tokens: most tokens in one step of the engine.
-        max_batch_rows: most prompts in one step.
-        adapter: folder of a PEFT LoRA adapter that every prompt is read with, or None.
-        adapter_rank: the largest rank of its layers.
-        server: what a server calls its version and settings; `model` is then the name of its model.
-    """
+    """Everything an engine needs to start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str
+    model: str  # folder of the model, for an adapter its base; on a server its name
     readout: Readout = "vllm"
-    verdict_ids: tuple[int, int, int]
-    max_prompt_tokens: int
-    dtype: Literal["float32", "float16", "bfloat16", "as served"] = "float32"
+    verdict_ids: tuple[int, int, int]  # token ids of A, B and tie
+    max_prompt_tokens: int  # of the longest prompt that will be asked for
+    dtype: Literal["float32", "float16", "bfloat16", "as served"] = "float32"  # `as served`: a server decides it
     device: Literal["cpu", "cuda", "server"] = "cpu"
-    tensor_parallel: int = 1
-    gpu_memory_utilization: float = 0.9
-    cpu_cache_gib: int = 1
-    max_batch_tokens: int = 8192
-    max_batch_rows: int = 128
-    adapter: str | None = None
-    adapter_rank: int = 0
-    server: str | None = None
+    tensor_parallel: int = 1  # cards that one engine is spread over
+    gpu_memory_utilization: float = 0.9  # share of each card's memory that the engine may take
+    cpu_cache_gib: int = 1  # key-value cache on a CPU
+    max_batch_tokens: int = 8192  # most tokens in one step of the engine
+    max_batch_rows: int = 128  # most prompts in one step
+    adapter: str | None = None  # folder of a PEFT LoRA adapter that every prompt is read with
+    adapter_rank: int = 0  # the largest rank of its layers
+    server: str | None = None  # what a server calls its version and settings
 
     def roomier(self) -> EngineConfig:
         """Return a config that takes less of the card for the cache: what is tried first after memory ran out.

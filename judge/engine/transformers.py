@@ -34,17 +34,14 @@ class TransformersEngine:
 
     def read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
         """See `Engine.read`; the softmax over the vocabulary is taken in float32."""
-        with torch.inference_mode():
-            return self._read(prompts, progress)
-
-    def _read(self, prompts: Sequence[Sequence[int]], progress: Progress) -> NDArray[np.float64]:
         ids = list(self.config.verdict_ids)
         result = np.empty((len(prompts), 3))
-        for row, prompt in enumerate(prompts):
-            tokens = torch.tensor([list(prompt)], device=self._model.device)
-            logits = self._model(tokens, use_cache=False, logits_to_keep=1).logits[0, -1].float()
-            result[row] = torch.log_softmax(logits, dim=-1)[ids].cpu().numpy()
-            progress(1)
+        with torch.inference_mode():
+            for row, prompt in enumerate(prompts):
+                tokens = torch.tensor([list(prompt)], device=self._model.device)
+                logits = self._model(tokens, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+                result[row] = torch.log_softmax(logits, dim=-1)[ids].cpu().numpy()
+                progress(1)
         return result
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from tqdm import tqdm
 from vllm import LLM, PoolingParams, SamplingParams
 from vllm.config import VllmConfig
@@ -157,6 +158,5 @@ class VllmClassifyEngine(_Vllm):
             self._requests(prompts), pooling_params=self._params, use_tqdm=_meter(progress), lora_request=self._adapter
         )
         logits = np.array([output.outputs.probs for output in outputs], dtype=np.float64)
-        peak = logits.max(axis=1, keepdims=True)
-        result: NDArray[np.float64] = logits - peak - np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
+        result: NDArray[np.float64] = log_softmax(logits, axis=1)
         return result

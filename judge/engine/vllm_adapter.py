@@ -70,7 +70,8 @@ class AdapterProbe:
         adapter = manager.get_adapter(ADAPTER_ID)
         placed = {name: manager._get_lora_layer_weights(adapter, name) for name in manager.modules}
         read = {id(lora) for name, lora in placed.items() if lora is not None and _fits(manager.modules[name], lora)}
-        return sorted(name for name, lora in adapter.loras.items() if id(lora) not in read and _acts(lora))
+        unread = ((name, lora) for name, lora in adapter.loras.items() if id(lora) not in read)
+        return sorted(name for name, lora in unread if any(bool(b.any()) for b in _matrices(lora.lora_b)))
 
 
 def _matrices(matrices: torch.Tensor | list[torch.Tensor | None]) -> list[torch.Tensor]:
@@ -81,10 +82,6 @@ def _matrices(matrices: torch.Tensor | list[torch.Tensor | None]) -> list[torch.
 def _fits(module: Any, lora: Any) -> bool:
     layer = module.base_layer
     return not isinstance(layer, LinearBase) or all(a.shape[-1] == layer.input_size for a in _matrices(lora.lora_a))
-
-
-def _acts(lora: Any) -> bool:
-    return any(bool(b.any()) for b in _matrices(lora.lora_b))
 
 
 class OneAdapter(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not analysed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from judge.engine.expand import GB, Expansion
@@ -14,9 +14,6 @@ from judge.hardware.machine import Gpu
 from judge.models.bundle import ModelFolder
 from judge.models.packed import Quantization, read_quantization
 
-Way = Literal["stored", "expanded"]
-# What vLLM's 4-bit kernels need of a card (compressed_tensors_wNa16.py, auto_awq.py).
-KERNEL_CAPABILITY = (7, 5)
 # Sizes of a layer that vLLM's kernel for CPUs takes are multiples of this (kernels/linear/mixed_precision/cpu.py).
 _CPU_MULTIPLE = 32
 # vLLM's CPU build multiplies in 8 bits without any 4-bit kernel.
@@ -25,37 +22,23 @@ _INT8_ON_CPU = "compressed-tensors int-quantized"
 
 @dataclass(frozen=True)
 class Weights:
-    """How a model's weights are read.
-
-    Attributes:
-        model: the model as it was opened.
-        quantization: None for a model in plain floats.
-        expansion: its 32-bit copy if that is what the engine reads.
-        why: what makes the copy needed.
-        gpus: the cards that read them.
-        way: what the run's settings record.
-        folder: what the engine is to load.
-        dtype: the dtype of the floats in it, as the config says.
-    """
+    """How a model's weights are read."""
 
     model: ModelFolder
-    quantization: Quantization | None = None
-    expansion: Expansion | None = None
-    why: str = ""
-    gpus: tuple[Gpu, ...] = ()
-    way: Way = field(init=False)
-    folder: str = field(init=False)
-    dtype: str = field(init=False)
+    quantization: Quantization | None = None  # None for a model in plain floats
+    expansion: Expansion | None = None  # the 32-bit copy if that is what the engine reads
+    why: str = ""  # what makes the copy needed
+    gpus: tuple[Gpu, ...] = ()  # the cards that read them
 
-    def __post_init__(self) -> None:
-        expanded = self.expansion is not None
-        facts = {
-            "way": "expanded" if expanded else "stored",
-            "folder": str(self.expansion.folder if self.expansion else self.model.path),
-            "dtype": "float32" if expanded else self.model.dtype,
-        }
-        for name, value in facts.items():
-            object.__setattr__(self, name, value)
+    @property
+    def way(self) -> Literal["stored", "expanded"]:
+        """What the run's settings record."""
+        return "expanded" if self.expansion else "stored"
+
+    @property
+    def folder(self) -> str:
+        """What the engine is to load."""
+        return str(self.expansion.folder if self.expansion else self.model.path)
 
     @property
     def shapes(self) -> Mapping[str, Sequence[int]] | None:
@@ -63,6 +46,12 @@ class Weights:
         if self.quantization is None or self.quantization.layout is None:
             return None
         return {e.name: e.shape for e in (self.expansion or Expansion(self.model, self.quantization)).entries}
+
+    def choose_dtype(self, requested: Literal["auto", machine.Dtype], gpus: Sequence[Gpu]) -> machine.Dtype:
+        """Return the arithmetic to run the model in (see `judge.hardware.machine.choose_dtype`)."""
+        saved = "float32" if self.expansion else self.model.dtype
+        packed = self.quantization is not None and self.expansion is None
+        return machine.choose_dtype(requested, saved, gpus, self.model.model_type, packed)
 
     def loaded_bytes(self, bytes_per_value: int) -> int:
         """Return the memory that they take once loaded."""
@@ -90,41 +79,44 @@ def choose_weights(
     """Decide how a model's weights are read.
 
     Args:
-        model: the model, whose weights may be packed.
-        wanted: the setting `weights`.
-        readout: one of `judge.engine.protocol.READOUTS`.
-        dtype: the setting `dtype`, with `auto`.
+        wanted, readout, dtype: the settings `weights`, `readout` and `dtype`.
         gpus: the cards to run on; none means CPU.
 
     Raises:
         JudgeError: the weights cannot be read so, on this machine; the text says what can.
     """
     quantization = read_quantization(model.quantization) if model.quantization else None
+    stored = Weights(model, quantization, gpus=tuple(gpus))
     if quantization is None:
         if wanted == "expanded":
             raise JudgeError(f"--weights=expanded: {model.path.name} is not quantised; leave the flag out")
-        return Weights(model)
+        return stored
     if quantization.layout is None:
-        return _unknown_layout(model, quantization, wanted, readout, gpus)
+        _refuse_unknown_layout(model, quantization, wanted, readout, gpus)
+        return stored
     if wanted == "expanded":
-        return Weights(model, quantization, Expansion(model, quantization), "--weights=expanded asks for it")
+        return replace(stored, expansion=Expansion(model, quantization), why="--weights=expanded asks for it")
     if readout == "transformers":
         why = "--readout=transformers reads no packed weights"
     elif gpus:
-        _refuse_gpus(quantization, dtype, gpus)
-        return Weights(model, quantization)
+        if dtype == "float32":
+            raise JudgeError(
+                f"the kernels for {quantization.name} weights compute in float16 or bfloat16; leave out "
+                "--dtype=float32, or read their 32-bit copy with --weights=expanded"
+            )
+        why = ""
     else:
         why = cpu_obstacle(model, quantization, machine.vllm_has_cpu_kernel(), dtype)
     if not why:
-        return Weights(model, quantization)
+        return stored
     if wanted == "stored":
         raise JudgeError(f"--weights=stored: {model.path.name}: {why}; use --weights=expanded")
-    return Weights(model, quantization, Expansion(model, quantization), why)
+    return replace(stored, expansion=Expansion(model, quantization), why=why)
 
 
-def _unknown_layout(
+def _refuse_unknown_layout(
     model: ModelFolder, quantization: Quantization, wanted: str, readout: str, gpus: Sequence[Gpu]
-) -> Weights:
+) -> None:
     """Leave a format that judge cannot expand to the engine, where the engine may read it."""
     expandable = "judge expands compressed-tensors pack-quantized and AWQ GEMM only"
     if wanted == "expanded":
@@ -132,24 +124,9 @@ def _unknown_layout(
     on_cpu = not gpus and readout != "transformers"
     may_read = on_cpu and (machine.vllm_has_cpu_kernel() or quantization.name == _INT8_ON_CPU)
     if gpus or may_read:
-        return Weights(model, quantization)
+        return
     reason = "this CPU has no 4-bit kernel" if on_cpu else "--readout=transformers reads no quantised weights on a CPU"
     raise JudgeError(f"{model.path.name} is quantised as {quantization.name}: {reason}, and {expandable}")
-
-
-def _refuse_gpus(quantization: Quantization, dtype: str, gpus: Sequence[Gpu]) -> None:
-    for gpu in gpus:
-        if gpu.capability < KERNEL_CAPABILITY:
-            major, minor = gpu.capability
-            raise JudgeError(
-                f"{gpu.name} (compute capability {major}.{minor}) has no kernels for 4-bit weights, which begin at "
-                "7.5, and vLLM's wheel holds none for it at all; use another card"
-            )
-    if dtype == "float32":
-        raise JudgeError(
-            f"the kernels for {quantization.name} weights compute in float16 or bfloat16; leave out --dtype=float32, "
-            "or read their 32-bit copy with --weights=expanded"
-        )
 
 
 def cpu_obstacle(model: ModelFolder, quantization: Quantization, has_kernel: bool, dtype: str) -> str:

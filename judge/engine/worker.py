@@ -26,8 +26,7 @@ def main() -> int:
     """Run the worker; the socket's file descriptor is the first argument, the parent's pid the second."""
     threading.Thread(target=die_with_parent, args=(int(sys.argv[2]),), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends with the usual cleaning up
-    connection = Connection(int(sys.argv[1]))
-    return serve(connection)
+    return serve(Connection(int(sys.argv[1])))
 
 
 def serve(connection: Connection, wrap: Any = None) -> int:
@@ -37,13 +36,13 @@ def serve(connection: Connection, wrap: Any = None) -> int:
         wrap: if given, called with the started engine, and what it returns is used instead.
     """
     try:
-        config = EngineConfig.model_validate(_receive(connection))
+        config = EngineConfig.model_validate_json(connection.recv_bytes())
         began = time.monotonic()
         engine = start(config)
         engine = wrap(engine) if wrap else engine
         _send(connection, event="ready", seconds=time.monotonic() - began, memory=memory_in_use())
         while True:
-            prompts = _receive(connection)["prompts"]
+            prompts = json.loads(connection.recv_bytes())["prompts"]
             logprobs = engine.read(prompts, lambda rows: _send(connection, event="progress", rows=rows))
             _send(connection, event="done", logprobs=logprobs.tolist(), memory=memory_in_use())
     except EOFError:
@@ -91,11 +90,6 @@ def _is_memory(error: Exception) -> bool:
 
 def _send(connection: Connection, **message: Any) -> None:
     connection.send_bytes(json.dumps(message).encode())
-
-
-def _receive(connection: Connection) -> dict[str, Any]:
-    message: dict[str, Any] = json.loads(connection.recv_bytes())
-    return message
 
 
 def die_with_parent(parent: int) -> None:

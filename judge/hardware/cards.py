@@ -27,48 +27,25 @@ MAX_CARDS = 64
 class Card:
     """A GPU model; `CPU` stands for having no GPU.
 
-    Attributes:
-        name: as it is printed.
-        memory: bytes that the driver reports as total.
-        usable: bytes that CUDA reports as total (`torch.cuda.mem_get_info()[1]`), of which vLLM's
-            `gpu_memory_utilization` is a share. The T4's is Kaggle's (kaggle-vllm, environment.json of 2026-09-02); the
-            others are the smallest that published out-of-memory messages name, to a hundredth of a GiB.
-        capability: compute capability, (7, 5) for a T4; (0, 0) for a CPU.
-        float16: dense FLOP/s of matrix products in float16 with float32 sums.
-        bfloat16: the same in bfloat16; 0 where the card has none.
-        float32: FLOP/s in float32 (without TF32).
-        bandwidth: bytes/s between the card and its memory.
-        source: where the rates are published.
+    What is usable are the bytes that CUDA reports as total (`torch.cuda.mem_get_info()[1]`), of which vLLM's
+    `gpu_memory_utilization` is a share. The T4's is Kaggle's (kaggle-vllm, environment.json of 2026-09-02); the others
+    are the smallest that published out-of-memory messages name, to a hundredth of a GiB.
     """
 
     name: str
-    memory: int
-    usable: int
-    capability: tuple[int, int]
-    float16: float
-    bfloat16: float
-    float32: float
-    bandwidth: float
-    source: str
+    memory: int  # bytes that the driver reports as total
+    usable: int  # bytes
+    capability: tuple[int, int]  # compute capability, (7, 5) for a T4; (0, 0) for a CPU
+    float16: float  # dense FLOP/s of matrix products in float16 with float32 sums
+    bfloat16: float  # the same in bfloat16; 0 where the card has none
+    float32: float  # FLOP/s in float32 (without TF32)
+    bandwidth: float  # bytes/s between the card and its memory
+    source: str  # where the rates are published
 
     @property
     def is_cpu(self) -> bool:
         """Whether this stands for a CPU. Its memory and rates are 0 here: they are measured, not looked up."""
         return self.capability == (0, 0)
-
-
-def _card(
-    name: str,
-    mib: int,
-    gib: float,
-    capability: tuple[int, int],
-    tera: tuple[float, float, float],
-    gigabytes: float,
-    source: str,
-) -> Card:
-    """Return a card from MiB (driver), GiB (CUDA), TFLOP/s (float16, bfloat16, float32) and GB/s."""
-    half, brain, full = (rate * TERA for rate in tera)
-    return Card(name, mib * MIB, int(gib * GIB), capability, half, brain, full, gigabytes * GIGA, source)
 
 
 CPU = Card("CPU", 0, 0, (0, 0), 0.0, 0.0, 0.0, 0.0, "measured, not looked up")
@@ -86,41 +63,29 @@ _H200 = "https://www.nvidia.com/en-us/data-center/h200/"
 _P100 = "https://images.nvidia.com/content/tesla/pdf/nvidia-tesla-p100-PCIe-datasheet.pdf"
 _V100 = "https://images.nvidia.com/content/technologies/volta/pdf/volta-v100-datasheet-update-us-1165301-r5.pdf"
 
-CARDS: dict[str, Card] = {
-    card.name: card
-    for card in (
-        _card("T4", 15360, 15636037632 / GIB, (7, 5), (65, 0, 8.1), 300, _T4),
-        _card("L4", 23034, 22.03, (8, 9), (121, 121, 30.3), 300, _L4),
-        _card("A10", 23028, 22.06, (8, 6), (125, 125, 31.2), 600, _A10),
-        _card("A10G", 23028, 22.06, (8, 6), (70, 70, 35), 600, _A10G),
-        _card("RTX 3090", 24576, 23.56, (8, 6), (71, 71, 35.6), 936, _AMPERE),
-        _card("RTX 4090", 24564, 23.52, (8, 9), (165.2, 165.2, 82.6), 1008, _ADA),
-        _card("A100 40GB", 40960, 39.38, (8, 0), (312, 312, 19.5), 1555, _A100),
-        _card("A100 80GB", 81920, 79.18, (8, 0), (312, 312, 19.5), 1935, _A100),
-        _card("H100 PCIe", 81559, 79.11, (9, 0), (756, 756, 51), 2000, _H100),
-        _card("H100 SXM", 81559, 79.18, (9, 0), (989, 989, 67), 3350, _H100),
-        _card("H200", 143771, 139.72, (9, 0), (989, 989, 67), 4800, _H200),
-        _card("P100", 16384, 15.89, (6, 0), (18.7, 0, 9.3), 732, _P100),
-        _card("V100 16GB", 16384, 15.78, (7, 0), (125, 0, 15.7), 900, _V100),
+# Name, MiB (driver), GiB (CUDA), capability, TFLOP/s (float16, bfloat16, float32), GB/s, source.
+_SHEETS = (
+    ("T4", 15360, 15636037632 / GIB, (7, 5), (65, 0, 8.1), 300, _T4),
+    ("L4", 23034, 22.03, (8, 9), (121, 121, 30.3), 300, _L4),
+    ("A10", 23028, 22.06, (8, 6), (125, 125, 31.2), 600, _A10),
+    ("A10G", 23028, 22.06, (8, 6), (70, 70, 35), 600, _A10G),
+    ("RTX 3090", 24576, 23.56, (8, 6), (71, 71, 35.6), 936, _AMPERE),
+    ("RTX 4090", 24564, 23.52, (8, 9), (165.2, 165.2, 82.6), 1008, _ADA),
+    ("A100 40GB", 40960, 39.38, (8, 0), (312, 312, 19.5), 1555, _A100),
+    ("A100 80GB", 81920, 79.18, (8, 0), (312, 312, 19.5), 1935, _A100),
+    ("H100 PCIe", 81559, 79.11, (9, 0), (756, 756, 51), 2000, _H100),
+    ("H100 SXM", 81559, 79.18, (9, 0), (989, 989, 67), 3350, _H100),
+    ("H200", 143771, 139.72, (9, 0), (989, 989, 67), 4800, _H200),
+    ("P100", 16384, 15.89, (6, 0), (18.7, 0, 9.3), 732, _P100),
+    ("V100 16GB", 16384, 15.78, (7, 0), (125, 0, 15.7), 900, _V100),
+)
+CARDS = {
+    name: Card(
+        name, mib * MIB, int(gib * GIB), ability, half * TERA, brain * TERA, full * TERA, gigabytes * GIGA, source
     )
+    for name, mib, gib, ability, (half, brain, full), gigabytes, source in _SHEETS
 } | {CPU.name: CPU}
 
-# Other names of cards. If there are two sizes, a short name means the smaller one: what a plan says fits it fits the
-# other one too. H100 alone means the SXM card, as in NVIDIA's own pages.
-_SHORT = {
-    "3090": "RTX 3090",
-    "4090": "RTX 4090",
-    "a100": "A100 40GB",
-    "a100sxm440gb": "A100 40GB",
-    "a100sxm480gb": "A100 80GB",
-    "a100pcie40gb": "A100 40GB",
-    "a10080gbpcie": "A100 80GB",
-    "h100": "H100 SXM",
-    "h10080gbhbm3": "H100 SXM",
-    "v100": "V100 16GB",
-    "v100sxm216gb": "V100 16GB",
-    "p100pcie16gb": "P100",
-}
 _COUNTED = (
     re.compile(r"(?P<count>\d{1,3})\s*[x×*]\s*(?P<name>.+)"),
     re.compile(r"(?P<name>.+?)\s*[x×*]\s*(?P<count>\d{1,3})"),
@@ -140,7 +105,9 @@ def parse_gpus(text: str) -> tuple[int, Card]:
             count, name = int(match["count"]), match["name"]
     card = find_card(name)
     if card is None:
-        raise JudgeError(f"--gpu={wanted}: {_unknown(name)}")
+        near = difflib.get_close_matches(_key(name), _NAMES, n=1, cutoff=0.5)
+        meant = f"did you mean {_NAMES[near[0]]}?" if near else "unknown card;"
+        raise JudgeError(f"--gpu={wanted}: {meant} known: {', '.join(CARDS)}; write 2xT4 for two")
     if not 1 <= count <= MAX_CARDS:
         raise JudgeError(f"--gpu={wanted}: expected 1 to {MAX_CARDS} cards")
     if card.is_cpu and count > 1:
@@ -150,19 +117,26 @@ def parse_gpus(text: str) -> tuple[int, Card]:
 
 def find_card(name: str) -> Card | None:
     """Return the card of a name, as a user or the driver writes it (`Tesla T4`, `NVIDIA H200`), or None."""
-    key = _key(name)
-    full = {_key(card.name): card for card in CARDS.values()}
-    return full.get(key) or (CARDS[_SHORT[key]] if key in _SHORT else None)
+    return CARDS.get(_NAMES.get(_key(name), ""))
 
 
 def _key(name: str) -> str:
-    words = re.sub(r"\b(nvidia|tesla|geforce)\b", "", name.lower())
-    return re.sub(r"[\s_-]+", "", words)
+    return re.sub(r"\b(nvidia|tesla|geforce)\b|[\s_-]+", "", name.lower())
 
 
-def _unknown(name: str) -> str:
-    """Return what an error says of an unknown name: the nearest known one if there is one, and all known ones."""
-    keys = {_key(card.name): card.name for card in CARDS.values()} | _SHORT
-    near = difflib.get_close_matches(_key(name), keys, n=1, cutoff=0.5)
-    meant = f"did you mean {keys[near[0]]}? " if near else ""
-    return f"{meant or 'unknown card; '}known: {', '.join(CARDS)}; write 2xT4 for two"
+# Other names of cards. If there are two sizes, a short name means the smaller one: what a plan says fits it fits the
+# other one too. H100 alone means the SXM card, as in NVIDIA's own pages.
+_NAMES = {_key(name): name for name in CARDS} | {
+    "3090": "RTX 3090",
+    "4090": "RTX 4090",
+    "a100": "A100 40GB",
+    "a100sxm440gb": "A100 40GB",
+    "a100sxm480gb": "A100 80GB",
+    "a100pcie40gb": "A100 40GB",
+    "a10080gbpcie": "A100 80GB",
+    "h100": "H100 SXM",
+    "h10080gbhbm3": "H100 SXM",
+    "v100": "V100 16GB",
+    "v100sxm216gb": "V100 16GB",
+    "p100pcie16gb": "P100",
+}

@@ -6,14 +6,14 @@ wheel). Tests ask vLLM's own code the same questions, with the card's capability
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from judge.errors import JudgeError, printable
 from judge.hardware import machine
 from judge.hardware.cards import Card
-from judge.hardware.machine import Dtype, Gpu
+from judge.hardware.machine import NO_FLOAT16, Dtype, Gpu
 from judge.hardware.packing import (
     MIN_CAPABILITY,
     Packing,
@@ -25,34 +25,23 @@ from judge.hardware.packing import (
 )
 from judge.models.architecture import text_part
 
-# Model types that vLLM refuses in float16 (vllm/config/model.py, _FLOAT16_NOT_SUPPORTED_MODELS).
-NO_FLOAT16 = ("gemma2", "gemma3", "gemma3_text", "glm4")
 # Shared memory that a block of threads may use on Turing, in bytes.
 _TURING_SHARED = 64 << 10
 # Rows that Triton's attention holds there: of keys, of values, and (at least) of queries.
 _TILE_ROWS = 32 + 32 + 16
-
 
 Device = Gpu | Card
 
 
 @dataclass(frozen=True)
 class Support:
-    """What vLLM makes of a model on a card.
+    """What vLLM makes of a model on a card."""
 
-    Attributes:
-        dtype: the arithmetic that vLLM chooses, or would choose if it ran the model.
-        kernel: what multiplies packed weights; empty for plain floats, and if there is no kernel.
-        attention: the attention backend.
-        expanded: packed weights have no kernel here, so judge reads a 32-bit copy (CPUs without AVX-512).
-        refusals: why vLLM does not run the model, one line each; empty if it does.
-    """
-
-    dtype: Dtype
-    kernel: str
-    attention: str
-    expanded: bool = False
-    refusals: tuple[str, ...] = ()
+    dtype: Dtype  # the arithmetic that vLLM chooses, or would choose if it ran the model
+    kernel: str  # what multiplies packed weights; empty for plain floats, and if there is no kernel
+    attention: str  # the attention backend
+    expanded: bool = False  # packed weights have no kernel here, so judge reads a 32-bit copy (CPUs without AVX-512)
+    refusals: tuple[str, ...] = ()  # why vLLM does not run the model, one line each
 
 
 def support(
@@ -71,19 +60,18 @@ def support(
     """
     text, packing = text_part(config), read_packing(config)
     kind = str(text.get("model_type", ""))
+    saved = str(text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or "float32")
     if card.capability == (0, 0):
-        return _on_cpu(kind, packing, _saved_dtype(config), dtype)
+        return _on_cpu(kind, packing, saved, dtype)
     gpu = Gpu("0", card.name, 0, card.capability)
     try:
-        chosen = prefer_bfloat16(machine.choose_dtype(dtype, _saved_dtype(config), [gpu]), dtype, kind, [card])
-        refusals = []
+        chosen, refusals = machine.choose_dtype(dtype, saved, [gpu], kind), []
     except JudgeError as error:
         chosen, refusals = "bfloat16", [str(error)]
     refusals += obstacles(config, card, chosen, cards_each)
     kernel = linear_kernel(packing, card.capability, chosen)[0] if packing else ""
-    return Support(
-        chosen, kernel, attention_backend(card.capability, chosen, head_size(text)), refusals=tuple(refusals)
-    )
+    attention = attention_backend(card.capability, chosen, head_size(text))
+    return Support(chosen, kernel, attention, refusals=tuple(refusals))
 
 
 def obstacles(
@@ -95,8 +83,8 @@ def obstacles(
         config, card, cards_each: see `support`.
         packed: quantised weights are read as they are, not from their 32-bit copy.
     """
-    if capability_obstacle(card):
-        return [capability_obstacle(card)]
+    if reason := capability_obstacle(card):
+        return [reason]
     text, packing = text_part(config), read_packing(config) if packed else None
     kind, head = str(text.get("model_type", "")), head_size(text)
     found = [float16_obstacle(card, kind, dtype, head, packing is not None) or attention_obstacle(card, dtype, head)]
@@ -106,30 +94,6 @@ def obstacles(
     if heads % cards_each:
         found.append(f"{heads} attention heads cannot be divided over {cards_each} cards")
     return [reason for reason in found if reason]
-
-
-def refuse_cards(
-    config: Mapping[str, Any], cards: Iterable[Device], dtype: str, cards_each: int = 1, packed: bool = True
-) -> None:
-    """Refuse a model that vLLM does not run on one of the cards (see `obstacles`).
-
-    Raises:
-        JudgeError: with the first reason.
-    """
-    for card in cards:
-        for reason in obstacles(config, card, dtype, cards_each, packed):
-            raise JudgeError(reason)
-
-
-def _saved_dtype(config: Mapping[str, Any]) -> str:
-    text = text_part(config)
-    return str(text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or "float32")
-
-
-def prefer_bfloat16(chosen: Dtype, wanted: str, model_type: str, cards: Iterable[Device]) -> Dtype:
-    """Return bfloat16 if `auto` chose float16, the model does not run in it, and all cards have bfloat16."""
-    refused = wanted == "auto" and chosen == "float16" and model_type in NO_FLOAT16
-    return "bfloat16" if refused and all(card.capability >= (8, 0) for card in cards) else chosen
 
 
 def capability_obstacle(card: Device) -> str:
@@ -211,8 +175,7 @@ def _on_cpu(model_type: str, packing: Packing | None, saved: str, wanted: Litera
         return Support(machine.choose_dtype(wanted, saved, []), "", "CPU_ATTN")
     kernel = packing.bits == 4 and machine.vllm_has_cpu_kernel() and wanted != "float32"
     if kernel and packing.method in ("awq", "gptq", "wna16"):
-        chosen = machine.choose_packed_dtype(wanted, saved, [], model_type not in NO_FLOAT16)
-        return Support(chosen, "CPU W4A16", "CPU_ATTN")
+        return Support(machine.choose_dtype(wanted, saved, [], model_type, packed=True), "CPU W4A16", "CPU_ATTN")
     chosen, name = machine.choose_dtype(wanted, "float32", []), printable(packing.method, 40)
     if packing.method in ("awq", "wna16"):
         return Support(chosen, "", "CPU_ATTN", expanded=True)

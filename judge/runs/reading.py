@@ -146,7 +146,7 @@ class ShardReader:
 
         taken = (unfinished.setdefault(job.key, job) for job in jobs)
         try:
-            self.pool.run(taken, done, progress, stop_at if stop_at < math.inf else None)
+            self.pool.run(taken, done, progress, stop_at)
         finally:
             now = time.monotonic()
             self.seconds += now - max(began, self.pool.ready_at or ready_at or now)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.deadline import Deadline, DeadlinePassed, within
-from judge.engine.choose import how_weights_are_read, make_pool, refuse_inexact
+from judge.engine.choose import how_weights_are_read, make_pool
 from judge.engine.pool import CLOSING_SECONDS, WORKER_COMMAND
 from judge.engine.protocol import WITHOUT_MASS
 from judge.models.bundle import ModelFolder
@@ -68,7 +68,6 @@ class Scorer:
         self.share, self.calibration = swap_share(settings.swap), choose_calibration(model, settings)
         self.calibration_warning = differs_from_calibrating(self.calibration, settings, self.builder)
         self.trained_rows = joined(trained_rows_of(model))
-        refuse_inexact(model, settings.readout)
         self.weights = how_weights_are_read(model, settings)
         self.pool = make_pool(self.weights, settings, self.builder, log_folder, worker_command)
         # about half a minute on a CPU, a minute or two on a small GPU
@@ -97,7 +96,7 @@ class Scorer:
         Raises:
             JudgeError: the copy cannot be written.
         """
-        if not self._is_ready and self.weights.expansion:
+        if not self._is_ready:
             self.weights.make_ready(say)
         self._is_ready = True
         if time.monotonic() >= stop_at:

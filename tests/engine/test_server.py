@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -66,7 +67,7 @@ class HerePool(Pool):
     def _run(self, work: Work) -> None:
         from judge.engine.transformers import TransformersEngine
 
-        assert work.stop_at is None
+        assert work.stop_at == math.inf
         engine = TransformersEngine(self.config)
         for job in work.jobs:
             prompts = [prompt.tolist() for prompt in job.load()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from judge.deadline import DeadlinePassed
 from judge.engine.pool import Job
-from judge.engine.server.pool import REQUEST_PROMPTS, Endpoint, ServerPool, requests_of, server_key, server_url
-from judge.engine.server.requests import KEY_VARIABLE, MAX_ANSWER_BYTES
+from judge.engine.server.checks import Endpoint
+from judge.engine.server.pool import REQUEST_PROMPTS, ServerPool, requests_of
+from judge.engine.server.requests import KEY_VARIABLE, MAX_ANSWER_BYTES, server_key, server_url
 from judge.errors import JudgeError
 from tests.kit.server_doubles import Reply, Scripted, endpoint, said
 
@@ -55,7 +57,7 @@ def run(
     jobs: list[Job],
     then: Callable[[int], None] = lambda _: None,
     into: Run | None = None,
-    stop_at: float | None = None,
+    stop_at: float = math.inf,
 ) -> Run:
     """Read jobs; what comes is in `into` even if it ends early."""
     pool = ServerPool(point)

@@ -14,7 +14,8 @@ from judge.engine.expand import RECORD, without_quantization
 from judge.engine.weights import choose_weights, cpu_obstacle
 from judge.errors import JudgeError
 from judge.hardware import machine
-from judge.hardware.machine import GIB, Gpu, choose_packed_dtype, vllm_cpu_library
+from judge.hardware.kernels import obstacles
+from judge.hardware.machine import GIB, Gpu, choose_dtype, vllm_cpu_library
 from judge.models.bundle import ModelFolder, open_model
 from judge.models.packed import read_quantization
 from tests.kit.packed_models import save_compressed
@@ -114,7 +115,6 @@ def test_layers_that_the_cpu_kernel_does_not_take_are_expanded(tmp_path: Path) -
         ("vllm", "auto", [T4], "expanded", "expanded"),
         ("transformers", "auto", [T4], "auto", "expanded"),
         ("transformers", "auto", [T4], "stored", "--readout=transformers reads no packed weights; use"),
-        ("vllm", "auto", [T4, V100], "auto", r"Tesla V100 \(compute capability 7.0\) has no kernels for 4-bit weights"),
         ("vllm", "auto", [V100], "expanded", "expanded"),
         ("vllm", "float32", [T4], "auto", "compute in float16 or bfloat16; leave out --dtype=float32"),
     ],
@@ -129,6 +129,12 @@ def test_the_choice_on_cards(
         else:
             with pytest.raises(JudgeError, match=outcome):
                 choose_weights(model, wanted, readout, dtype, gpus)
+
+
+def test_packed_weights_on_a_card_before_turing_are_refused(folders: dict[str, Path]) -> None:
+    for folder in folders.values():
+        (reason,) = obstacles(open_model(folder).config, V100, "float16")
+        assert reason.startswith("Tesla V100 (compute capability 7.0): vLLM's wheel holds code for 7.5 and up")
 
 
 def test_a_model_in_floats_has_nothing_to_expand(source: Path) -> None:
@@ -151,15 +157,15 @@ def test_the_memory_on_a_card_is_that_of_the_way_that_is_chosen(folders: dict[st
 
 
 @pytest.mark.parametrize(
-    ("model_dtype", "gpus", "float16", "expected"),
+    ("model_dtype", "gpus", "model_type", "expected"),
     [
-        ("float32", [], True, "float16"),
-        ("float16", [], False, "bfloat16"),
-        ("bfloat16", [T4], True, "float16"),
+        ("float32", [], "llama", "float16"),
+        ("float16", [], "gemma2", "bfloat16"),
+        ("bfloat16", [T4], "llama", "float16"),
     ],
 )
-def test_packed_weights_are_read_in_16_bits(model_dtype: str, gpus: list[Gpu], float16: bool, expected: str) -> None:
-    assert choose_packed_dtype("auto", model_dtype, gpus, float16) == expected
+def test_packed_weights_are_read_in_16_bits(model_dtype: str, gpus: list[Gpu], model_type: str, expected: str) -> None:
+    assert choose_dtype("auto", model_dtype, gpus, model_type, packed=True) == expected
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from judge.engine.pool import cpu_environments
-from judge.engine.server.pool import Endpoint
+from judge.engine.server.checks import Endpoint
 
 Reply = tuple[int, dict[str, str], bytes]
 

@@ -57,7 +57,7 @@ class Engine:
         jobs: Iterable[Job],
         on_done: Callable[[int, Float], None],
         on_progress: Callable[[int, int], None],
-        stop_at: float | None = None,
+        stop_at: float = math.inf,
     ) -> None:
         del stop_at
         self.start()

@@ -67,8 +67,7 @@ class EngineActor:
     Args:
         config: what the engine runs.
         cores: CPU cores of it; 0 on GPUs, where Ray says which cards belong to an actor.
-        environment: environment variables of the engine, beside those that its machine decides.
-        command: the worker program.
+        environment, command: see `judge.engine.ray.pool.RayPool`.
         made_with: the version of judge, and `files_digest` of the model's folder, where the run was started.
     """
 

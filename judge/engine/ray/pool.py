@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,27 +31,16 @@ _PATIENCE_SECONDS = 60.0
 
 @dataclass
 class Engine:
-    """An engine on the cluster.
+    """An engine on the cluster."""
 
-    Attributes:
-        actor: Ray's handle of the actor that holds it.
-        asked_at: time.monotonic() at which Ray was asked for the actor's next news.
-        news: Ray's reference to them.
-        job: what it is reading.
-        number: of that among the jobs that this engine has read.
-        result: Ray's reference to what comes of it.
-        told: the news of it so far: prompts finished, and lines for the user.
-        place: where the actor runs, or ran before it ended; None until Ray has found room for it.
-    """
-
-    actor: Any
-    asked_at: float
-    news: Any
-    job: Job | None = None
-    number: int = 0
-    result: Any = None
-    told: tuple[int, int] = (0, 0)
-    place: Place | None = None
+    actor: Any  # Ray's handle of the actor that holds it
+    asked_at: float  # time.monotonic() at which Ray was asked for the actor's next news
+    news: Any  # Ray's reference to them
+    job: Job | None = None  # what it is reading
+    number: int = 0  # of that among the jobs that this engine has read
+    result: Any = None  # Ray's reference to what comes of it
+    told: tuple[int, int] = (0, 0)  # the news of it so far: prompts finished, and lines for the user
+    place: Place | None = None  # where the actor runs, or ran before it ended; None until Ray has found room for it
 
 
 @dataclass
@@ -63,8 +52,6 @@ class RayPool(Pool):
         workers: engines on CPUs; on GPUs there are as many as the cluster has cards for.
         environment: environment variables of the engines, beside those that their machine decides.
         address: of the cluster; None takes RAY_ADDRESS, or else starts a Ray on this machine for as long as the run.
-        command: the worker program.
-        say: called with a line for the user when an engine had to be replaced.
     """
 
     config: EngineConfig
@@ -72,9 +59,6 @@ class RayPool(Pool):
     environment: dict[str, str]
     address: str | None = None
     command: Sequence[str] = WORKER_COMMAND
-    say: Callable[[str], None] = print
-    failures: int = 0
-    ready_at: float | None = None  # time.monotonic() of the first engine that was ready
     members: list[Engine] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)  # of all actors since the start
     _connection: contextlib.ExitStack | None = None
@@ -84,7 +68,6 @@ class RayPool(Pool):
 
     @property
     def engines(self) -> int:
-        """How many jobs are read at a time."""
         return self._size or self.workers
 
     def start(self) -> None:
@@ -145,9 +128,8 @@ class RayPool(Pool):
         self._next = None
         try:
             while self._give_out(work):
-                left = work.seconds_left()
                 refs = {e.result: e for e in self.members if e.job} | {e.news: e for e in self.members}
-                ready, _ = ray.wait(list(refs), timeout=_WAIT_SECONDS if left is None else min(left, _WAIT_SECONDS))
+                ready, _ = ray.wait(list(refs), timeout=min(work.seconds_left(), _WAIT_SECONDS))
                 for ref in ready:
                     self._hear(refs[ref], ref, work)
                 self._look_after()
@@ -177,7 +159,12 @@ class RayPool(Pool):
         found = ray.get(ref)
         news: News = found[0] if ref == engine.result else found
         if news.place != engine.place:
-            self._notice_new_place(engine, news.place)
+            if engine.place is not None:
+                self.failures += 1
+                node = engine.place.node
+                self.say(f"on {node}: an engine's actor ended and was started again; its shard is read again")
+            engine.place, engine.told = news.place, (0, 0)
+            self.places.append(news.place)
         job = engine.job
         if job is not None and news.number == engine.number:
             self.ready_at = self.ready_at or time.monotonic() - news.ready_seconds
@@ -194,20 +181,8 @@ class RayPool(Pool):
             engine.job = engine.result = None
             work.on_done(job.key, found[1])
 
-    def _notice_new_place(self, engine: Engine, place: Place) -> None:
-        if engine.place is not None:
-            self.failures += 1
-            node = engine.place.node
-            self.say(f"on {node}: an engine's actor ended and was started again; its shard is read again")
-        engine.place, engine.told = place, (0, 0)
-        self.places.append(place)
-
     def _look_after(self) -> None:
-        """Say when no engine finds room, and end a run that would wait for a machine that is gone.
-
-        Raises:
-            JudgeError: a machine is gone, and its engine has found no other.
-        """
+        """Say when no engine finds room, and end a run that would wait for a machine that is gone."""
         import ray
 
         silent = [e for e in self.members if time.monotonic() - e.asked_at > _PATIENCE_SECONDS]
@@ -223,11 +198,7 @@ class RayPool(Pool):
                 )
 
     def close(self, at_once: bool = False) -> None:
-        """Stop the engines, and Ray where it was started here; safe to call more than once.
-
-        Args:
-            at_once: kill them instead of letting them end in good order. Engines that are reading are always killed.
-        """
+        """Stop the engines, and Ray where it was started here; engines that are reading are always killed."""
         connection, self._connection, self.ready_at = self._connection, None, None
         if connection is None:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from judge.engine.server.requests import KEY_VARIABLE, Client, Refused, Unavailable
@@ -25,33 +26,19 @@ _PROBE = Comparison(
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server, and how it is to be asked.
+    """A server, and how it is to be asked."""
 
-    Attributes:
-        url: its address, as `server_requests.server_url` returns it.
-        key: the bearer token, or None. It is written nowhere.
-        wanted: the name of the model to use there; None takes the only one.
-        adapter: whether the model is an adapter.
-        requests: most requests at a time.
-        timeout: seconds until a request must be answered.
-        patience: seconds without any answer after which a run ends.
-        verdict_ids: token ids of A, B and tie.
-        max_prompt_tokens: longest prompt that will be asked for.
-        probe_text: a prompt as text, with its verdicts.
-        probe_ids: its token ids.
-    """
-
-    url: str
-    key: str | None
-    wanted: str | None
-    adapter: bool
-    requests: int
-    timeout: float
-    patience: float
-    verdict_ids: tuple[int, int, int]
-    max_prompt_tokens: int
-    probe_text: str
-    probe_ids: list[int]
+    url: str  # as `server_url` returns it
+    key: str | None  # the bearer token; it is written nowhere
+    wanted: str | None  # the name of the model to use there; None takes the only one
+    adapter: bool  # the model is an adapter
+    requests: int  # most at a time
+    timeout: float  # seconds until a request must be answered
+    patience: float  # seconds without any answer after which a run ends
+    verdict_ids: tuple[int, int, int]  # token ids of A, B and tie
+    max_prompt_tokens: int  # of the longest prompt that will be asked for
+    probe_text: str  # a prompt, with its verdicts
+    probe_ids: list[int]  # its token ids
 
     def client(self, timeout: float | None = None) -> Client:
         """Return a client for the running event loop."""
@@ -86,17 +73,11 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Connection:
-    """What a server turned out to be.
+    """What a server turned out to be."""
 
-    Attributes:
-        model: the name of the model that is read there.
-        fingerprint: names vLLM's version and the settings that decide the numbers.
-        described: the model and the version, for people.
-    """
-
-    model: str
-    fingerprint: str
-    described: str
+    model: str  # the name of the model that is read there
+    fingerprint: str  # names vLLM's version and the settings that decide the numbers
+    described: str  # the model and the version, for people
 
 
 def fresh_salt() -> str:
@@ -121,10 +102,10 @@ async def connect(endpoint: Endpoint) -> Connection:
     """
     client = endpoint.client(min(endpoint.timeout, CHECK_SECONDS))
     try:
-        card = choose_model(endpoint, client, await client.get("/v1/models"))
+        card = choose_model(endpoint, client, await client.send("GET", "/v1/models"))
         model = str(card["id"])
         body = endpoint.body(model, endpoint.probe_text, fresh_salt()) | {"return_token_ids": True}
-        answer = client.answer(await client.complete(body), endpoint.verdict_ids, 1)
+        answer = await client.complete(body)
     except Unavailable as error:
         if error.crashed:
             raise JudgeError(f"{endpoint.url}: fails on a first prompt ({error}); see the server's log") from None
@@ -191,14 +172,9 @@ def _refusal(endpoint: Endpoint, error: Refused) -> JudgeError:
 
 def _compare_ids(endpoint: Endpoint, found: list[int]) -> None:
     """Refuse a server that makes other token ids of a text."""
-    expected = endpoint.probe_ids
-    if found == expected:
-        return
-    pairs = zip(found, expected, strict=False)
-    place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(found), len(expected)))
-    there = found[place] if place < len(found) else "nothing"
-    here = expected[place] if place < len(expected) else "nothing"
-    raise JudgeError(
-        f"{endpoint.url}: its tokenizer is not MODEL's: token {place + 1} of a first prompt is "
-        f"{printable(there)} there and {here} here; serve MODEL itself, or give the folder of the model that is served"
-    )
+    for number, (there, here) in enumerate(zip_longest(found, endpoint.probe_ids, fillvalue="nothing"), 1):
+        if there != here:
+            raise JudgeError(
+                f"{endpoint.url}: its tokenizer is not MODEL's: token {number} of a first prompt is {printable(there)} "
+                f"there and {here} here; serve MODEL itself, or give the folder of the model that is served"
+            )

@@ -19,25 +19,19 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from numpy.typing import NDArray
 
 from judge.deadline import DeadlinePassed
-from judge.engine.pool import Job, Pool, Work
+from judge.engine.pool import Float, Job, Pool, Work
 from judge.engine.protocol import EngineConfig
-from judge.engine.server.checks import Connection, Endpoint, connect, fresh_salt, probe_of
-from judge.engine.server.requests import Client, Refused, Unavailable, server_key, server_url
+from judge.engine.server.checks import Connection, Endpoint, connect, fresh_salt
+from judge.engine.server.requests import Client, Refused, Unavailable
 from judge.errors import JudgeError
-
-__all__ = ["Endpoint", "ServerPool", "probe_of", "requests_of", "server_key", "server_url"]
-
-Float = NDArray[np.float64]
 
 # A request holds so many prompts or tokens. Measured: 8 prompts a request cost the server half the time of 8 requests.
 REQUEST_PROMPTS = 8
@@ -63,14 +57,6 @@ class _Request:
 
 
 @dataclass
-class _OpenJob:
-    """A job of which some prompts are not read yet."""
-
-    logprobs: Float
-    left: int
-
-
-@dataclass
 class Outage:
     """How long the server has been giving no answer. Written by the loop's thread, read by the caller's."""
 
@@ -82,11 +68,7 @@ class Outage:
     lines: deque[str] = field(default_factory=deque)
 
     def note(self, error: Unavailable) -> None:
-        """Take note of a request without an answer.
-
-        Raises:
-            JudgeError: there has been none for too long.
-        """
+        """Take note of a request without an answer; ends the run when there has been none for too long."""
         now = time.monotonic()
         self.began = now if self.began is None else self.began
         silent = now - self.began
@@ -107,20 +89,9 @@ class Outage:
 
 
 class ServerPool(Pool):
-    """Reads jobs through a server.
-
-    Args:
-        endpoint: the server, and how to ask it.
-
-    Raises:
-        JudgeError: the server does not answer, or is not one that reads this model's prompts (see
-            `judge.engine.server.checks.connect`).
-    """
+    """Reads jobs through a server, which is checked at once (see `judge.engine.server.checks.connect`)."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.say: Callable[[str], None] = print
-        self.failures = 0
-        self.ready_at: float | None = None
         self._endpoint = endpoint
         self._outage = Outage(endpoint.url, endpoint.patience)
         self._stack: ExitStack | None = None  # the open connections and their thread
@@ -128,7 +99,7 @@ class ServerPool(Pool):
         self._client: Client
         self._waiting: deque[_Request] = deque()
         self._sent: dict[Future[Float], _Request] = {}
-        self._open: dict[int, _OpenJob] = {}
+        self._open: dict[int, tuple[Float, int]] = {}  # log-probabilities of a job, and prompts that are not read yet
         self._introduced = False
         with start_blocking_portal() as portal:
             self._connection: Connection = portal.call(connect, endpoint)
@@ -156,11 +127,6 @@ class ServerPool(Pool):
             self.ready_at = time.monotonic()
 
     def _run(self, work: Work) -> None:
-        """Read all jobs.
-
-        Raises:
-            JudgeError: the server has not answered for too long, or answers what no vLLM would.
-        """
         if not self._introduced:
             self._introduced = True
             self.say(f"reading with {self._connection.described} at {self._endpoint.url}")
@@ -168,9 +134,7 @@ class ServerPool(Pool):
         self._waiting, self._sent, self._open = deque(), {}, {}
         try:
             while self._send(work):
-                left = work.seconds_left()
-                seconds = _POLL_SECONDS if left is None else min(left, _POLL_SECONDS)
-                for future in wait(self._sent, seconds, FIRST_COMPLETED).done:
+                for future in wait(self._sent, min(work.seconds_left(), _POLL_SECONDS), FIRST_COMPLETED).done:
                     self._take(self._sent.pop(future), future.result(), work)
                 self._tell()
                 if self._open and work.seconds_left() == 0:
@@ -182,7 +146,7 @@ class ServerPool(Pool):
         """Send as many requests as allowed, of the next job when no others wait; return whether any is under way."""
         while len(self._sent) < self._endpoint.requests:
             if not self._waiting and (job := next(work.jobs, None)) is not None:
-                self._open[job.key] = _OpenJob(np.full((job.rows, 3), np.nan), job.rows)
+                self._open[job.key] = np.full((job.rows, 3), np.nan), job.rows
                 self._waiting.extend(requests_of(job))
             if not self._waiting:
                 break
@@ -193,18 +157,15 @@ class ServerPool(Pool):
     def _take(self, request: _Request, logprobs: Float, work: Work) -> None:
         """Put the answer to a request into its job, and hand the job over when it is complete."""
         work.on_progress(request.key, len(logprobs))
-        job = self._open[request.key]
-        job.logprobs[request.start : request.start + len(logprobs)] = logprobs
-        job.left -= len(logprobs)
-        if job.left == 0:
-            work.on_done(request.key, self._open.pop(request.key).logprobs)
+        job, left = self._open.pop(request.key)
+        job[request.start : request.start + len(logprobs)] = logprobs
+        if left == len(logprobs):
+            work.on_done(request.key, job)
+        else:
+            self._open[request.key] = job, left - len(logprobs)
 
     def close(self, at_once: bool = False) -> None:
-        """Close the connections; what the server is reading for them it gives up. Safe to call more than once.
-
-        Args:
-            at_once: makes no difference here.
-        """
+        """Close the connections, in the same way with `at_once`; the server gives up what it is reading for them."""
         del at_once
         stack, self._stack, self.ready_at = self._stack, None, None
         if stack is not None:
@@ -254,18 +215,12 @@ class ServerPool(Pool):
             raise JudgeError(f"{self._endpoint.url}: fails on every prompt ({reason}); see the server's log") from None
 
     async def _persist(self, prompts: list[list[int]], salt: str) -> Float:
-        """Ask until there is an answer.
-
-        Raises:
-            Refused: see there.
-            Unavailable: the server has failed on these prompts again and again.
-            JudgeError: it has not answered for too long, or with something strange.
-        """
-        client, crashes, tries = self._client, 0, 0
+        """Ask until there is an answer; raises `Unavailable` when the server fails on these prompts again and again."""
+        crashes = tries = 0
         body = self._endpoint.body(self._connection.model, prompts, salt)
         while True:
             try:
-                answer = client.answer(await client.complete(body), self._endpoint.verdict_ids, len(prompts))
+                answer = await self._client.complete(body)
             except Unavailable as error:
                 crashes += error.crashed
                 if crashes >= MOST_CRASHES:

@@ -12,6 +12,7 @@ import ipaddress
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,44 +39,29 @@ _NAN = "Out of range float values are not JSON compliant"
 
 
 class Unavailable(Exception):
-    """No answer, or one that says to try again.
-
-    Attributes:
-        crashed: the server answered, but failed on this very request (status 500).
-        wait: seconds after which the server wants to be asked again, or None.
-    """
+    """No answer, or one that says to try again."""
 
     def __init__(self, reason: str, crashed: bool = False, wait: float | None = None) -> None:
         super().__init__(reason)
-        self.crashed, self.wait = crashed, wait
+        self.crashed = crashed  # the server answered, but failed on this very request (status 500)
+        self.wait = wait  # seconds after which the server wants to be asked again
 
 
 class Refused(Exception):
-    """The server refuses the request, and would do so again.
-
-    Attributes:
-        status: of the HTTP answer.
-        nan: it read NaN as a log-probability, which it cannot write.
-    """
+    """The server refuses the request, and would do so again."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
-        self.status, self.nan = status, _NAN in text
+        self.status, self.nan = status, _NAN in text  # nan: it read NaN as a log-probability, which it cannot write
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said about some prompts.
+    """What a server said about some prompts."""
 
-    Attributes:
-        logprobs: of the verdicts over the whole vocabulary, shape (prompts, 3).
-        prompt_ids: the token ids of each prompt, where they were asked for.
-        fingerprint: names the server's version and settings.
-    """
-
-    logprobs: NDArray[np.float64]
-    prompt_ids: list[list[int]]
-    fingerprint: str
+    logprobs: NDArray[np.float64]  # of the verdicts over the whole vocabulary, shape (prompts, 3)
+    prompt_ids: list[list[int]]  # the token ids of each prompt, where they were asked for
+    fingerprint: str  # names the server's version and settings
 
 
 def server_url(text: str) -> str:
@@ -134,16 +120,28 @@ class Client:
         """Close all connections."""
         await self._http.aclose()
 
-    async def get(self, path: str) -> Any:
-        """Return the JSON at a path (see `_send`)."""
-        return await self._send("GET", path, None)
+    async def complete(self, body: dict[str, Any]) -> Answer:
+        """Return the server's answer to a request for completions (see `send`).
 
-    async def complete(self, body: dict[str, Any]) -> Any:
-        """Return the server's answer to a request for completions (see `_send`)."""
-        return await self._send("POST", "/v1/completions", body)
+        Raises:
+            JudgeError: it lacks a prompt or a verdict, or holds what is no log-probability.
+        """
+        answer = await self.send("POST", "/v1/completions", body)
+        prompts = 1 if isinstance(body["prompt"], str) else len(body["prompt"])
+        found = answer.get("choices") if isinstance(answer, dict) else None
+        choices = [c for c in found if isinstance(c, dict)] if isinstance(found, list) else []
+        places = {c.get("index"): c for c in choices if type(c.get("index")) is int}
+        if len(choices) != prompts or set(places) != set(range(prompts)):
+            raise self.strange(f"holds {len(choices)} of {prompts} completions")
+        fingerprint = answer.get("system_fingerprint")
+        return Answer(
+            np.array([self._verdicts(places[i], body["logprob_token_ids"]) for i in range(prompts)]),
+            [ids if isinstance(ids := places[i].get("prompt_token_ids"), list) else [] for i in range(prompts)],
+            printable(fingerprint) if isinstance(fingerprint, str) and fingerprint else "unnamed",
+        )
 
-    async def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        """Send one request, once.
+    async def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Send one request, once, and return the JSON of the answer.
 
         Raises:
             Unavailable, Refused: see there.
@@ -159,10 +157,15 @@ class Client:
             raise Unavailable(_reason(error)) from None
         status = response.status_code
         if status == 200:
-            return self._parsed(content)
+            try:
+                return json.loads(content, parse_constant=_no_number)
+            except (ValueError, RecursionError):
+                shown = printable(content[:60].decode("utf-8", "replace"))
+                raise self.strange(f"is not JSON ({shown})") from None
         text = _error_text(status, content)
         if status == 500 or status in _NOT_NOW:
-            raise Unavailable(text, status == 500, _seconds(response.headers.get("retry-after")))
+            wait = response.headers.get("retry-after", "")
+            raise Unavailable(text, status == 500, float(wait) if wait.isdecimal() and len(wait) < 6 else None)
         raise Refused(status, text)
 
     async def _content(self, response: httpx.Response) -> bytes:
@@ -175,44 +178,19 @@ class Client:
                 raise self.strange(f"is longer than {MAX_ANSWER_BYTES / 2**20:g} MiB")
         return bytes(content)
 
-    def _parsed(self, content: bytes) -> Any:
-        try:
-            return json.loads(content, parse_constant=_no_number)
-        except (ValueError, RecursionError):
-            shown = printable(content[:60].decode("utf-8", "replace"))
-            raise self.strange(f"is not JSON ({shown})") from None
-
     def strange(self, what: str) -> JudgeError:
         """Return the error for an answer that `vllm serve` does not give."""
         return JudgeError(f"{self.url}: its answer {what}; --server takes the address of a vllm serve (0.32 or later)")
 
-    def answer(self, answer: Any, verdict_ids: tuple[int, int, int], prompts: int) -> Answer:
-        """Read an answer to a request for completions.
-
-        Raises:
-            JudgeError: it lacks a prompt or a verdict, or holds what is no log-probability.
-        """
-        found = answer.get("choices") if isinstance(answer, dict) else None
-        choices = [c for c in found if isinstance(c, dict)] if isinstance(found, list) else []
-        places = {c.get("index"): c for c in choices if type(c.get("index")) is int}
-        if len(choices) != prompts or set(places) != set(range(prompts)):
-            raise self.strange(f"holds {len(choices)} of {prompts} completions")
-        logprobs = np.array([self._verdicts(places[i], verdict_ids) for i in range(prompts)])
-        fingerprint = answer.get("system_fingerprint")
-        return Answer(
-            logprobs,
-            [ids if isinstance(ids := places[i].get("prompt_token_ids"), list) else [] for i in range(prompts)],
-            printable(fingerprint) if isinstance(fingerprint, str) and fingerprint else "unnamed",
-        )
-
-    def _verdicts(self, choice: dict[str, Any], verdict_ids: tuple[int, int, int]) -> list[float]:
+    def _verdicts(self, choice: dict[str, Any], verdict_ids: Sequence[int]) -> list[float]:
         """Return the log-probabilities of one prompt's verdicts."""
         try:
             first = choice["logprobs"]["top_logprobs"][0]
             values = [first[f"token_id:{token}"] for token in verdict_ids]
         except (KeyError, IndexError, TypeError):
             shown = printable(json.dumps(choice.get("logprobs")), 120)
-            raise self.strange(f"lacks the log-probabilities of tokens {_listed(verdict_ids)} ({shown})") from None
+            a, b, tie = verdict_ids
+            raise self.strange(f"lacks the log-probabilities of tokens {a}, {b} and {tie} ({shown})") from None
         if not all(type(value) in (int, float) for value in values):
             raise self.strange(f"gives {printable(values)} as log-probabilities")
         numbers = [-math.inf if value <= _MINUS_INFINITY else float(value) for value in values]
@@ -258,13 +236,5 @@ def _error_text(status: int, content: bytes) -> str:
     return f"HTTP {status}" + (f": {text}" if text else "")
 
 
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text is not None and text.isdecimal() and len(text) < 6 else None
-
-
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
-
-
-def _listed(ids: tuple[int, int, int]) -> str:
-    return f"{ids[0]}, {ids[1]} and {ids[2]}"
