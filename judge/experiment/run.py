@@ -20,16 +20,14 @@ from judge.experiment.arms import Arm, check_templates, refuse_identical, resolv
 from judge.experiment.cache import ReadingCache
 from judge.experiment.files import RECORD, is_complete, record_of, write_record
 from judge.experiment.power import SPREADS, smallest_difference
-from judge.experiment.reading import ArmReading, Engine
-from judge.experiment.result import ArmScores, ExperimentResult, cost_of
+from judge.experiment.reading import ArmReading
+from judge.experiment.result import ArmScores, ExperimentResult, cost_of, metric_scores
 from judge.experiment.rows import ExperimentRows, draw_rows
 from judge.experiment.settings import ExperimentSettings
 from judge.experiment.statistics import Difference, differences
 from judge.experiment.text import plan_lines, power_lines
 from judge.experiment.train_arms import FOLDER as TRAINED
 from judge.experiment.train_arms import check_training, train_arms
-from judge.models.trained_rows import TrainedRows
-from judge.prompting.verdict import Float
 from judge.runs.folder import RunFolder
 from judge.runs.prepared import Prepared, prepare
 from judge.runs.progress import Progress, Silent
@@ -64,18 +62,20 @@ def run_experiment(
     table = Table.open(settings.data, settings.cells, settings.on_bad_row)
     if any(arm.train is not None for arm in settings.arms):
         check_training(settings)
+
+    def arms_and_rows(trained: dict[str, dict[int, Path]]) -> tuple[list[Arm], ExperimentRows]:
+        arms = resolve_arms(settings, folder / LOGS, trained)
+        refuse_identical(arms)
+        return arms, draw_rows(table, trained_rows_of_all(arms), settings.rows, settings.seed)
+
     try:
         # check the table and the arms that are not trained before hours of training
-        arms = resolve_arms(settings, folder / LOGS, {})
-        refuse_identical(arms)
-        rows = draw_rows(table, trained_rows_of_all(arms), settings.rows, settings.seed)
+        arms, rows = arms_and_rows({})
         for text in plan_lines(settings):
             events.note(text)
         trained = train_arms(settings, folder, events)
         if trained:
-            arms = resolve_arms(settings, folder / LOGS, trained)
-            refuse_identical(arms)
-            rows = draw_rows(table, trained_rows_of_all(arms), settings.rows, settings.seed)
+            arms, rows = arms_and_rows(trained)
         with RunFolder(folder):
             return _Experiment(settings, folder, events, arms, table, rows).run(cache or folder / CACHE)
     except KeyboardInterrupt:
@@ -169,23 +169,16 @@ class _Experiment:
 
     def _prepare(self, folder: Path) -> list[Prepared]:
         """Build every arm's prompts; arms with equal prompts share one copy."""
-        both: dict[tuple[str, str], bool] = {}
-        for arm in self.arms:
-            both[_prompts_of(arm)] = both.get(_prompts_of(arm), False) or arm.scorer.share != 0
+        swapped = {_prompts_of(arm) for arm in self.arms if arm.scorer.share != 0}
         made: dict[tuple[str, str], Prepared] = {}
         for number, arm in enumerate(self.arms):
             key = _prompts_of(arm)
             if key not in made:
                 place = folder / str(number)
                 place.mkdir(parents=True)
-                rows: TrainedRows | None = arm.scorer.trained_rows
+                scorer = arm.scorer
                 made[key] = prepare(
-                    self.rows.table,
-                    arm.scorer.builder,
-                    place,
-                    both[key],
-                    self.events,
-                    rows,
+                    self.rows.table, scorer.builder, place, key in swapped, self.events, scorer.trained_rows
                 )
         return [made[_prompts_of(arm)] for arm in self.arms]
 
@@ -210,21 +203,19 @@ class _Experiment:
             JudgeError: an engine does not work.
         """
         tally = Tally(self.events)
-        engines = {}
-        for key in dict.fromkeys(arm.engine for arm in self.arms):
-            members = [arm for arm in self.arms if arm.engine == key]
-            engines[key] = Engine(max(members, key=lambda arm: arm.scorer.budget.max_tokens), self.events)
+        widest = sorted(self.arms, key=lambda arm: arm.scorer.budget.max_tokens)
+        hosts = {arm.engine: arm for arm in widest}
         readings = [
-            ArmReading(arm, prompts, cache, engines[arm.engine], tally)
+            ArmReading(arm, prompts, cache, hosts[arm.engine], tally)
             for arm, prompts in zip(self.arms, prepared, strict=True)
         ]
-        for engine in engines.values():
+        for engine in dict.fromkeys(arm.engine for arm in self.arms):
             try:
                 for reading in readings:
-                    if reading.engine is engine:
+                    if reading.arm.engine == engine:
                         reading.read_rows(self.rows.order)
             finally:
-                engine.close()
+                hosts[engine].scorer.close()
         return [reading.scores(self.rows.order) for reading in readings]
 
     def _result(self, scores: list[ArmScores], record: dict[str, Any]) -> ExperimentResult:
@@ -252,12 +243,8 @@ class _Experiment:
 
     def _differences(self, by_name: dict[str, list[ArmScores]]) -> list[Difference]:
         settings = self.settings
-        values: dict[str, Float] = {}  # (rows,), of an arm that is trained (seeds, rows)
-        for name, of_arm in by_name.items():
-            of_seeds = np.stack([one.row_scores(self.rows.labels, settings.metric) for one in of_arm])
-            values[name] = of_seeds if of_arm[0].seed is not None else of_seeds[0]
         return differences(
-            values,
+            {name: metric_scores(arms, self.rows.labels, settings.metric) for name, arms in by_name.items()},
             settings.baseline_name,
             self.rows.groups,
             settings.metric,
