@@ -12,12 +12,12 @@ from judge.evaluation.bias import Bias, LengthBin, PositionFigures
 from judge.evaluation.bias_effects import LEAST_GROUPS, Effect, score_of_a
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.self_preference import ModelScore
-from judge.report.figures import Bin, Curve, figure, share_curves, shift_histogram
+from judge.report.figures import Curve, figure, share_curves, shift_histogram
 from judge.report.forest import ForestRow, forest
-from judge.report.html import details, estimate, paragraph, signed, table, tag
-from judge.report.page import Section
+from judge.report.html import capitalised, details, estimate, paragraph, signed, table, tag
+from judge.report.page import Section, section
 from judge.report.svg import span
-from judge.stats.resample import CONFIDENCE, Estimate
+from judge.stats.resample import CONFIDENCE
 
 _MOST_MODELS = 30  # in the forest plot; the rest would be a wall
 
@@ -40,16 +40,16 @@ def bias_section(bias: Bias, rows: JudgedRows) -> Section:
         tag("div", *charts, css="plots") if charts else None,
         _models(bias) if bias.models else None,
     ]
-    return Section("bias", "Biases", Markup("").join(part for part in content if part))
+    return section("bias", "Biases", *content)
 
 
 def _effects(effects: Sequence[Effect], margin: float) -> Markup:
     rows = [
         ForestRow(
-            tag("b", _capitalised(effect.title)),
+            tag("b", capitalised(effect.title)),
             None if effect.estimate is None else effect.estimate.times(100),
             _called(effect),
-            _capitalised(effect.sentence.removeprefix(f"{_capitalised(effect.title)}: ")),
+            capitalised(effect.sentence.removeprefix(f"{capitalised(effect.title)}: ")),
             {"present": "bad", "absent": "good"}.get(effect.call, "muted"),
         )
         for effect in effects
@@ -60,10 +60,6 @@ def _effects(effects: Sequence[Effect], margin: float) -> Markup:
     within = span(ends, (-300 * margin, 300 * margin))
     head = ("Effect", f"points of score, {CONFIDENCE:.0%} interval", "Is it there?")
     return forest(rows, head, reference=0.0, band=(-100 * margin, 100 * margin), within=within, css="forest long")
-
-
-def _capitalised(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def _called(effect: Effect) -> Markup:
@@ -85,17 +81,14 @@ def _lengths(bins: Sequence[LengthBin]) -> Markup | None:
     if not any(part.rows for part in bins):
         return None
     curves = [
-        Curve("judge", "accent", [_bin(part, part.judge) for part in bins]),
-        Curve("people", "muted", [_bin(part, part.people) for part in bins]),
+        Curve("judge", "accent", [part.judge for part in bins]),
+        Curve("people", "muted", [part.people for part in bins]),
     ]
     names = [f"\N{LESS-THAN OR EQUAL TO}{part.high:g}" if part.high else f">{part.low:g}" for part in bins]
     x_label = "how many times as long as the other it is"
-    return share_curves("How the longer response fares", curves, x_label, "its mean score", names)
-
-
-def _bin(one: LengthBin, figure_: Estimate | None) -> Bin:
-    high = one.high or one.low
-    return Bin(one.low, high, one.low, figure_ or Estimate(0.0, None, None), one.rows if figure_ else 0)
+    return share_curves(
+        "How the longer response fares", curves, x_label, "its mean score", names, [part.rows for part in bins]
+    )
 
 
 def _orders(position: PositionFigures | None) -> Markup | None:

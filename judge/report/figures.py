@@ -14,6 +14,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from judge.errors import counted
+from judge.evaluation.reliability import Bin
 from judge.report.html import tag
 from judge.report.svg import WIDTH, Chart, Point, line, percent, rect, svg, text
 from judge.stats.resample import Estimate
@@ -28,17 +29,6 @@ _PICTURE_STYLE = (
     ".accent { fill: #1d5fa6; stroke: #1d5fa6 } .muted { stroke: #9a958c } "
     "path.line { fill: none; stroke-width: 2 } path.thin { stroke-width: 1.2 }"
 )
-
-
-@dataclass(frozen=True)
-class Bin:
-    """A bin of a curve: where it lies, how often something held there, and how many rows it has."""
-
-    low: float
-    high: float
-    at: float
-    share: Estimate
-    rows: int
 
 
 def figure(title: str, *content: object, note: str | None = None, css: str | None = None) -> Markup:
@@ -58,23 +48,19 @@ def reliability(title: str, bins: Sequence[Bin], x_label: str, y_label: str, css
     A perfect judge's points lie on the diagonal (M. H. DeGroot and S. E. Fienberg, The Statistician, 1983).
     """
     bins = [b for b in bins if b.rows]
-    words = (
-        "; ".join(f"said {b.at:.0%}, was so in {b.share.value:.0%} of {counted(b.rows, 'row')}" for b in bins)
-        or "no rows"
-    )
-    chart = Chart(title, words, (0, 1), (0, 1), height=300, foot=_STRIP)
+    words = "; ".join(f"said {b.chance:.0%}, was so in {b.right.value:.0%} of {counted(b.rows, 'row')}" for b in bins)
+    chart = Chart(title, words or "no rows", (0, 1), (0, 1), height=300, foot=_STRIP)
     chart.axes(x_label, y_label, x_form=percent, y_form=percent)
     chart.path([(0, 0), (1, 1)], "reference")
     for b in bins:
-        chart.whisker(b.at, b.share.low, b.share.high, css)
-    chart.path([(b.at, b.share.value) for b in bins], f"thin {css}")
+        chart.whisker(b.chance, b.right.low, b.right.high, css)
+    chart.path([(b.chance, b.right.value) for b in bins], f"thin {css}")
     most = max((b.rows for b in bins), default=1)
     floor = chart.height - 2
     for b in bins:
-        note = (
-            f"{b.low:.0%} to {b.high:.0%}: said {b.at:.1%}, was so in {b.share.value:.1%} of {counted(b.rows, 'row')}"
-        )
-        chart.dot(b.at, b.share.value, css, note)
+        came_true = f"was so in {b.right.value:.1%} of {counted(b.rows, 'row')}"
+        note = f"{b.low:.0%} to {b.high:.0%}: said {b.chance:.1%}, {came_true}"
+        chart.dot(b.chance, b.right.value, css, note)
         tall = b.rows / most * (_STRIP - 10)
         left, right = chart.x(b.low), chart.x(b.high)
         chart.add(rect(left + 0.5, floor - tall, right - left - 1, tall, f"count {css}", note))
@@ -191,20 +177,23 @@ def shift_histogram(shifts: NDArray[np.floating], mean: float | None = None) -> 
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve with intervals: points at the places of the bins."""
+    """A curve with intervals: a point for each bin; None in a bin without rows."""
 
     name: str
     css: str
-    bins: Sequence[Bin]
+    shares: Sequence[Estimate | None]
 
 
-def share_curves(title: str, curves: Sequence[Curve], x_label: str, y_label: str, names: Sequence[str]) -> Markup:
+def share_curves(
+    title: str, curves: Sequence[Curve], x_label: str, y_label: str, names: Sequence[str], rows: Sequence[int]
+) -> Markup:
     """Return shares by bin, several curves side by side, with intervals.
 
     Args:
         names: what each bin is called on the horizontal axis.
+        rows: of each bin.
     """
-    said = [f"{c.name}: " + ", ".join(f"{b.share.value:.0%}" for b in c.bins if b.rows) for c in curves]
+    said = [f"{c.name}: " + ", ".join(f"{share.value:.0%}" for share in c.shares if share) for c in curves]
     chart = Chart(title, "; ".join(said) or "no rows", (-0.5, max(len(names), 1) - 0.5), (0, 1), height=250)
     for value in chart.y.ticks():
         chart.add(line(chart.left, chart.y(value), chart.right, chart.y(value), "grid"))
@@ -217,12 +206,12 @@ def share_curves(title: str, curves: Sequence[Curve], x_label: str, y_label: str
     chart.add(line(chart.left, chart.y(0.5), chart.right, chart.y(0.5), "reference"))
     for k, curve in enumerate(curves):
         aside = (k - (len(curves) - 1) / 2) * 0.14
-        points = [(i + aside, b) for i, b in enumerate(curve.bins) if b.rows]
-        for at, b in points:
-            chart.whisker(at, b.share.low, b.share.high, curve.css)
-        chart.path([(at, b.share.value) for at, b in points], curve.css)
-        for at, b in points:
-            chart.dot(at, b.share.value, curve.css, f"{curve.name}: {b.share.value:.1%} of {counted(b.rows, 'row')}")
+        points = [(i + aside, share, rows[i]) for i, share in enumerate(curve.shares) if share]
+        for at, share, _ in points:
+            chart.whisker(at, share.low, share.high, curve.css)
+        chart.path([(at, share.value) for at, share, _ in points], curve.css)
+        for at, share, count in points:
+            chart.dot(at, share.value, curve.css, f"{curve.name}: {share.value:.1%} of {counted(count, 'row')}")
     return figure(title, legend([(c.css, c.name) for c in curves]), chart.markup())
 
 

@@ -12,13 +12,12 @@ from judge.evaluation.bias import TieFigures
 from judge.evaluation.evaluate import Evaluation
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.quality import Figures
-from judge.evaluation.reliability import Reliability
 from judge.evaluation.slices import Slice
 from judge.report.bias_section import bias_section
-from judge.report.figures import Bin, confusion, distribution, figure, mass_bar, reliability
+from judge.report.figures import confusion, distribution, figure, mass_bar, reliability
 from judge.report.forest import SLICE_TITLES, ForestRow, forest
 from judge.report.html import estimate, facts, paragraph, signed, table, tag
-from judge.report.page import Section
+from judge.report.page import Section, section
 from judge.report.summary_section import new_figures, summary_section
 from judge.stats.metrics import BINS
 from judge.stats.resample import CONFIDENCE, Estimate, Undefined
@@ -46,11 +45,11 @@ def evaluation_sections(evaluation: Evaluation, rows: JudgedRows, warnings: Sequ
 
 def _calibration(figures: Figures) -> Section:
     top, *classes = figures.reliability
-    charts = [reliability("Most probable verdict", _bins(top), "its probability", "how often it was right")]
+    charts = [reliability("Most probable verdict", top.bins, "its probability", "how often it was right")]
     for kind, css in zip(classes, ("a", "b", "tie"), strict=True):
         name = "a tie" if kind.of == "tie" else kind.of
         charts.append(
-            reliability(f"Probability of {name}", _bins(kind), f"judge's p({kind.of})", f"human said {name}", css)
+            reliability(f"Probability of {name}", kind.bins, f"judge's p({kind.of})", f"human said {name}", css)
         )
     rows: list[tuple[object, ...]] = [
         (
@@ -60,8 +59,7 @@ def _calibration(figures: Figures) -> Section:
         )
         for kind in figures.reliability
     ]
-    mean = figures.class_wise_ece
-    rows.append(("class-wise: mean of A, B, tie", estimate(mean), ""))
+    rows.append(("class-wise: mean of A, B, tie", estimate(figures.class_wise_ece), ""))
     words = (
         "On the diagonal, a probability is what it says. Below it the judge is too sure, above it not sure enough. "
         f"Bars below show how many rows lie in each of {BINS} bins of equal width."
@@ -73,11 +71,7 @@ def _calibration(figures: Figures) -> Section:
         paragraph(chance, css="note"),
     )
     content = (tag("div", charts[0], tag("div", *first), css="beside"), tag("div", *charts[1:], css="plots"))
-    return Section("calibration", "Calibration", Markup("").join(content))
-
-
-def _bins(one: Reliability) -> list[Bin]:
-    return [Bin(b.low, b.high, b.chance, b.right, b.rows) for b in one.bins]
+    return section("calibration", "Calibration", *content)
 
 
 def _verdicts(figures: Figures, probability: TieFigures | None) -> Section:
@@ -113,7 +107,7 @@ def _verdicts(figures: Figures, probability: TieFigures | None) -> Section:
             "AUC: how often a verdict’s probability is higher where the human gave it than elsewhere.", css="muted"
         ),
     )
-    return Section("verdicts", "Verdict by verdict", Markup("").join(content))
+    return section("verdicts", "Verdict by verdict", *content)
 
 
 def _decided(share: Estimate | Undefined) -> Markup:
@@ -152,7 +146,7 @@ def _distributions(figures: Figures, rows: JudgedRows) -> Section:
                 css="note",
             )
         )
-    return Section("distributions", "What probabilities it gives", Markup("").join(content))
+    return section("distributions", "What probabilities it gives", *content)
 
 
 def _slices(slices: Sequence[Slice], figures: Figures) -> Section:
@@ -175,7 +169,7 @@ def _slices(slices: Sequence[Slice], figures: Figures) -> Section:
         f"Log loss on parts of the rows. The dashed line is that of all rows, {figures.log_loss.value:.4f}. "
         "Grey ones have too few prompt groups to say much."
     )
-    return Section("slices", "On which rows", Markup("").join((paragraph(words), plot)))
+    return section("slices", "On which rows", paragraph(words), plot)
 
 
 def _beside(one: Slice) -> str:
@@ -211,4 +205,4 @@ def _agreement(figures: Sequence[AgreementFigure]) -> Section:
         paragraph(tag("b", "Not measured: "), f"{'; '.join(names)}. Reason: {reason}.", css="note")
         for reason, names in missing.items()
     ]
-    return Section("agreement", "As benchmarks count agreement", Markup("").join(content))
+    return section("agreement", "As benchmarks count agreement", *content)
