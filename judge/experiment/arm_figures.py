@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def slice_differences(result: ExperimentResult, name: str) -> list[SliceDifferen
     The slices are those of `judge.evaluation.slices`; what was cut is by the baseline's budget. Differences are paired
     by row and their intervals are over prompt groups, without a correction for how many slices there are.
     """
-    arm, base = (np.atleast_2d(_scores(result, one)).mean(axis=0) for one in (name, result.baseline))
+    arm, base = (np.atleast_2d(_scores(result, one)).mean(axis=0) for one in (name, result.settings.baseline_name))
     change = arm - base
     scored = np.isfinite(change)
     if not scored.any():
@@ -160,19 +160,13 @@ def sweep_of(result: ExperimentResult) -> Sweep | None:
     They are one where they differ in nothing but `max_tokens`, or in nothing but the number of rows that they were
     trained on.
     """
-    fields: tuple[SweepOf, ...] = ("max_tokens", "train_rows")
-    for of in fields:
-        others = [arm.model_dump(exclude={"name", of}) for arm in result.settings.arms]
-        values = {name: _value_of(result, name, of) for name in result.names}
-        known = sorted((value, name) for name, value in values.items() if value is not None)
+    arms = result.settings.arms
+    for of in get_args(SweepOf):
+        others = [arm.model_dump(exclude={"name", of}) for arm in arms]
+        # what an arm was read or trained with, which its settings may leave open
+        values = [(result.scores_of(arm.name)[0].settings.get(of) or getattr(arm, of), arm.name) for arm in arms]
+        points = sorted((float(value), name) for value, name in values if isinstance(value, (int, float)) and value > 0)
         is_alike = all(other == others[0] for other in others)
-        if is_alike and len(known) == len(values) == len({value for value, _ in known}):
-            return Sweep(of, known)
+        if is_alike and len(points) == len(arms) == len({value for value, _ in points}):
+            return Sweep(of, points)
     return None
-
-
-def _value_of(result: ExperimentResult, name: str, of: SweepOf) -> float | None:
-    """Return what an arm was read or trained with, which its settings may leave open."""
-    arm = next(arm for arm in result.settings.arms if arm.name == name)
-    value = result.scores_of(name)[0].settings.get(of) or getattr(arm, of, None)
-    return float(value) if isinstance(value, (int, float)) and value > 0 else None

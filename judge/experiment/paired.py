@@ -68,11 +68,6 @@ class Paired:
         """The mean difference over the rows that both sides have a score for."""
         return float(self.values[self.scored].mean())
 
-    @property
-    def measured(self) -> bool:
-        """See `Spread.measured`."""
-        return self.spread.measured
-
     def p_value(self, permutations: int, seed: int) -> float:
         """Return the two-sided p-value of the mean difference.
 
@@ -82,11 +77,11 @@ class Paired:
             return 1.0
         if not self.spread.seeds:
             return sign_flip_test(self.values[self.scored], self.groups[self.scored], permutations, seed)
-        return min(1.0, 2 * self.spread.tail(abs(self.mean))) if self.measured else 1.0
+        return min(1.0, 2 * self.spread.tail(abs(self.mean))) if self.spread.measured else 1.0
 
     def p_equivalent(self, margin: float, metric: Metric) -> float:
         """Return the larger p-value of two one-sided t tests that the difference is at least the margin."""
-        if self.group_count < LEAST_GROUPS or not self.measured:
+        if self.group_count < LEAST_GROUPS or not self.spread.measured:
             return 1.0
         return max(self.spread.tail(margin - abs(self.mean)), self.p_rare(margin, metric))
 

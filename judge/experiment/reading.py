@@ -94,7 +94,10 @@ class ArmReading:
                 self.fresh[[row for row, _ in prompt.places]] = True
                 self.tally.know(len(prompt.places), prompt.length * len(prompt.places))
 
-        jobs = (ShardJob(n, len(s.rows), partial(self._load, prompts, s), s) for n, s in enumerate(shards))
+        def load(shard: Shard) -> list[NDArray[np.int32]]:
+            return [self.prepared.prompt(*prompts[i].places[0]) for i in shard.rows]
+
+        jobs = (ShardJob(n, len(shard.rows), partial(load, shard), shard) for n, shard in enumerate(shards))
         self.reader.read(jobs, keep)
 
     def _start_engine(self) -> None:
@@ -104,9 +107,6 @@ class ArmReading:
         scorer.start(progress.note)
         if scorer.pool.ready_at is None:
             progress.step("loading the model")
-
-    def _load(self, prompts: list[_Prompt], shard: Shard) -> list[NDArray[np.int32]]:
-        return [self.prepared.prompt(*prompts[i].places[0]) for i in shard.rows]
 
     def _take(self, places: Sequence[tuple[int, bool]], logprobs: Sequence[float] | Float) -> None:
         three = np.asarray(logprobs)

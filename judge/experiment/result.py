@@ -162,11 +162,6 @@ class ExperimentResult:
     folder: Path
 
     @property
-    def baseline(self) -> str:
-        """The name of the arm that the others are compared with."""
-        return self.settings.baseline_name
-
-    @property
     def names(self) -> list[str]:
         """The names of the arms, each once, in the order of the settings."""
         return [arm.name for arm in self.settings.arms]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 
 from judge.errors import JudgeError, RunInterrupted, counted
 from judge.evaluation.judged_rows import JudgedRows
-from judge.experiment.arms import Arm, check_templates, refuse_identical, resolve_arms, trained_rows_of_all
+from judge.experiment.arms import Arm, check_templates, refuse_identical, resolve_arms
 from judge.experiment.cache import ReadingCache
 from judge.experiment.files import RECORD, is_complete, record_of, write_record
 from judge.experiment.power import SPREADS, smallest_difference
@@ -24,10 +26,11 @@ from judge.experiment.reading import ArmReading
 from judge.experiment.result import ArmScores, ExperimentResult, cost_of, metric_scores
 from judge.experiment.rows import ExperimentRows, draw_rows
 from judge.experiment.settings import ExperimentSettings
-from judge.experiment.statistics import Difference, differences
+from judge.experiment.statistics import differences
 from judge.experiment.text import plan_lines, power_lines
 from judge.experiment.train_arms import FOLDER as TRAINED
 from judge.experiment.train_arms import check_training, train_arms
+from judge.models.trained_rows import joined
 from judge.runs.folder import RunFolder
 from judge.runs.prepared import Prepared, prepare
 from judge.runs.progress import Progress, Silent
@@ -66,7 +69,8 @@ def run_experiment(
     def arms_and_rows(trained: dict[str, dict[int, Path]]) -> tuple[list[Arm], ExperimentRows]:
         arms = resolve_arms(settings, folder / LOGS, trained)
         refuse_identical(arms)
-        return arms, draw_rows(table, trained_rows_of_all(arms), settings.rows, settings.seed)
+        trained_rows = joined([arm.scorer.trained_rows for arm in arms if arm.scorer.trained_rows is not None])
+        return arms, draw_rows(table, trained_rows, settings.rows, settings.seed)
 
     try:
         # check the table and the arms that are not trained before hours of training
@@ -109,24 +113,23 @@ def check_cache(folder: Path | None) -> None:
             raise JudgeError(f"{path}: is a file; a cache is kept in a folder")
 
 
+@dataclass
 class _Experiment:
     """An experiment whose arms and rows are known: reads the arms and compares them."""
 
-    def __init__(
-        self,
-        settings: ExperimentSettings,
-        folder: Path,
-        events: Progress,
-        arms: list[Arm],
-        table: Table,
-        rows: ExperimentRows,
-    ) -> None:
-        self.settings, self.folder, self.events = settings, folder, events
-        self.arms, self.table, self.rows = arms, table, rows
-        spread = SPREADS[settings.metric]
-        compared = len(settings.arms) - 1
-        self.planned = smallest_difference(rows.groups, spread, compared, settings.level, settings.power)
-        self.warnings: list[str] = []
+    settings: ExperimentSettings
+    folder: Path
+    events: Progress
+    arms: list[Arm]
+    table: Table
+    rows: ExperimentRows
+    warnings: list[str] = field(default_factory=list)
+
+    @cached_property
+    def planned(self) -> float:
+        """The smallest difference that the rows are expected to show."""
+        settings, compared = self.settings, len(self.settings.arms) - 1
+        return smallest_difference(self.rows.groups, SPREADS[settings.metric], compared, settings.level, settings.power)
 
     def warn(self, text: str) -> None:
         """Note a warning now, and keep it for the result."""
@@ -197,11 +200,7 @@ class _Experiment:
                 )
 
     def _read(self, prepared: Sequence[Prepared], cache: ReadingCache) -> list[ArmScores]:
-        """Read every arm's prompts; arms with the same model share one start of the engine.
-
-        Raises:
-            JudgeError: an engine does not work.
-        """
+        """Read every arm's prompts; arms with the same model share one start of the engine."""
         tally = Tally(self.events)
         widest = sorted(self.arms, key=lambda arm: arm.scorer.budget.max_tokens)
         hosts = {arm.engine: arm for arm in widest}
@@ -221,7 +220,17 @@ class _Experiment:
     def _result(self, scores: list[ArmScores], record: dict[str, Any]) -> ExperimentResult:
         settings = self.settings
         by_name = {arm.name: [one for one in scores if one.name == arm.name] for arm in settings.arms}
-        compared = self._differences(by_name)
+        compared = differences(
+            {name: metric_scores(arms, self.rows.labels, settings.metric) for name, arms in by_name.items()},
+            settings.baseline_name,
+            self.rows.groups,
+            settings.metric,
+            margin=settings.smallest_that_matters,
+            level=settings.level,
+            power=settings.power,
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
         costs = [cost_of(of_arm) for of_arm in by_name.values()]
         not_scored = sum(cost.not_scored for cost in costs)
         if not_scored:
@@ -239,20 +248,6 @@ class _Experiment:
             costs=costs,
             record={**record, "state": "complete", "warnings": self.warnings},
             folder=self.folder,
-        )
-
-    def _differences(self, by_name: dict[str, list[ArmScores]]) -> list[Difference]:
-        settings = self.settings
-        return differences(
-            {name: metric_scores(arms, self.rows.labels, settings.metric) for name, arms in by_name.items()},
-            settings.baseline_name,
-            self.rows.groups,
-            settings.metric,
-            margin=settings.smallest_that_matters,
-            level=settings.level,
-            power=settings.power,
-            resamples=settings.resamples,
-            seed=settings.seed,
         )
 
 

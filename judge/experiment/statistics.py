@@ -29,9 +29,7 @@ class Difference:
 
     Attributes:
         arm: its name.
-        baseline: name of the arm that it is compared with.
-        metric: log loss in nats and Brier score: lower is better; accuracy from 0 to 1: higher is better.
-        estimate: mean of arm minus baseline, and its interval (for this arm alone, not corrected for their number).
+        estimate: mean of arm minus baseline in the metric's unit, and its interval (for this arm alone, not corrected for their number).
         p_value: two-sided, that there is no difference.
         p_holm: the same, corrected for the number of arms by Holm's method.
         p_equivalent: that the difference is at least the margin (two one-sided tests), corrected by Holm's method.
@@ -49,8 +47,6 @@ class Difference:
     """
 
     arm: str
-    baseline: str
-    metric: Metric
     estimate: Estimate
     p_value: float
     p_holm: float
@@ -157,19 +153,17 @@ def _checked(
 
 def _difference(case: _Case, p_value: float, p_holm: float, p_equivalent: float) -> Difference:
     pair, demand, estimate = case.pair, case.demand, case.estimate
-    decidable = pair.measured and pair.group_count >= LEAST_GROUPS
+    decidable = pair.spread.measured and pair.group_count >= LEAST_GROUPS
     shown = decidable and p_holm <= demand.error and not (estimate.low or 0.0) <= 0 <= (estimate.high or 0.0)
     call: Call = "undecided"
     if decidable and p_equivalent <= demand.error:  # also where a difference is shown that is smaller than the margin
         call = "equivalent"
     elif shown:
         call = "better" if (estimate.value > 0) == (case.metric == "accuracy") else "worse"
-    needed = _rows_needed(case) if call == "undecided" and pair.measured else None
+    needed = _rows_needed(case) if call == "undecided" and pair.spread.measured else None
     remarks = _remarks(case, call, shown, needed)
     return Difference(
         arm=case.arm,
-        baseline=case.baseline,
-        metric=case.metric,
         estimate=estimate,
         p_value=p_value,
         p_holm=p_holm,
@@ -177,7 +171,7 @@ def _difference(case: _Case, p_value: float, p_holm: float, p_equivalent: float)
         call=call,
         rows=pair.rows,
         groups=pair.group_count,
-        smallest=demand.smallest(pair.spread) if pair.measured else math.inf,
+        smallest=demand.smallest(pair.spread) if pair.spread.measured else math.inf,
         rows_needed=needed,
         sentence=_sentence(case, call, p_equivalent if call == "equivalent" else p_holm, remarks),
         unscored=len(pair.scored) - pair.rows,
@@ -234,7 +228,7 @@ def _remarks(case: _Case, call: Call, shown: bool, needed: int | None) -> list[s
             remarks.append(f"{groups} {verb} too few to decide, {LEAST_GROUPS} are needed")
         elif pair.differing < LEAST_GROUPS:
             remarks.append(f"only {pair.differing:,} of {groups} differ, too few to say by how much others would")
-        if pair.measured and not few:
+        if pair.spread.measured and not few:
             remarks.append(_rows_to_decide(case, needed))
     if pair.spread.seeds:
         remarks.append(_of_seeds(case))

@@ -44,7 +44,7 @@ def write_experiment_page(path: Path, result: ExperimentResult) -> None:
     disputed = most_disputed(result)
     prompts = prompts_of(_table(result), {row.id for row in disputed})
     title = f"{len(result.names)} arms on {result.table}"
-    note = f"The rows below are shown with what {printable(result.baseline)}, the baseline, says of them."
+    note = f"The rows below are shown with what {printable(result.settings.baseline_name)}, the baseline, says of them."
     if len(result.rows) > MOST_ROWS:
         note += f" They are the {MOST_ROWS:,} of {len(result.rows):,} on which the arms disagree most."
     write_page(path, title, experiment_sections(result, disputed, prompts, note), _browsed(result))
@@ -61,7 +61,7 @@ def _browsed(result: ExperimentResult) -> Iterator[ReportRow]:
     with np.errstate(divide="ignore"):  # 0 is -inf, of which the softmax is 0 again
         first, second = np.log(rows.first), np.log(rows.second)
     stored = StoredPredictions(
-        name=printable(result.baseline),
+        name=printable(result.settings.baseline_name),
         kind="predictions",
         ids=[str(row_id) for row_id in rows.ids],
         p=rows.p,
@@ -136,22 +136,17 @@ def _differences(result: ExperimentResult, arms: Sequence[ArmFigures], measure: 
 
 
 def _difference_row(arm: ArmFigures, measure: Measure) -> ForestRow:
-    name, score = tag("b", printable(arm.name)), Markup(" ").join((measure.name, estimate(arm.score, measure.form)))
-    if arm.difference is None:
-        shown = _shown("baseline", None, score)
-        return ForestRow(name, Estimate(0.0, None, None), shown, "The others are compared with it.", "muted")
-    difference = arm.difference
-    sentence = _MINUS.sub("\N{MINUS SIGN}", difference.sentence.removeprefix(f"{measure.name}: "))
-    if math.isnan(difference.estimate.value):
-        return ForestRow(name, None, _shown(difference.call, None, score), sentence, "muted")
-    shown = _shown(difference.call, estimate(difference.estimate, measure.signed_form), score)
-    return ForestRow(name, difference.estimate, shown, sentence, _COLOURS[difference.call])
-
-
-def _shown(call: str, difference: Markup | None, below: Markup) -> Markup:
+    name, difference = tag("b", printable(arm.name)), arm.difference
+    call = "baseline" if difference is None else difference.call
+    change = None if difference is None or math.isnan(difference.estimate.value) else difference.estimate
     badge = tag("span", call, css=f"call {call}")
-    above = badge if difference is None else Markup(" ").join((badge, difference))
-    return Markup("").join((above, tag("span", below, css="beneath")))
+    above = badge if change is None else Markup(" ").join((badge, estimate(change, measure.signed_form)))
+    below = Markup(" ").join((measure.name, estimate(arm.score, measure.form)))
+    shown = Markup("").join((above, tag("span", below, css="beneath")))
+    if difference is None:
+        return ForestRow(name, Estimate(0.0, None, None), shown, "The others are compared with it.", "muted")
+    sentence = _MINUS.sub("\N{MINUS SIGN}", difference.sentence.removeprefix(f"{measure.name}: "))
+    return ForestRow(name, change, shown, sentence, "muted" if change is None else _COLOURS[call])
 
 
 def verdict_line(result: ExperimentResult) -> str:
@@ -159,7 +154,7 @@ def verdict_line(result: ExperimentResult) -> str:
     calls: dict[str, list[str]] = {"better": [], "worse": [], "equivalent": [], "undecided": []}
     for difference in result.differences:
         calls[difference.call].append(f"“{printable(difference.arm)}”")
-    baseline = f"“{printable(result.baseline)}”"
+    baseline = f"“{printable(result.settings.baseline_name)}”"
     margin = amount(result.settings.smallest_that_matters, result.settings.metric)
     words = {
         "better": f"better than {baseline}",
@@ -169,11 +164,9 @@ def verdict_line(result: ExperimentResult) -> str:
     }
     said = []
     for call, names in calls.items():
-        *others, last = names or [""]
-        if others:
-            said.append(f"{', '.join(others)} and {last} are {words[call]}")
-        elif last:
-            said.append(f"{last} is {words[call]}")
+        if names:
+            *others, last = names
+            said.append(f"{', '.join(others)} and {last} are {words[call]}" if others else f"{last} is {words[call]}")
     none = "" if calls["better"] else f"No arm is shown to be better than {baseline}. "
     return none + "; ".join(said) + "."
 
@@ -214,23 +207,16 @@ def _sweep(result: ExperimentResult, arms: Sequence[ArmFigures], measure: Measur
 def _costs(arms: Sequence[ArmFigures], measure: Measure) -> Section:
     chart = _cost_chart(arms, measure)
     lost = any(arm.cost.not_scored for arm in arms)
-    head = [
-        "Arm",
-        "Tokens per row",
-        "Rows/s",
-        "Rows cut",
-        "Verdict mass",
-        "Consistent",
-        *(["Not scored"] if lost else []),
-    ]
-    notes = [
+    head = ["Arm", "Tokens per row", "Rows/s", "Rows cut", "Verdict mass", "Consistent"]
+    head += ["Not scored"] if lost else []
+    words = (
         "Tokens count both orders where both are read. Rows/s is the speed of this run’s own reading on this machine; "
         "“cached” where nothing had to be read. Verdict mass is the median probability of the three verdicts among "
         "all tokens. Consistent are rows whose verdict is the same in both orders, of those read in both."
-    ]
+    )
     if chart is None:
-        notes.append(" There is no chart: the arms cost the same.")
-    note = paragraph(*notes, css="note")
+        words += " There is no chart: the arms cost the same."
+    note = paragraph(words, css="note")
     above = note if chart is None else tag("div", chart, tag("div", note), css="beside")
     rows = table(head, [_cost_row(arm, lost) for arm in arms])
     return section("cost", "Quality and cost", above, rows)

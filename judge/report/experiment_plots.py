@@ -96,7 +96,7 @@ def _chart(title: str, points: Sequence[ArmPoint], measure: Measure, x_label: st
         x_label,
         f"{measure.name}{measure.of_unit} ({measure.better} is better)",
         x_form=_with_room(ticks, chart.x),
-        y_form=_share if measure.name == "accuracy" else None,
+        y_form=(lambda value: f"{round(100 * value, 6):g}%") if measure.name == "accuracy" else None,
     )
     return chart
 
@@ -116,10 +116,6 @@ def _with_room(ticks: Sequence[float], x: Scale) -> Form:
 
 def _amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:,.3g}"
-
-
-def _share(value: float) -> str:
-    return f"{round(100 * value, 6):g}%"
 
 
 def _score(score: Estimate, measure: Measure) -> str:

@@ -16,6 +16,7 @@ from judge.prompting.template import Template
 from judge.report.html import details, paragraph, table, tag
 from judge.report.page import Section, section
 
+_LINE_BREAK = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
 _ELEMENTS = {"same": "span", "removed": "del", "added": "ins"}
 _FIELDS = {
     "body": "Body",
@@ -34,7 +35,7 @@ _DIGEST = re.compile(r"[0-9a-f]{40,64}")
 
 def prompts_section(result: ExperimentResult) -> Section:
     """Return the templates: the baseline's as it is, the others with what they change in it."""
-    base = result.scores_of(result.baseline)[0].template
+    base = result.scores_of(result.settings.baseline_name)[0].template
     users: dict[str, list[str]] = {base.digest: []}
     templates = {base.digest: base}
     for name in result.names:
@@ -67,14 +68,13 @@ def _field(one: FieldDifference, is_base: bool) -> Markup | None:
     """Return a field's name and its text; a small field that is as the baseline's is left out."""
     if not one.differs and not is_base and one.field != "body":
         return None
-    pieces = [tag(_ELEMENTS[op], _with_breaks(text) if op != "same" else text) for op, text in one.pieces]
+    pieces = []
+    for op, text in one.pieces:
+        # a change that is nothing but a line break would not be seen
+        is_blank = op != "same" and not text.strip()
+        pieces.append(tag(_ELEMENTS[op], text.replace("\n", f"{_LINE_BREAK}\n") if is_blank else text))
     same = Markup(" ").join(("", tag("small", "as the baseline’s"))) if not one.differs and not is_base else None
     return tag("div", tag("dt", _FIELDS.get(one.field, one.field), same), tag("dd", tag("pre", *pieces)))
-
-
-def _with_breaks(text: str) -> str:
-    """Return a change with a sign for a line break where it is nothing else: it would not be seen."""
-    return text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n") if not text.strip() else text
 
 
 def settings_section(result: ExperimentResult) -> Section:

@@ -39,7 +39,7 @@ def slices_section(result: ExperimentResult, measure: Measure) -> Section | None
         "much."
     )
     shown = [
-        details(f"{printable(arm)} minus {printable(result.baseline)}", plot, is_open=i == 0)
+        details(f"{printable(arm)} minus {printable(result.settings.baseline_name)}", plot, is_open=i == 0)
         for i, (arm, plot) in enumerate(plots)
     ]
     return section("slices", "On which rows", paragraph(words), *shown)

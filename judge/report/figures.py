@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from judge.errors import counted
 from judge.evaluation.reliability import Bin
 from judge.report.html import tag
-from judge.report.svg import WIDTH, Chart, Point, line, percent, rect, svg, text
+from judge.report.svg import WIDTH, Chart, Point, line, rect, svg, text
 from judge.stats.resample import Estimate
+from judge.tables.comparison import VERDICTS
 
-VERDICTS = ("A", "B", "tie")
 COLOURS = ("a", "b", "tie")
 _STRIP = 46.0  # units for the counts below a chart
+_PERCENT = "{:.0%}".format
 _LOSS_TITLE = "Loss while training"
 _PICTURE_STYLE = (
     "svg { background: #fff } text { font: 12px sans-serif; fill: #625e57 } line { stroke: #dcd8d0 } "
@@ -50,7 +51,7 @@ def reliability(title: str, bins: Sequence[Bin], x_label: str, y_label: str, css
     bins = [b for b in bins if b.rows]
     words = "; ".join(f"said {b.chance:.0%}, was so in {b.right.value:.0%} of {counted(b.rows, 'row')}" for b in bins)
     chart = Chart(title, words or "no rows", (0, 1), (0, 1), height=300, foot=_STRIP)
-    chart.axes(x_label, y_label, x_form=percent, y_form=percent)
+    chart.axes(x_label, y_label, x_form=_PERCENT, y_form=_PERCENT)
     chart.path([(0, 0), (1, 1)], "reference")
     for b in bins:
         chart.whisker(b.chance, b.right.low, b.right.high, css)
@@ -83,13 +84,17 @@ def confusion(counts: Sequence[Sequence[float]]) -> Markup:
             share = count / total if total else 0.0
             words = f"{share:.0%}" if total else "no rows"
             kind = "right" if i == j else "wrong"
-            cells.append(tag("td", tag("b", _count(count)), " ", words, css=f"cell {kind} heat-{round(share * 10)}"))
+            cells.append(
+                tag(
+                    "td",
+                    tag("b", f"{count:,.1f}".removesuffix(".0")),
+                    " ",
+                    words,
+                    css=f"cell {kind} heat-{round(share * 10)}",
+                )
+            )
         body.append(tag("tr", tag("th", VERDICTS[i], tag("small", counted(round(total), "row")), scope="row"), *cells))
     return tag("table", tag("thead", head), tag("tbody", *body), css="confusion")
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if abs(value - round(value)) < 1e-9 else f"{value:,.1f}"
 
 
 def distribution(verdict: int, p: NDArray[np.floating], labels: NDArray[np.integer], bins: int = 20) -> Markup:
@@ -109,9 +114,10 @@ def distribution(verdict: int, p: NDArray[np.floating], labels: NDArray[np.integ
     shares = [found / max(found.sum(), 1) for found in counts]
     most = max(float(share.max()) for share in shares) or 1.0
     medians = [float(np.median(values[labels == k])) if (labels == k).any() else None for k in range(3)]
-    title = f"Probability of {_named(verdict)}"
+    named = (*VERDICTS[:2], "a tie")
+    title = f"Probability of {named[verdict]}"
     words = "; ".join(
-        f"where the human said {_named(k)}: median {m:.2f}" for k, m in enumerate(medians) if m is not None
+        f"where the human said {named[k]}: median {m:.2f}" for k, m in enumerate(medians) if m is not None
     )
     chart = Chart(title, words or "no rows", (0, 1), (0, 1), height=236)
     tall = (chart.bottom - 8) / 3
@@ -128,10 +134,6 @@ def distribution(verdict: int, p: NDArray[np.floating], labels: NDArray[np.integ
             chart.add(line(chart.x(median), base - tall + 12, chart.x(median), base, "median"))
     chart.add(text((chart.left + chart.right) / 2, chart.bottom + 34, f"judge's p({VERDICTS[verdict]})", css="label"))
     return figure(title, chart.markup())
-
-
-def _named(verdict: int) -> str:
-    return "a tie" if verdict == 2 else VERDICTS[verdict]
 
 
 def _columns(
@@ -197,7 +199,7 @@ def share_curves(
     chart = Chart(title, "; ".join(said) or "no rows", (-0.5, max(len(names), 1) - 0.5), (0, 1), height=250)
     for value in chart.y.ticks():
         chart.add(line(chart.left, chart.y(value), chart.right, chart.y(value), "grid"))
-        chart.add(text(chart.left - 6, chart.y(value) + 4, percent(value), "end"))
+        chart.add(text(chart.left - 6, chart.y(value) + 4, _PERCENT(value), "end"))
     for i, name in enumerate(names):
         chart.add(text(chart.x(i), chart.bottom + 17, name))
     chart.add(line(chart.left, chart.bottom, chart.right, chart.bottom, "axis"))

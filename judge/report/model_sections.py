@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ class _Drift(BaseModel):
     """What `judge drift` keeps with a model (`quantize.drift_figures.Drift.record`)."""
 
     passed: bool
-    measured: str = ""
     table: str
     rows: int
     groups: int
@@ -161,7 +160,15 @@ def training_section(model: Path, judge: JudgeFile | None) -> Section | None:
             css="note",
         )
     head = ("Held-out rows", "Log loss", "Accuracy", "Mean p(A)", "p(B)", "p(tie)")
-    beside = table(head, _before_after(figures)) if figures else None
+    forms = {"log_loss": ".4f", "accuracy": ".1%", "p_a": ".3f", "p_b": ".3f", "p_tie": ".3f"}
+    rows = [
+        (
+            _NAMES.get(name, printable(name, 40)),
+            *(_or_empty(_number(values, key), form) for key, form in forms.items()),
+        )
+        for name, values in figures.items()
+    ]
+    beside = table(head, rows) if figures else None
     return Section("training", "Training", tag("div", chart, tag("div", beside, words), css="beside"))
 
 
@@ -179,17 +186,6 @@ def _loss_chart(train: Sequence[Point], held_out: Sequence[Point], judge: JudgeF
     levels = [(_NAMES.get(name, name), value) for name, value in known.items() if value is not None]
     best = judge.training.get("best_step") if judge is not None else None
     return loss_chart(train, held_out, levels, best if isinstance(best, int) else None)
-
-
-def _before_after(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    forms = {"log_loss": ".4f", "accuracy": ".1%", "p_a": ".3f", "p_b": ".3f", "p_tie": ".3f"}
-    return [
-        (
-            _NAMES.get(name, printable(name, 40)),
-            *(_or_empty(_number(values, key), form) for key, form in forms.items()),
-        )
-        for name, values in figures.items()
-    ]
 
 
 def _curves(path: Path) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:

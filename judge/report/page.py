@@ -48,9 +48,6 @@ def write_page(path: Path, title: str, sections: Sequence[Section], rows: Iterab
         title: of the page, any text.
         sections: in order; the browser of rows follows them.
         rows: in the order of the list; read once, with only a chunk of them in memory.
-
-    Raises:
-        JudgeError: what reading `rows` raises.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -68,6 +68,7 @@ class ReportRow(Comparison):
         verdict_mass: None where it is not known.
     """
 
+    id: str
     p: Three
     first: Three | None
     second: Three | None
@@ -108,9 +109,6 @@ def rows_of(stored: StoredPredictions, table: Table, languages: Mapping[str, str
         stored: the predictions.
         table: read once, in a stream.
         languages: by the row's id as text; the language of other rows is guessed, which takes time.
-
-    Raises:
-        JudgeError: see `judge.tables.table.Table.chunks`.
     """
     known = languages or {}
     places = {row_id: i for i, row_id in enumerate(stored.ids)}
@@ -136,9 +134,7 @@ def rows_of(stored: StoredPredictions, table: Table, languages: Mapping[str, str
 
 
 def _three(values: Float | None, place: int) -> Three | None:
-    if values is None or not np.isfinite(values[place]).all():
-        return None
-    return as_three(values[place])
+    return None if values is None or not np.isfinite(values[place]).all() else as_three(values[place])
 
 
 def _verdict(p: Three) -> int:
@@ -164,7 +160,19 @@ class Packing:
                 self.starts.append(number)
             for name, value in zip(_COLUMNS, _index_entry(row), strict=True):
                 self.columns[name].append(value)
-            waiting.append(_chunk_entry(row))
+            waiting.append(
+                {
+                    "prompt": row.prompt,
+                    "a": row.response_a,
+                    "b": row.response_b,
+                    "p": row.p,
+                    "first": row.first,
+                    "second": row.second,
+                    "mass": row.verdict_mass,
+                    "characters": row.characters,
+                    "models": row.models,
+                }
+            )
             characters += sum(row.characters)
             if len(waiting) == CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
                 yield _packed(waiting)
@@ -209,20 +217,6 @@ def _index_entry(row: ReportRow) -> tuple[Any, ...]:
         row.language,
         row.source,
     )
-
-
-def _chunk_entry(row: ReportRow) -> dict[str, Any]:
-    return {
-        "prompt": row.prompt,
-        "a": row.response_a,
-        "b": row.response_b,
-        "p": row.p,
-        "first": row.first,
-        "second": row.second,
-        "mass": row.verdict_mass,
-        "characters": row.characters,
-        "models": row.models,
-    }
 
 
 def preview(prompt: Turns) -> str:

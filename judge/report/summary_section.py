@@ -25,11 +25,6 @@ _TITLES: dict[Part, str] = {
 }
 
 
-def new_figures(evaluation: Evaluation) -> Figures:
-    """Return the figures of the rows that did not train the judge, where there are any."""
-    return evaluation.figures.get("untrained", evaluation.figures["all"])
-
-
 def summary_section(evaluation: Evaluation, figures: Figures, more_warnings: Sequence[str] = ()) -> Section:
     """Return the section: warnings, what the judge knows in a sentence, the figures and the baselines."""
     lead = knows(figures)
