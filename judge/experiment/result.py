@@ -26,8 +26,6 @@ class ArmScores:
     An arm that is trained has one of these for each training seed, all with the same name.
 
     Attributes:
-        name: the arm's name.
-        template: its template.
         settings: what decides its numbers: digests of the model, template and prompt, budget, swap, calibration.
         p: probabilities of A, B and tie, shape (rows, 3): calibrated where the arm is, uniform where the engine gave
             no number.
@@ -88,7 +86,6 @@ class Cost:
     """What an arm costs, over all rows and over its training seeds.
 
     Attributes:
-        arm: its name.
         tokens_per_row: prompt tokens of a row, all orders together, on average.
         rows_per_second: the speed at which this run read the arm's prompts; None where all came from the cache.
         cut_share: share of the rows that lost something to the budget.

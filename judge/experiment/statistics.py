@@ -28,8 +28,8 @@ class Difference:
     """How an arm differs from the baseline on the rows that both scored.
 
     Attributes:
-        arm: its name.
-        estimate: mean of arm minus baseline in the metric's unit, and its interval (for this arm alone, not corrected for their number).
+        estimate: mean of arm minus baseline in the metric's unit, and its interval (for this arm alone, not corrected
+            for their number).
         p_value: two-sided, that there is no difference.
         p_holm: the same, corrected for the number of arms by Holm's method.
         p_equivalent: that the difference is at least the margin (two one-sided tests), corrected by Holm's method.

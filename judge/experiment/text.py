@@ -26,7 +26,6 @@ def power_lines(settings: ExperimentSettings, rows: int, groups: int, smallest: 
     """Yield what the rows can show, before a model reads anything.
 
     Args:
-        settings: of the experiment.
         rows: how many every arm judges.
         groups: in how many prompt groups.
         smallest: the difference that is found at the power wanted; infinite where the rows cannot show any.

@@ -23,12 +23,7 @@ _MOST_MODELS = 30  # in the forest plot; the rest would be a wall
 
 
 def bias_section(bias: Bias, rows: JudgedRows) -> Section:
-    """Return the section.
-
-    Args:
-        bias: what was measured.
-        rows: what it was measured on.
-    """
+    """Return the section about the biases that were measured on these rows."""
     charts = [chart for chart in (_shifts(bias, rows), _orders(bias.position), _lengths(bias.lengths)) if chart]
     content = [
         paragraph(

@@ -36,13 +36,7 @@ class ArmPoint:
 
 
 def cost_plot(points: Sequence[ArmPoint], measure: Measure, x_label: str, keys: Sequence[tuple[str, str]]) -> Markup:
-    """Return each arm's score against what it costs.
-
-    Args:
-        points: the arms.
-        x_label: what the cost is.
-        keys: colours and what they mean.
-    """
+    """Return each arm's score against what it costs; `keys` are colours and what they mean."""
     title = "Quality against cost"
     chart = _chart(title, points, measure, x_label)
     for point in points:
