@@ -7,5 +7,5 @@ Doors:
 - `result`: `ExperimentResult`
 - `files`: experiment.json and results.parquet
 - `arm_figures`: figures of arms
-- `text`: how metrics and differences are written
+- `text`: how a plan, a metric and a speed are written
 """

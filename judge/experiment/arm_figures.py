@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from judge.evaluation.slices import FEWEST_GROUPS, parts_of
 from judge.experiment.paired import seed_errors
 from judge.experiment.power import Spread
-from judge.experiment.result import Cost, ExperimentResult
+from judge.experiment.result import Cost, ExperimentResult, metric_scores
 from judge.experiment.statistics import Difference
 from judge.prompting.verdict import Float, as_three
 from judge.stats.resample import Estimate, Resampler
@@ -26,17 +26,14 @@ class ArmFigures:
 
     Attributes:
         score: the metric over the rows that have one, the mean over its training seeds, with an interval over prompt
-            groups; None where no row has one.
-        rows, groups: that have a score.
-        seeds: the metric of each training seed; empty where nothing was trained.
+            groups and seeds; None where no row has one.
+        rows: that have a score.
         difference: from the baseline; None for the baseline itself.
     """
 
     name: str
     score: Estimate | None
     rows: int
-    groups: int
-    seeds: dict[int, float]
     difference: Difference | None
     cost: Cost
 
@@ -45,47 +42,23 @@ def arm_figures(result: ExperimentResult) -> list[ArmFigures]:
     """Return a line for each arm, in the order of the settings."""
     differences = {difference.arm: difference for difference in result.differences}
     costs = {cost.arm: cost for cost in result.costs}
-    return [_figures_of(result, name, differences.get(name), costs[name]) for name in result.names]
+    of_arms = {name: _scores(result, name) for name in result.names}
+    errors = seed_errors(of_arms)
+    settings, figures = result.settings, []
+    for name, scores in of_arms.items():
+        means = np.atleast_2d(scores).mean(axis=0)
+        scored, score = np.isfinite(means), None
+        if scored.any():
+            resampler = Resampler(result.rows.groups[scored], settings.resamples, settings.seed, settings.level)
+            (score,) = resampler.estimate(means[scored][:, np.newaxis])
+            between = errors[name]
+            score = Spread(0.0, 2, math.sqrt(between.variance), between.freedom).widened(score, settings.level)
+        figures.append(ArmFigures(name, score, int(scored.sum()), differences.get(name), costs[name]))
+    return figures
 
 
-def _figures_of(result: ExperimentResult, name: str, difference: Difference | None, cost: Cost) -> ArmFigures:
-    settings, scores = result.settings, scores_of_rows(result, name)
-    scored = np.isfinite(scores)
-    groups = result.rows.groups[scored]
-    score, of_seeds = None, {}
-    if scored.any():
-        resampler = Resampler(groups, settings.resamples, settings.seed, settings.level)
-        (score,) = resampler.estimate(scores[scored][:, np.newaxis])
-        score = _with_seeds(score, result, name)
-        for arm, values in zip(result.scores_of(name), _seed_scores(result, name), strict=True):
-            if arm.seed is not None:
-                of_seeds[arm.seed] = float(values[scored].mean())
-    return ArmFigures(name, score, int(scored.sum()), len(np.unique(groups)), of_seeds, difference, cost)
-
-
-def scores_of_rows(result: ExperimentResult, name: str) -> Float:
-    """Return the metric of an arm in each row, the mean over its training seeds, shape (rows,); NaN without a score."""
-    scores: Float = _seed_scores(result, name).mean(axis=0)
-    return scores
-
-
-def _seed_scores(result: ExperimentResult, name: str) -> Float:
-    """Return the metric of each training seed in each row, shape (seeds, rows); one seed where nothing is trained."""
-    labels, metric = result.rows.labels, result.settings.metric
-    return np.stack([arm.row_scores(labels, metric) for arm in result.scores_of(name)])
-
-
-def _with_seeds(score: Estimate, result: ExperimentResult, name: str) -> Estimate:
-    """Return a score whose interval holds the spread between training seeds too, as the differences' intervals do."""
-    trained = [other for other in result.names if result.scores_of(other)[0].seed is not None]
-    if score.low is None or score.high is None or name not in trained:
-        return score
-    between = seed_errors({other: _seed_scores(result, other) for other in trained})[name]
-    if math.isinf(between.variance):
-        return Estimate(score.value, None, None)
-    error = Spread(0.0, 2, math.sqrt(between.variance), between.freedom).seeds_quantile((1 - result.settings.level) / 2)
-    low, high = score.value - score.low, score.high - score.value
-    return Estimate(score.value, score.value - math.hypot(low, error), score.value + math.hypot(high, error))
+def _scores(result: ExperimentResult, name: str) -> Float:
+    return metric_scores(result.scores_of(name), result.rows.labels, result.settings.metric)
 
 
 @dataclass(frozen=True)
@@ -106,7 +79,8 @@ def slice_differences(result: ExperimentResult, name: str) -> list[SliceDifferen
     The slices are those of `judge.evaluation.slices`; what was cut is by the baseline's budget. Differences are paired
     by row and their intervals are over prompt groups, without a correction for how many slices there are.
     """
-    change = scores_of_rows(result, name) - scores_of_rows(result, result.baseline)
+    arm, base = (np.atleast_2d(_scores(result, one)).mean(axis=0) for one in (name, result.settings.baseline_name))
+    change = arm - base
     scored = np.isfinite(change)
     if not scored.any():
         return []
@@ -152,24 +126,20 @@ def mean_p(result: ExperimentResult, name: str) -> Float:
 
 def apart(result: ExperimentResult) -> Float:
     """Return how far the two arms that differ most are apart in each row (total variation, 0 to 1), shape (rows,)."""
-    means = [mean_p(result, name) for name in result.names]
     largest = np.zeros(len(result.rows))
-    for p, other in combinations(means, 2):
+    for p, other in combinations([mean_p(result, name) for name in result.names], 2):
         largest = np.maximum(largest, np.abs(p - other).sum(axis=1) / 2)
     return largest
 
 
 def most_disputed(result: ExperimentResult, count: int = 12) -> list[DisputedRow]:
     """Return the rows on which arms disagree most, the most disputed first."""
-    distance = apart(result)
+    distance, rows = apart(result), result.rows
     order = np.argsort(-distance, kind="stable")[:count]  # rows are sorted by id
     means = {name: mean_p(result, name) for name in result.names}
     return [
         DisputedRow(
-            str(result.rows.ids[i]),
-            float(distance[i]),
-            int(result.rows.labels[i]),
-            {name: as_three(p[i]) for name, p in means.items()},
+            str(rows.ids[i]), float(distance[i]), int(rows.labels[i]), {k: as_three(p[i]) for k, p in means.items()}
         )
         for i in order
         if distance[i] > 0
@@ -190,19 +160,13 @@ def sweep_of(result: ExperimentResult) -> Sweep | None:
     They are one where they differ in nothing but `max_tokens`, or in nothing but the number of rows that they were
     trained on.
     """
-    fields: tuple[SweepOf, ...] = ("max_tokens", "train_rows")
-    for of in fields:
-        others = [arm.model_dump(exclude={"name", of}) for arm in result.settings.arms]
-        values = {name: _value_of(result, name, of) for name in result.names}
-        known = sorted((value, name) for name, value in values.items() if value is not None)
+    arms = result.settings.arms
+    for of in get_args(SweepOf):
+        others = [arm.model_dump(exclude={"name", of}) for arm in arms]
+        # what an arm was read or trained with, which its settings may leave open
+        values = [(result.scores_of(arm.name)[0].settings.get(of) or getattr(arm, of), arm.name) for arm in arms]
+        points = sorted((float(value), name) for value, name in values if isinstance(value, (int, float)) and value > 0)
         is_alike = all(other == others[0] for other in others)
-        if is_alike and len(known) == len(values) == len({value for value, _ in known}):
-            return Sweep(of, known)
+        if is_alike and len(points) == len(arms) == len({value for value, _ in points}):
+            return Sweep(of, points)
     return None
-
-
-def _value_of(result: ExperimentResult, name: str, of: SweepOf) -> float | None:
-    """Return what an arm was read or trained with, which its settings may leave open."""
-    arm = next(arm for arm in result.settings.arms if arm.name == name)
-    value = result.scores_of(name)[0].settings.get(of) or getattr(arm, of, None)
-    return float(value) if isinstance(value, (int, float)) and value > 0 else None

@@ -79,9 +79,7 @@ def _distinct_ends(paths: Collection[str]) -> dict[str, str]:
 def _name_of(arm: dict[str, Any], differ: Sequence[str], ends: dict[str, str]) -> str:
     words = []
     for key in differ:
-        value = arm.get(key)
-        if value is None and key in _DEFAULTS:
-            value = _DEFAULTS[key]
+        value = _DEFAULTS.get(key) if arm.get(key) is None else arm[key]
         if value is False:
             value = "off"
         if value is not None:

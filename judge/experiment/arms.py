@@ -14,7 +14,6 @@ from judge.errors import JudgeError, printable
 from judge.experiment.cache import context_key
 from judge.experiment.settings import ArmSettings, ExperimentSettings
 from judge.models.bundle import ModelFolder, open_model
-from judge.models.trained_rows import TrainedRows, joined
 from judge.prompting.template import load_template
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
@@ -153,11 +152,6 @@ def refuse_identical(arms: Sequence[Arm]) -> None:
                 f"arms {printable(arm.title)!r} and {printable(other.title)!r} are identical: the same model, prompts, "
                 "swap and calibration; change or leave out one of them"
             )
-
-
-def trained_rows_of_all(arms: Sequence[Arm]) -> TrainedRows | None:
-    """Return what trained any of the judges."""
-    return joined([arm.scorer.trained_rows for arm in arms if arm.scorer.trained_rows is not None])
 
 
 @contextmanager

@@ -96,14 +96,13 @@ def _arm_table(result: ExperimentResult, arm: ArmScores) -> pa.Table:
         "id": pa.array(rows.ids.tolist(), pa.string()),
         "arm": pa.array([arm.name] * n, pa.string()),
         "seed": pa.array([arm.seed] * n, pa.int64()),
+        **{f"p_{name}": pa.array(arm.p[:, k]) for k, name in enumerate(NAMES)},
+        "tokens": pa.array(arm.tokens.astype(np.int64)),
+        "cut": pa.array(arm.cut),
+        result.settings.metric: pa.array(scores, mask=np.isnan(scores)),
+        "label": pa.array([VERDICTS[label] for label in rows.labels.tolist()], pa.string()),
+        "prompt_group": pa.array(rows.groups.astype(np.uint64), pa.uint64()),
     }
-    for k, name in enumerate(NAMES):
-        columns[f"p_{name}"] = pa.array(arm.p[:, k])
-    columns["tokens"] = pa.array(arm.tokens.astype(np.int64))
-    columns["cut"] = pa.array(arm.cut)
-    columns[result.settings.metric] = pa.array(scores, mask=np.isnan(scores))
-    columns["label"] = pa.array([VERDICTS[label] for label in rows.labels.tolist()], pa.string())
-    columns["prompt_group"] = pa.array(rows.groups.astype(np.uint64), pa.uint64())
     return pa.table(columns)
 
 

@@ -64,9 +64,9 @@ class Paired:
         return int(self.scored.sum())
 
     @property
-    def measured(self) -> bool:
-        """Whether there are two groups, and two seeds where arms are trained: fewer have no spread."""
-        return math.isfinite(self.spread.groups) and math.isfinite(self.spread.seeds)
+    def mean(self) -> float:
+        """The mean difference over the rows that both sides have a score for."""
+        return float(self.values[self.scored].mean())
 
     def p_value(self, permutations: int, seed: int) -> float:
         """Return the two-sided p-value of the mean difference.
@@ -75,17 +75,15 @@ class Paired:
         """
         if not self.rows:
             return 1.0
-        values = self.values[self.scored]
         if not self.spread.seeds:
-            return sign_flip_test(values, self.groups[self.scored], permutations, seed)
-        return min(1.0, 2 * self.spread.tail(abs(float(values.mean())))) if self.measured else 1.0
+            return sign_flip_test(self.values[self.scored], self.groups[self.scored], permutations, seed)
+        return min(1.0, 2 * self.spread.tail(abs(self.mean))) if self.spread.measured else 1.0
 
     def p_equivalent(self, margin: float, metric: Metric) -> float:
         """Return the larger p-value of two one-sided t tests that the difference is at least the margin."""
-        if self.group_count < LEAST_GROUPS or not self.measured:
+        if self.group_count < LEAST_GROUPS or not self.spread.measured:
             return 1.0
-        distance = margin - abs(float(self.values[self.scored].mean()))
-        return max(self.spread.tail(distance), self.p_rare(margin, metric))
+        return max(self.spread.tail(margin - abs(self.mean)), self.p_rare(margin, metric))
 
     def p_rare(self, margin: float, metric: Metric, times: float = 1.0) -> float:
         """Return the p-value that so few groups differ by luck although the mean difference reaches the margin.
@@ -192,24 +190,10 @@ def paired(arm: Float, baseline: Float, groups: NDArray[np.integer], errors: Seq
 def estimates(pairs: Sequence[Paired], resampler: Resampler) -> list[Estimate]:
     """Return the mean differences and their intervals, all from the same resamples of groups.
 
-    Where arms are trained, each side of an interval becomes the square root of the sum of two squares: its own width
-    and the seeds' part (`Spread.seeds_quantile`).
+    Where arms are trained, the intervals hold the seeds' part too (`Spread.widened`).
     """
     arms = len(pairs)
     columns = [pair.values for pair in pairs] + [pair.scored.astype(np.float64) for pair in pairs]
     # a row counts only where it is scored: the sum of differences over the number of scored rows, for each arm
     of_groups = resampler.estimate(np.stack(columns, axis=1), lambda totals, _: totals[:arms] / totals[arms:])
-    tail = (1 - resampler.level) / 2
-    return [_with_seeds(pair, estimate, tail) for pair, estimate in zip(pairs, of_groups, strict=True)]
-
-
-def _with_seeds(pair: Paired, estimate: Estimate, tail: float) -> Estimate:
-    value = estimate.value
-    if estimate.low is None or estimate.high is None or not pair.measured:
-        return Estimate(value, None, None)
-    if not pair.spread.seeds:
-        return estimate
-    seeds = pair.spread.seeds_quantile(tail)
-    return Estimate(
-        value, value - math.hypot(value - estimate.low, seeds), value + math.hypot(estimate.high - value, seeds)
-    )
+    return [pair.spread.widened(one, resampler.level) for pair, one in zip(pairs, of_groups, strict=True)]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.stats.metrics import Metric
-from judge.stats.resample import CONFIDENCE
+from judge.stats.resample import CONFIDENCE, Estimate
 
 POWER = 0.8
 # With fewer prompt groups, the spread between groups is itself too uncertain to decide anything.
@@ -53,6 +53,25 @@ class Spread:
     def seeds_quantile(self, tail: float) -> float:
         """Return the part of `quantile` that comes from the seeds."""
         return _t_quantile(self.seeds, self.seed_freedom, tail)
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are two groups, and two seeds where arms are trained: fewer have no spread."""
+        return math.isfinite(self.groups) and math.isfinite(self.seeds)
+
+    def widened(self, estimate: Estimate, level: float) -> Estimate:
+        """Return an estimate over groups with an interval that holds the seeds' part too, or without an interval.
+
+        Each side of the interval becomes the square root of the sum of two squares: its own width and
+        `seeds_quantile`.
+        """
+        value, low, high = estimate.value, estimate.low, estimate.high
+        if low is None or high is None or not self.measured:
+            return Estimate(value, None, None)
+        if not self.seeds:
+            return estimate
+        seeds = self.seeds_quantile((1 - level) / 2)
+        return Estimate(value, value - math.hypot(value - low, seeds), value + math.hypot(high - value, seeds))
 
     def tail(self, distance: float) -> float:
         """Return the probability that the error exceeds `distance` in one direction: the inverse of `quantile`.

@@ -26,9 +26,6 @@ class ArmScores:
     An arm that is trained has one of these for each training seed, all with the same name.
 
     Attributes:
-        name: the arm's name.
-        model: the name of its model's folder.
-        template: its template.
         settings: what decides its numbers: digests of the model, template and prompt, budget, swap, calibration.
         p: probabilities of A, B and tie, shape (rows, 3): calibrated where the arm is, uniform where the engine gave
             no number.
@@ -45,7 +42,6 @@ class ArmScores:
     """
 
     name: str
-    model: str
     template: Template
     settings: dict[str, Any]
     p: Float
@@ -71,12 +67,25 @@ class ArmScores:
         return np.where(self.not_scored, np.nan, MEASURES[metric].scores(self.p, labels))
 
 
+def metric_scores(arms: Sequence[ArmScores], labels: NDArray[np.int64], metric: Metric) -> Float:
+    """Return the metric of an arm in each row; NaN where the engine gave no number.
+
+    Args:
+        arms: its scores: one, or one for each training seed.
+        labels: 0, 1 or 2, shape (rows,).
+
+    Returns:
+        Shape (rows,), or (seeds, rows) if the arm is trained.
+    """
+    scores = np.stack([arm.row_scores(labels, metric) for arm in arms])
+    return scores[0] if arms[0].seed is None else scores
+
+
 @dataclass(frozen=True)
 class Cost:
     """What an arm costs, over all rows and over its training seeds.
 
     Attributes:
-        arm: its name.
         tokens_per_row: prompt tokens of a row, all orders together, on average.
         rows_per_second: the speed at which this run read the arm's prompts; None where all came from the cache.
         cut_share: share of the rows that lost something to the budget.
@@ -99,7 +108,10 @@ class Cost:
 
 def cost_of(arms: Sequence[ArmScores]) -> Cost:
     """Return the cost of an arm from its scores: one, or one for each training seed."""
-    tokens = np.concatenate([arm.tokens for arm in arms])
+    tokens_per_row = float(np.concatenate([arm.tokens for arm in arms]).mean())
+    # by tokens: the cache may have had one order of a row and not the other
+    tokens_read, seconds = sum(arm.tokens_read for arm in arms), sum(arm.seconds for arm in arms)
+    is_timed = tokens_read and seconds > 0 and tokens_per_row > 0
     mass = np.concatenate([arm.verdict_mass for arm in arms])
     first, second = (np.concatenate([getattr(arm, order) for arm in arms]) for order in ("first", "second"))
     both = ~unread(first) & ~unread(second)
@@ -107,20 +119,14 @@ def cost_of(arms: Sequence[ArmScores]) -> Cost:
     known_mass = mass[np.isfinite(mass)]
     return Cost(
         arm=arms[0].name,
-        tokens_per_row=float(tokens.mean()),
-        rows_per_second=_rows_per_second(arms, float(tokens.mean())),
+        tokens_per_row=tokens_per_row,
+        rows_per_second=tokens_read / seconds / tokens_per_row if is_timed else None,
         cut_share=float(np.concatenate([arm.cut for arm in arms]).mean()),
         median_verdict_mass=float(np.median(known_mass)) if len(known_mass) else None,
         consistency=float(same_verdict.mean()) if len(same_verdict) else None,
         both_share=float(both.mean()),
         not_scored=sum(int(arm.not_scored.sum()) for arm in arms),
     )
-
-
-def _rows_per_second(arms: Sequence[ArmScores], tokens_per_row: float) -> float | None:
-    """Return the speed by tokens: the cache may have had one order of a row and not the other."""
-    tokens, seconds = sum(arm.tokens_read for arm in arms), sum(arm.seconds for arm in arms)
-    return tokens / seconds / tokens_per_row if tokens and seconds > 0 and tokens_per_row > 0 else None
 
 
 @dataclass(frozen=True)
@@ -151,11 +157,6 @@ class ExperimentResult:
     costs: list[Cost]
     record: dict[str, Any]
     folder: Path
-
-    @property
-    def baseline(self) -> str:
-        """The name of the arm that the others are compared with."""
-        return self.settings.baseline_name
 
     @property
     def names(self) -> list[str]:

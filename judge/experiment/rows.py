@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # An interval over prompt groups needs two groups.
 FEWEST_GROUPS = 2
+_Row = tuple[RowId, int, int, Fact]  # id, label, prompt group, facts
 
 
 @dataclass
@@ -70,14 +71,6 @@ class ExperimentRows:
         return len(self.ids)
 
 
-@dataclass(frozen=True)
-class _Row:
-    id: RowId
-    label: int
-    group: int
-    fact: Fact
-
-
 def draw_rows(table: Table, trained: TrainedRows | None, wanted: int | None, seed: int) -> ExperimentRows:
     """Choose the rows of an experiment.
 
@@ -91,7 +84,14 @@ def draw_rows(table: Table, trained: TrainedRows | None, wanted: int | None, see
     Raises:
         JudgeError: the table cannot be read, has no labels, or no row is left.
     """
-    rows, labelled, shared = _labelled_rows(table, trained)
+    rows: list[_Row] = []
+    labelled = shared = 0
+    for row in (row for chunk in table.chunks() for row in chunk if row.label >= 0):
+        labelled += 1
+        flags = trained.flags(row) if trained is not None else Flag(0)
+        if Flag.TRAINED_ON not in flags:
+            shared += Flag.TRAINED_PROMPT in flags
+            rows.append((row.id, row.label, group_key(row), facts_of(row)))
     new = len(rows)
     if not labelled:
         raise JudgeError(
@@ -107,46 +107,25 @@ def draw_rows(table: Table, trained: TrainedRows | None, wanted: int | None, see
     if wanted is not None and wanted < len(rows):
         rows = _drawn(rows, wanted, seed)
         notes.append(f"{len(rows):,} of {new:,} rows are drawn, by whole prompts (seed {seed})")
-    if len({row.group for row in rows}) < FEWEST_GROUPS:
+    if len({group for _, _, group, _ in rows}) < FEWEST_GROUPS:
         raise JudgeError(
             f"{table.name}: the rows of this experiment all have the same prompt; nothing can be said about others "
             "(give more rows)"
         )
-    order = np.array(sorted(range(len(rows)), key=lambda i: str(rows[i].id)), dtype=np.int64)
-    ordered = [rows[i] for i in order]
+    order = sorted(range(len(rows)), key=lambda i: str(rows[i][0]))
+    ids, labels, groups, facts = zip(*(rows[i] for i in order), strict=True)
     values = {f.name: getattr(table, f.name) for f in fields(Table) if f.init}
     return ExperimentRows(
-        table=DrawnTable(**values, drawn=frozenset(row.id for row in rows)),
-        order=order,
-        ids=np.array([str(row.id) for row in ordered], dtype=object),
-        labels=np.array([row.label for row in ordered], dtype=np.int64),
-        groups=np.array([row.group for row in ordered], dtype=np.uint64),
-        facts=gathered([row.fact for row in ordered]),
+        table=DrawnTable(**values, drawn=frozenset(ids)),
+        order=np.array(order, dtype=np.int64),
+        ids=np.array([str(row_id) for row_id in ids], dtype=object),
+        labels=np.array(labels, dtype=np.int64),
+        groups=np.array(groups, dtype=np.uint64),
+        facts=gathered(facts),
         labelled=labelled,
         trained_on=labelled - new,
         notes=notes,
     )
-
-
-def _labelled_rows(table: Table, trained: TrainedRows | None) -> tuple[list[_Row], int, int]:
-    """Return the labelled rows that trained no judge, the number of all labelled rows, and how many of the returned
-    rows share a prompt with one that trained a judge.
-    """
-    rows, labelled, shared = [], 0, 0
-    for chunk in table.chunks():
-        for row in chunk:
-            if row.label < 0:
-                continue
-            labelled += 1
-            flags = trained.flags(row) if trained is not None else Flag(0)
-            if Flag.TRAINED_ON not in flags:
-                shared += Flag.TRAINED_PROMPT in flags
-                rows.append(_row(row))
-    return rows, labelled, shared
-
-
-def _row(row: Comparison) -> _Row:
-    return _Row(row.id, row.label, group_key(row), facts_of(row))
 
 
 def _notes(table: Table, labelled: int, left: int, shared: int) -> list[str]:
@@ -165,8 +144,8 @@ def _notes(table: Table, labelled: int, left: int, shared: int) -> list[str]:
 
 def _drawn(rows: list[_Row], wanted: int, seed: int) -> list[_Row]:
     """Return the rows of the first prompt groups in a random order: at most `wanted` rows, and one group at least."""
-    groups, counts = np.unique(np.array([row.group for row in rows], dtype=np.uint64), return_counts=True)
+    groups, counts = np.unique(np.array([group for _, _, group, _ in rows], dtype=np.uint64), return_counts=True)
     order = np.argsort(shuffled(groups, seed), kind="stable")
     taken = max(int(np.searchsorted(np.cumsum(counts[order]), wanted, side="right")), 1)
-    chosen = {int(group) for group in groups[order[:taken]]}
-    return [row for row in rows if row.group in chosen]
+    chosen = set(groups[order[:taken]].tolist())
+    return [row for row in rows if row[2] in chosen]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,19 @@ import numpy as np
 
 from judge.errors import JudgeError, RunInterrupted, counted
 from judge.evaluation.judged_rows import JudgedRows
-from judge.experiment.arms import Arm, check_templates, refuse_identical, resolve_arms, trained_rows_of_all
+from judge.experiment.arms import Arm, check_templates, refuse_identical, resolve_arms
 from judge.experiment.cache import ReadingCache
 from judge.experiment.files import RECORD, is_complete, record_of, write_record
 from judge.experiment.power import SPREADS, smallest_difference
-from judge.experiment.reading import ArmReading, Engine
-from judge.experiment.result import ArmScores, ExperimentResult, cost_of
+from judge.experiment.reading import ArmReading
+from judge.experiment.result import ArmScores, ExperimentResult, cost_of, metric_scores
 from judge.experiment.rows import ExperimentRows, draw_rows
 from judge.experiment.settings import ExperimentSettings
-from judge.experiment.statistics import Difference, differences
+from judge.experiment.statistics import differences
 from judge.experiment.text import plan_lines, power_lines
 from judge.experiment.train_arms import FOLDER as TRAINED
 from judge.experiment.train_arms import check_training, train_arms
-from judge.models.trained_rows import TrainedRows
-from judge.prompting.verdict import Float
+from judge.models.trained_rows import joined
 from judge.runs.folder import RunFolder
 from judge.runs.prepared import Prepared, prepare
 from judge.runs.progress import Progress, Silent
@@ -64,18 +65,21 @@ def run_experiment(
     table = Table.open(settings.data, settings.cells, settings.on_bad_row)
     if any(arm.train is not None for arm in settings.arms):
         check_training(settings)
+
+    def arms_and_rows(trained: dict[str, dict[int, Path]]) -> tuple[list[Arm], ExperimentRows]:
+        arms = resolve_arms(settings, folder / LOGS, trained)
+        refuse_identical(arms)
+        trained_rows = joined([arm.scorer.trained_rows for arm in arms if arm.scorer.trained_rows is not None])
+        return arms, draw_rows(table, trained_rows, settings.rows, settings.seed)
+
     try:
         # check the table and the arms that are not trained before hours of training
-        arms = resolve_arms(settings, folder / LOGS, {})
-        refuse_identical(arms)
-        rows = draw_rows(table, trained_rows_of_all(arms), settings.rows, settings.seed)
+        arms, rows = arms_and_rows({})
         for text in plan_lines(settings):
             events.note(text)
         trained = train_arms(settings, folder, events)
         if trained:
-            arms = resolve_arms(settings, folder / LOGS, trained)
-            refuse_identical(arms)
-            rows = draw_rows(table, trained_rows_of_all(arms), settings.rows, settings.seed)
+            arms, rows = arms_and_rows(trained)
         with RunFolder(folder):
             return _Experiment(settings, folder, events, arms, table, rows).run(cache or folder / CACHE)
     except KeyboardInterrupt:
@@ -109,24 +113,23 @@ def check_cache(folder: Path | None) -> None:
             raise JudgeError(f"{path}: is a file; a cache is kept in a folder")
 
 
+@dataclass
 class _Experiment:
     """An experiment whose arms and rows are known: reads the arms and compares them."""
 
-    def __init__(
-        self,
-        settings: ExperimentSettings,
-        folder: Path,
-        events: Progress,
-        arms: list[Arm],
-        table: Table,
-        rows: ExperimentRows,
-    ) -> None:
-        self.settings, self.folder, self.events = settings, folder, events
-        self.arms, self.table, self.rows = arms, table, rows
-        spread = SPREADS[settings.metric]
-        compared = len(settings.arms) - 1
-        self.planned = smallest_difference(rows.groups, spread, compared, settings.level, settings.power)
-        self.warnings: list[str] = []
+    settings: ExperimentSettings
+    folder: Path
+    events: Progress
+    arms: list[Arm]
+    table: Table
+    rows: ExperimentRows
+    warnings: list[str] = field(default_factory=list)
+
+    @cached_property
+    def planned(self) -> float:
+        """The smallest difference that the rows are expected to show."""
+        settings, compared = self.settings, len(self.settings.arms) - 1
+        return smallest_difference(self.rows.groups, SPREADS[settings.metric], compared, settings.level, settings.power)
 
     def warn(self, text: str) -> None:
         """Note a warning now, and keep it for the result."""
@@ -169,23 +172,16 @@ class _Experiment:
 
     def _prepare(self, folder: Path) -> list[Prepared]:
         """Build every arm's prompts; arms with equal prompts share one copy."""
-        both: dict[tuple[str, str], bool] = {}
-        for arm in self.arms:
-            both[_prompts_of(arm)] = both.get(_prompts_of(arm), False) or arm.scorer.share != 0
+        swapped = {_prompts_of(arm) for arm in self.arms if arm.scorer.share != 0}
         made: dict[tuple[str, str], Prepared] = {}
         for number, arm in enumerate(self.arms):
             key = _prompts_of(arm)
             if key not in made:
                 place = folder / str(number)
                 place.mkdir(parents=True)
-                rows: TrainedRows | None = arm.scorer.trained_rows
+                scorer = arm.scorer
                 made[key] = prepare(
-                    self.rows.table,
-                    arm.scorer.builder,
-                    place,
-                    both[key],
-                    self.events,
-                    rows,
+                    self.rows.table, scorer.builder, place, key in swapped, self.events, scorer.trained_rows
                 )
         return [made[_prompts_of(arm)] for arm in self.arms]
 
@@ -204,33 +200,37 @@ class _Experiment:
                 )
 
     def _read(self, prepared: Sequence[Prepared], cache: ReadingCache) -> list[ArmScores]:
-        """Read every arm's prompts; arms with the same model share one start of the engine.
-
-        Raises:
-            JudgeError: an engine does not work.
-        """
+        """Read every arm's prompts; arms with the same model share one start of the engine."""
         tally = Tally(self.events)
-        engines = {}
-        for key in dict.fromkeys(arm.engine for arm in self.arms):
-            members = [arm for arm in self.arms if arm.engine == key]
-            engines[key] = Engine(max(members, key=lambda arm: arm.scorer.budget.max_tokens), self.events)
+        widest = sorted(self.arms, key=lambda arm: arm.scorer.budget.max_tokens)
+        hosts = {arm.engine: arm for arm in widest}
         readings = [
-            ArmReading(arm, prompts, cache, engines[arm.engine], tally)
+            ArmReading(arm, prompts, cache, hosts[arm.engine], tally)
             for arm, prompts in zip(self.arms, prepared, strict=True)
         ]
-        for engine in engines.values():
+        for engine in dict.fromkeys(arm.engine for arm in self.arms):
             try:
                 for reading in readings:
-                    if reading.engine is engine:
+                    if reading.arm.engine == engine:
                         reading.read_rows(self.rows.order)
             finally:
-                engine.close()
+                hosts[engine].scorer.close()
         return [reading.scores(self.rows.order) for reading in readings]
 
     def _result(self, scores: list[ArmScores], record: dict[str, Any]) -> ExperimentResult:
         settings = self.settings
         by_name = {arm.name: [one for one in scores if one.name == arm.name] for arm in settings.arms}
-        compared = self._differences(by_name)
+        compared = differences(
+            {name: metric_scores(arms, self.rows.labels, settings.metric) for name, arms in by_name.items()},
+            settings.baseline_name,
+            self.rows.groups,
+            settings.metric,
+            margin=settings.smallest_that_matters,
+            level=settings.level,
+            power=settings.power,
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
         costs = [cost_of(of_arm) for of_arm in by_name.values()]
         not_scored = sum(cost.not_scored for cost in costs)
         if not_scored:
@@ -248,24 +248,6 @@ class _Experiment:
             costs=costs,
             record={**record, "state": "complete", "warnings": self.warnings},
             folder=self.folder,
-        )
-
-    def _differences(self, by_name: dict[str, list[ArmScores]]) -> list[Difference]:
-        settings = self.settings
-        values: dict[str, Float] = {}  # (rows,), of an arm that is trained (seeds, rows)
-        for name, of_arm in by_name.items():
-            of_seeds = np.stack([one.row_scores(self.rows.labels, settings.metric) for one in of_arm])
-            values[name] = of_seeds if of_arm[0].seed is not None else of_seeds[0]
-        return differences(
-            values,
-            settings.baseline_name,
-            self.rows.groups,
-            settings.metric,
-            margin=settings.smallest_that_matters,
-            level=settings.level,
-            power=settings.power,
-            resamples=settings.resamples,
-            seed=settings.seed,
         )
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.errors import counted
+from judge.errors import counted, printable
 from judge.experiment.paired import Paired, estimates, paired, seed_errors
 from judge.experiment.power import LEAST_GROUPS, POWER, Demand, Spread, fewest_rows
 from judge.experiment.settings import DEFAULT_MARGIN
-from judge.experiment.text import Call, Claim, few_differ, few_groups, rows_to_decide, sentence
 from judge.prompting.verdict import Float
-from judge.stats.metrics import Metric
+from judge.stats.metrics import MEASURES, Metric
 from judge.stats.permutation import PERMUTATIONS, holm
 from judge.stats.resample import CONFIDENCE, RESAMPLES, Estimate, Resampler
-from judge.stats.words import amount
+from judge.stats.words import amount, amount_interval, p_text
+
+Call = Literal["better", "worse", "equivalent", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,8 @@ class Difference:
     """How an arm differs from the baseline on the rows that both scored.
 
     Attributes:
-        arm: its name.
-        baseline: name of the arm that it is compared with.
-        metric: log loss in nats and Brier score: lower is better; accuracy from 0 to 1: higher is better.
-        estimate: mean of arm minus baseline, and its interval (for this arm alone, not corrected for their number).
+        estimate: mean of arm minus baseline in the metric's unit, and its interval (for this arm alone, not corrected
+            for their number).
         p_value: two-sided, that there is no difference.
         p_holm: the same, corrected for the number of arms by Holm's method.
         p_equivalent: that the difference is at least the margin (two one-sided tests), corrected by Holm's method.
@@ -47,8 +47,6 @@ class Difference:
     """
 
     arm: str
-    baseline: str
-    metric: Metric
     estimate: Estimate
     p_value: float
     p_holm: float
@@ -117,12 +115,12 @@ def differences(
     pairs = [paired(arrays[name], arrays[baseline], groups, (errors[name], errors[baseline])) for name in names]
     mean_differences = estimates(pairs, Resampler(groups, resamples, seed, level))
     p_values = [pair.p_value(permutations, seed) for pair in pairs]
-    p_holm = _holm(p_values)
-    p_equivalent = _holm([pair.p_equivalent(margin, metric) for pair in pairs])
+    of_equivalence = [pair.p_equivalent(margin, metric) for pair in pairs]
+    p_holm, p_equivalent = ([p for p in holm(values) if p is not None] for values in (p_values, of_equivalence))
     cases = [
-        _Case(name, baseline, metric, margin, level, demand, pair) for name, pair in zip(names, pairs, strict=True)
+        _Case(*parts, baseline, metric, margin, demand) for parts in zip(names, pairs, mean_differences, strict=True)
     ]
-    return [_difference(*parts) for parts in zip(cases, mean_differences, p_values, p_holm, p_equivalent, strict=True)]
+    return [_difference(*parts) for parts in zip(cases, p_values, p_holm, p_equivalent, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -130,12 +128,12 @@ class _Case:
     """An arm beside the baseline, and what the user asks of the test."""
 
     arm: str
+    pair: Paired
+    estimate: Estimate
     baseline: str
     metric: Metric
     margin: float
-    level: float
     demand: Demand
-    pair: Paired
 
 
 def _checked(
@@ -153,31 +151,19 @@ def _checked(
     return arrays
 
 
-def _holm(p_values: list[float]) -> list[float]:
-    return [p for p in holm(p_values) if p is not None]
-
-
-def _difference(case: _Case, estimate: Estimate, p_value: float, p_holm: float, p_equivalent: float) -> Difference:
-    pair, demand = case.pair, case.demand
-    decidable = pair.measured and pair.group_count >= LEAST_GROUPS
-    shown = decidable and p_holm <= demand.error and _excludes_0(estimate)
-    call = _call(case, estimate.value, shown, decidable and p_equivalent <= demand.error)
-    needed = _rows_needed(case) if call == "undecided" and pair.measured else None
-    claim = Claim(
-        case.arm,
-        case.baseline,
-        case.metric,
-        estimate,
-        call,
-        p_equivalent if call == "equivalent" else p_holm,
-        demand.arms,
-        case.margin,
-        _remarks(case, call, shown, needed),
-    )
+def _difference(case: _Case, p_value: float, p_holm: float, p_equivalent: float) -> Difference:
+    pair, demand, estimate = case.pair, case.demand, case.estimate
+    decidable = pair.spread.measured and pair.group_count >= LEAST_GROUPS
+    shown = decidable and p_holm <= demand.error and not (estimate.low or 0.0) <= 0 <= (estimate.high or 0.0)
+    call: Call = "undecided"
+    if decidable and p_equivalent <= demand.error:  # also where a difference is shown that is smaller than the margin
+        call = "equivalent"
+    elif shown:
+        call = "better" if (estimate.value > 0) == (case.metric == "accuracy") else "worse"
+    needed = _rows_needed(case) if call == "undecided" and pair.spread.measured else None
+    remarks = _remarks(case, call, shown, needed)
     return Difference(
         arm=case.arm,
-        baseline=case.baseline,
-        metric=case.metric,
         estimate=estimate,
         p_value=p_value,
         p_holm=p_holm,
@@ -185,27 +171,12 @@ def _difference(case: _Case, estimate: Estimate, p_value: float, p_holm: float, 
         call=call,
         rows=pair.rows,
         groups=pair.group_count,
-        smallest=demand.smallest(pair.spread) if pair.measured else math.inf,
+        smallest=demand.smallest(pair.spread) if pair.spread.measured else math.inf,
         rows_needed=needed,
-        sentence=sentence(claim),
+        sentence=_sentence(case, call, p_equivalent if call == "equivalent" else p_holm, remarks),
         unscored=len(pair.scored) - pair.rows,
         seeds=pair.seeds,
     )
-
-
-def _excludes_0(estimate: Estimate) -> bool:
-    return estimate.low is not None and estimate.high is not None and not estimate.low <= 0 <= estimate.high
-
-
-def _call(case: _Case, value: float, shown: bool, equal: bool) -> Call:
-    """Return the call. Where the tests show both a difference and that it is smaller than the margin, the arms are
-    equivalent.
-    """
-    if equal:
-        return "equivalent"
-    if not shown:
-        return "undecided"
-    return "better" if (value > 0) == (case.metric == "accuracy") else "worse"
 
 
 def _rows_needed(case: _Case) -> int | None:
@@ -221,27 +192,44 @@ def _rows_needed(case: _Case) -> int | None:
     return fewest_rows(lambda spread: enough(spread, surely), pair.spread, pair.rows, pair.rows + 1)
 
 
-def _rows_as_seen(case: _Case) -> int | None:
-    """Return how many rows decide at the power wanted if the true difference is the one seen."""
-    pair, seen = case.pair, float(case.pair.values[case.pair.scored].mean())
-    return fewest_rows(
-        lambda spread: case.demand.decides_at(spread, case.margin, seen), pair.spread, pair.rows, pair.rows + 1
-    )
+def _sentence(case: _Case, call: Call, p_value: float, remarks: Sequence[str]) -> str:
+    """Return one line: the call, the difference with its interval, the p-value, and the remarks."""
+    metric, estimate, name = case.metric, case.estimate, MEASURES[case.metric].name
+    arm, baseline = printable(case.arm), printable(case.baseline)
+    if math.isnan(estimate.value):
+        return f"{name}: {arm} against {baseline} is undecided: no row has a score of both"
+    p = p_text(p_value) + (f" after correction for {case.demand.arms} arms" if case.demand.arms > 1 else "")
+    if call in ("better", "worse"):
+        size = estimate.times(-1) if estimate.value < 0 else estimate
+        text = f"{arm} is {call} than {baseline} by {_with_interval(size, metric, '')}, {p}"
+    elif call == "equivalent":
+        within = f"±{amount(case.margin, metric)}"
+        text = f"{arm} is equivalent to {baseline} within {within}: {_with_interval(estimate, metric, '+')}, {p}"
+    else:
+        text = f"{arm} against {baseline} is undecided: {_with_interval(estimate, metric, '+')}, {p}"
+    return "; ".join([f"{name}: {text}", *remarks])
+
+
+def _with_interval(estimate: Estimate, metric: Metric, sign: str) -> str:
+    """Return a difference with its unit, and its interval without one: `0.0123 nats (0.0012 to 0.0234)`."""
+    ends = amount_interval(estimate, metric, sign)
+    return amount(estimate.value, metric, sign) + (f" ({ends})" if ends else "")
 
 
 def _remarks(case: _Case, call: Call, shown: bool, needed: int | None) -> list[str]:
     pair, remarks = case.pair, []
+    groups = counted(pair.group_count, "prompt group")
     if call == "equivalent" and shown:
         remarks.append("a difference is shown, smaller than what matters")
     if call == "undecided":
         few = pair.group_count < LEAST_GROUPS
         if few:
-            remarks.append(few_groups(pair.group_count))
+            verb = "is" if pair.group_count == 1 else "are"
+            remarks.append(f"{groups} {verb} too few to decide, {LEAST_GROUPS} are needed")
         elif pair.differing < LEAST_GROUPS:
-            remarks.append(few_differ(pair.differing, pair.group_count))
-        if pair.measured and not few:
-            as_seen = _rows_as_seen(case) if pair.differing >= LEAST_GROUPS else None
-            remarks.append(rows_to_decide(needed, as_seen, pair.spread.seeds > 0))
+            remarks.append(f"only {pair.differing:,} of {groups} differ, too few to say by how much others would")
+        if pair.spread.measured and not few:
+            remarks.append(_rows_to_decide(case, needed))
     if pair.spread.seeds:
         remarks.append(_of_seeds(case))
     if pair.rows < len(pair.scored):
@@ -249,12 +237,35 @@ def _remarks(case: _Case, call: Call, shown: bool, needed: int | None) -> list[s
     return remarks
 
 
+def _rows_to_decide(case: _Case, needed: int | None) -> str:
+    """Say how many rows would decide it: whatever the true difference is, and if it is the one seen."""
+    pair, value = case.pair, case.pair.mean
+    as_seen = None
+    if pair.differing >= LEAST_GROUPS:
+        as_seen = fewest_rows(
+            lambda spread: case.demand.decides_at(spread, case.margin, value), pair.spread, pair.rows, pair.rows + 1
+        )
+    if needed is None:
+        if as_seen is None:
+            return "more rows alone would not decide it" + (", more training seeds might" if pair.spread.seeds else "")
+        return f"about {_about(as_seen)} rows would decide it if the difference is the one seen"
+    if as_seen is None or as_seen > 0.8 * needed:
+        return f"about {_about(needed)} rows would decide it"
+    return f"about {_about(needed)} rows would decide it, {_about(as_seen)} if the difference is the one seen"
+
+
+def _about(rows: int) -> str:
+    """Return a number rounded up to two digits."""
+    step: int = 10 ** max(len(str(rows)) - 2, 0)
+    return f"{-(-rows // step) * step:,}"
+
+
 def _of_seeds(case: _Case) -> str:
     """Say what the training seeds leave open."""
     spread = case.pair.spread
     if math.isinf(spread.seeds):
         return "one training seed does not show what training leaves to chance: train two or more"
-    tail = (1 - case.level) / 2
+    tail = case.demand.error / 2
     part = amount(spread.seeds_quantile(tail), case.metric)
     if spread.seeds_quantile(tail) < spread.quantile(tail) / 2:
         return f"of which ±{part} are due to the training seeds"

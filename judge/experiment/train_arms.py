@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from judge.errors import JudgeError, RunInterrupted, printable
 from judge.experiment.settings import ArmSettings, ExperimentSettings
@@ -21,8 +19,8 @@ from judge.tables.table import Table
 from judge.training.settings import TrainSettings, parse_train_settings, read_config
 
 FOLDER = "trained"
-# Settings that change neither the weights nor the prompts of a judge.
-_OUTSIDE = {"report_to", "log_every"}
+# Settings that change neither the weights nor the prompts of a judge, and those that its digests stand for.
+_OUTSIDE = {"report_to", "log_every", "model", "continue_from", "data", "eval_data", "template"}
 
 
 @dataclass
@@ -71,8 +69,7 @@ def check_training(settings: ExperimentSettings) -> None:
                 f"{arm.train}: give eval_data: without it, each seed holds out other rows, and the judges of arm "
                 f"{printable(arm.name)!r} are not trained alike"
             )
-        for path in (*values.data, values.eval_data):
-            Table.open(path, values.cells, labels="required")
+        _tables(values, *values.data, values.eval_data)
         load_template(values.template)
         require_libraries(values)
         other = seen.setdefault((_digest(values), arm.train_rows, arm.swap, arm.calibration), arm.name)
@@ -102,7 +99,7 @@ def train_arms(settings: ExperimentSettings, folder: Path, progress: Progress) -
         The bundles by arm and seed.
 
     Raises:
-        JudgeError: see `judge.training.train.train`.
+        JudgeError: a training run fails.
     """
     bundles: dict[str, dict[int, Path]] = {}
     for arm in settings.arms:
@@ -141,10 +138,8 @@ def _digest(values: TrainSettings) -> str:
 
     base, bundle = open_base(values)
     content = {
-        **values.model_dump(
-            mode="json", exclude=_OUTSIDE | {"model", "continue_from", "data", "eval_data", "template"}
-        ),
-        "data": [Table.open(path, values.cells, labels="required").digest() for path in _tables(values)],
+        **values.model_dump(mode="json", exclude=_OUTSIDE),
+        "data": [table.digest() for table in _tables(values, *values.data, *filter(None, [values.eval_data]))],
         "names": [Path(path).name for path in values.data],  # a source is called by its file
         "models": [base.digest(), bundle.digest() if bundle is not None else None],
         "template": load_template(values.template).digest,
@@ -152,10 +147,9 @@ def _digest(values: TrainSettings) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _tables(values: TrainSettings) -> Iterator[str]:
-    yield from values.data
-    if values.eval_data is not None:
-        yield values.eval_data
+def _tables(values: TrainSettings, *paths: str) -> list[Table]:
+    """Open tables of the training run; a table without labels is refused."""
+    return [Table.open(path, values.cells, labels="required") for path in paths]
 
 
 def _drawn(values: TrainSettings, wanted: int, folder: Path) -> tuple[str, ...]:
@@ -165,25 +159,22 @@ def _drawn(values: TrainSettings, wanted: int, folder: Path) -> tuple[str, ...]:
     """
     from judge.tables.table_writing import copy_rows
 
-    groups = [_groups(path, values) for path in values.data]
+    tables = _tables(values, *values.data)
+    groups = [
+        np.array([group_key(row) for chunk in table.chunks() for row in chunk], dtype=np.uint64) for table in tables
+    ]
     keys, counts = np.unique(np.concatenate(groups), return_counts=True)
     if wanted >= counts.sum():
         return values.data
     order = np.argsort(shuffled(keys, 0), kind="stable")
     chosen = keys[order[: max(int(np.searchsorted(np.cumsum(counts[order]), wanted, side="right")), 1)]]
     paths = []
-    for path, of_path in zip(values.data, groups, strict=True):
-        keep = np.isin(of_path, chosen)
+    for path, table, of_table in zip(values.data, tables, groups, strict=True):
+        keep = np.isin(of_table, chosen)
         if keep.any():
-            digest = Table.open(path, values.cells, labels="required").digest()
-            target = folder / f"rows-{wanted}-{digest[:12]}" / Path(path).name
+            target = folder / f"rows-{wanted}-{table.digest()[:12]}" / Path(path).name
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
                 copy_rows(Path(path), keep, target)
             paths.append(str(target))
     return tuple(paths)
-
-
-def _groups(path: str, values: TrainSettings) -> NDArray[np.uint64]:
-    table = Table.open(path, values.cells, labels="required")
-    return np.array([group_key(row) for chunk in table.chunks() for row in chunk], dtype=np.uint64)

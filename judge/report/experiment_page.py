@@ -16,13 +16,12 @@ from judge.experiment.arm_figures import ArmFigures, DisputedRow, apart, arm_fig
 from judge.experiment.result import ExperimentResult
 from judge.experiment.text import rate
 from judge.predictions.file import StoredPredictions
-from judge.prompting.verdict import Float
 from judge.report.experiment_plots import ArmPoint, axis_form, cost_plot, sweep_plot
 from judge.report.experiment_prompts import prompts_section, settings_section
 from judge.report.experiment_rows import disputed_section, slices_section
 from judge.report.forest import ForestRow, forest
-from judge.report.html import estimate, paragraph, table, tag
-from judge.report.page import Section, write_page
+from judge.report.html import capitalised, estimate, paragraph, table, tag, warning_list
+from judge.report.page import Section, section, write_page
 from judge.report.row_data import ReportRow, rows_of
 from judge.stats.metrics import MEASURES, Measure
 from judge.stats.resample import Estimate
@@ -33,7 +32,7 @@ from judge.tables.table import Table
 MOST_ROWS = 2_000
 # A hyphen that stands for a minus sign.
 _MINUS = re.compile(r"(?<!\w)-(?=\d)")
-_COLOURS = {"better": "good", "worse": "bad", "equivalent": "accent", "undecided": "muted"}
+_COLOURS = {"baseline": "b", "better": "good", "worse": "bad", "equivalent": "accent", "undecided": "muted"}
 
 
 def write_experiment_page(path: Path, result: ExperimentResult) -> None:
@@ -45,7 +44,7 @@ def write_experiment_page(path: Path, result: ExperimentResult) -> None:
     disputed = most_disputed(result)
     prompts = prompts_of(_table(result), {row.id for row in disputed})
     title = f"{len(result.names)} arms on {result.table}"
-    note = f"The rows below are shown with what {printable(result.baseline)}, the baseline, says of them."
+    note = f"The rows below are shown with what {printable(result.settings.baseline_name)}, the baseline, says of them."
     if len(result.rows) > MOST_ROWS:
         note += f" They are the {MOST_ROWS:,} of {len(result.rows):,} on which the arms disagree most."
     write_page(path, title, experiment_sections(result, disputed, prompts, note), _browsed(result))
@@ -58,28 +57,22 @@ def _table(result: ExperimentResult) -> Table:
 
 def _browsed(result: ExperimentResult) -> Iterator[ReportRow]:
     """Yield the rows that the page's browser shows, with the baseline's probabilities, in the table's order."""
-    chosen = np.sort(np.argsort(-apart(result), kind="stable")[:MOST_ROWS])
-    mask = np.zeros(len(result.rows), dtype=np.bool_)
-    mask[chosen] = True
-    rows = result.rows.where(mask)
+    rows = result.rows.where(np.argsort(np.argsort(-apart(result), kind="stable")) < MOST_ROWS)
+    with np.errstate(divide="ignore"):  # 0 is -inf, of which the softmax is 0 again
+        first, second = np.log(rows.first), np.log(rows.second)
     stored = StoredPredictions(
-        name=printable(result.baseline),
+        name=printable(result.settings.baseline_name),
         kind="predictions",
         ids=[str(row_id) for row_id in rows.ids],
         p=rows.p,
         verdict_mass=rows.verdict_mass,
         flags=rows.flags,
-        first=_logarithms(rows.first),
-        second=_logarithms(rows.second),
+        first=first,
+        second=second,
         cut=rows.cut,
     )
     languages = dict(zip(rows.ids.tolist(), rows.facts.language.tolist(), strict=True))
     return rows_of(stored, _table(result), languages)
-
-
-def _logarithms(p: Float) -> Float:
-    with np.errstate(divide="ignore"):  # 0 is -inf, of which the softmax is 0 again
-        return np.log(p)
 
 
 def experiment_sections(
@@ -132,34 +125,28 @@ def _differences(result: ExperimentResult, arms: Sequence[ArmFigures], measure: 
         f"shaded range, {amount(margin, settings.metric)} to either side, do not matter: an arm is called equivalent "
         "where that is shown, and undecided where these rows show neither."
     )
-    warnings = [tag("li", f"{w[:1].upper()}{w[1:]}.") for w in result.warnings]
     content = [
-        tag("ul", *warnings, css="warnings") if warnings else None,
+        warning_list(result.warnings),
         paragraph(verdict_line(result), css="lead"),
         paragraph(words),
         plot,
         paragraph(notes, css="note"),
     ]
-    return Section("arms", "Which arm judges better", Markup("").join(part for part in content if part))
+    return section("arms", "Which arm judges better", *content)
 
 
 def _difference_row(arm: ArmFigures, measure: Measure) -> ForestRow:
-    name, score = tag("b", printable(arm.name)), Markup(" ").join((measure.name, estimate(arm.score, measure.form)))
-    if arm.difference is None:
-        shown = _shown("baseline", None, score)
-        return ForestRow(name, Estimate(0.0, None, None), shown, "The others are compared with it.", "muted")
-    difference = arm.difference
-    sentence = _MINUS.sub("\N{MINUS SIGN}", difference.sentence.removeprefix(f"{measure.name}: "))
-    if math.isnan(difference.estimate.value):
-        return ForestRow(name, None, _shown(difference.call, None, score), sentence, "muted")
-    shown = _shown(difference.call, estimate(difference.estimate, measure.signed_form), score)
-    return ForestRow(name, difference.estimate, shown, sentence, _COLOURS[difference.call])
-
-
-def _shown(call: str, difference: Markup | None, below: Markup) -> Markup:
+    name, difference = tag("b", printable(arm.name)), arm.difference
+    call = "baseline" if difference is None else difference.call
+    change = None if difference is None or math.isnan(difference.estimate.value) else difference.estimate
     badge = tag("span", call, css=f"call {call}")
-    above = badge if difference is None else Markup(" ").join((badge, difference))
-    return Markup("").join((above, tag("span", below, css="beneath")))
+    above = badge if change is None else Markup(" ").join((badge, estimate(change, measure.signed_form)))
+    below = Markup(" ").join((measure.name, estimate(arm.score, measure.form)))
+    shown = Markup("").join((above, tag("span", below, css="beneath")))
+    if difference is None:
+        return ForestRow(name, Estimate(0.0, None, None), shown, "The others are compared with it.", "muted")
+    sentence = _MINUS.sub("\N{MINUS SIGN}", difference.sentence.removeprefix(f"{measure.name}: "))
+    return ForestRow(name, change, shown, sentence, "muted" if change is None else _COLOURS[call])
 
 
 def verdict_line(result: ExperimentResult) -> str:
@@ -167,7 +154,7 @@ def verdict_line(result: ExperimentResult) -> str:
     calls: dict[str, list[str]] = {"better": [], "worse": [], "equivalent": [], "undecided": []}
     for difference in result.differences:
         calls[difference.call].append(f"“{printable(difference.arm)}”")
-    baseline = f"“{printable(result.baseline)}”"
+    baseline = f"“{printable(result.settings.baseline_name)}”"
     margin = amount(result.settings.smallest_that_matters, result.settings.metric)
     words = {
         "better": f"better than {baseline}",
@@ -175,17 +162,13 @@ def verdict_line(result: ExperimentResult) -> str:
         "equivalent": f"equivalent to {baseline} within {margin}",
         "undecided": "undecided on these rows",
     }
-    said = [f"{_joined(names)} {_be(names)} {words[call]}" for call, names in calls.items() if names]
+    said = []
+    for call, names in calls.items():
+        if names:
+            *others, last = names
+            said.append(f"{', '.join(others)} and {last} are {words[call]}" if others else f"{last} is {words[call]}")
     none = "" if calls["better"] else f"No arm is shown to be better than {baseline}. "
     return none + "; ".join(said) + "."
-
-
-def _joined(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _be(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
 
 
 def _sweep(result: ExperimentResult, arms: Sequence[ArmFigures], measure: Measure) -> Section | None:
@@ -193,26 +176,27 @@ def _sweep(result: ExperimentResult, arms: Sequence[ArmFigures], measure: Measur
     if sweep is None:
         return None
     by_name = {arm.name: arm for arm in arms}
+    swept = [(at, by_name[name]) for at, name in sweep.points]
     points = [
-        _point(by_name[name], at, f"{by_name[name].cost.cut_share:.1%} of rows cut", "accent")
-        for at, name in sweep.points
+        ArmPoint(printable(arm.name), at, arm.score, "accent", f"{arm.cost.cut_share:.1%} of rows cut")
+        for at, arm in swept
+        if arm.score is not None
     ]
     title, axis = {
         "max_tokens": ("Token budget", "token budget"),
         "train_rows": ("Learning curve", "rows trained on"),
     }[sweep.of]
-    shown = [point for point in points if point is not None]
-    chart = sweep_plot(shown, measure, f"{_capital(measure.name)} by {axis}", axis, result.settings.level)
+    chart = sweep_plot(points, measure, f"{capitalised(measure.name)} by {axis}", axis, result.settings.level)
     rows = [
         (
             f"{at:,.0f}",
-            estimate(by_name[name].score, measure.form),
-            f"{by_name[name].cost.cut_share:.1%}",
-            f"{by_name[name].cost.tokens_per_row:,.0f}",
+            estimate(arm.score, measure.form),
+            f"{arm.cost.cut_share:.1%}",
+            f"{arm.cost.tokens_per_row:,.0f}",
         )
-        for at, name in sweep.points
+        for at, arm in swept
     ]
-    figures = table((_capital(axis), _capital(measure.name), "Rows cut", "Tokens per row"), rows)
+    figures = table((capitalised(axis), capitalised(measure.name), "Rows cut", "Tokens per row"), rows)
     words = paragraph(
         "Intervals here are of each arm by itself; they overlap more than the paired differences above, which decide.",
         css="note",
@@ -220,37 +204,22 @@ def _sweep(result: ExperimentResult, arms: Sequence[ArmFigures], measure: Measur
     return Section("sweep", title, tag("div", chart, tag("div", figures, words), css="beside"))
 
 
-def _point(arm: ArmFigures, at: float, note: str, css: str) -> ArmPoint | None:
-    return None if arm.score is None else ArmPoint(printable(arm.name), at, arm.score, css, note)
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
 def _costs(arms: Sequence[ArmFigures], measure: Measure) -> Section:
     chart = _cost_chart(arms, measure)
     lost = any(arm.cost.not_scored for arm in arms)
-    head = [
-        "Arm",
-        "Tokens per row",
-        "Rows/s",
-        "Rows cut",
-        "Verdict mass",
-        "Consistent",
-        *(["Not scored"] if lost else []),
-    ]
-    notes = [
+    head = ["Arm", "Tokens per row", "Rows/s", "Rows cut", "Verdict mass", "Consistent"]
+    head += ["Not scored"] if lost else []
+    words = (
         "Tokens count both orders where both are read. Rows/s is the speed of this run’s own reading on this machine; "
         "“cached” where nothing had to be read. Verdict mass is the median probability of the three verdicts among "
         "all tokens. Consistent are rows whose verdict is the same in both orders, of those read in both."
-    ]
+    )
     if chart is None:
-        notes.append(" There is no chart: the arms cost the same.")
-    note = paragraph(*notes, css="note")
+        words += " There is no chart: the arms cost the same."
+    note = paragraph(words, css="note")
     above = note if chart is None else tag("div", chart, tag("div", note), css="beside")
     rows = table(head, [_cost_row(arm, lost) for arm in arms])
-    return Section("cost", "Quality and cost", Markup("").join((above, rows)))
+    return section("cost", "Quality and cost", above, rows)
 
 
 def _cost_row(arm: ArmFigures, lost: bool) -> list[object]:
@@ -269,23 +238,19 @@ def _cost_row(arm: ArmFigures, lost: bool) -> list[object]:
 
 def _cost_chart(arms: Sequence[ArmFigures], measure: Measure) -> Markup | None:
     """Return the score against tokens per row, or, where all arms have as many, against the time; None if equal."""
-    scored = [arm for arm in arms if arm.score is not None]
-    tokens = [arm.cost.tokens_per_row for arm in scored]
-    speeds = [arm.cost.rows_per_second for arm in scored]
+    scored = [(arm, arm.score) for arm in arms if arm.score is not None]
+    tokens = [arm.cost.tokens_per_row for arm, _ in scored]
+    speeds = [arm.cost.rows_per_second for arm, _ in scored]
     if tokens and max(tokens) > 1.005 * min(tokens):
         costs, axis = tokens, "prompt tokens per row"
     elif len(scored) > 1 and all(speeds):
         costs, axis = [1000 / speed for speed in speeds if speed], "seconds for 1,000 rows"
     else:
         return None
+    calls: list[str] = [arm.difference.call if arm.difference else "baseline" for arm, _ in scored]
     points = [
-        _point(arm, at, arm.difference.call if arm.difference else "baseline", _colour(arm))
-        for arm, at in zip(scored, costs, strict=True)
+        ArmPoint(printable(arm.name), at, score, _COLOURS[call], call)
+        for (arm, score), at, call in zip(scored, costs, calls, strict=True)
     ]
-    calls = {arm.difference.call for arm in scored if arm.difference}
-    keys = [("b", "baseline"), *((css, call) for call, css in _COLOURS.items() if call in calls)]
-    return cost_plot([point for point in points if point is not None], measure, axis, keys)
-
-
-def _colour(arm: ArmFigures) -> str:
-    return "b" if arm.difference is None else _COLOURS[arm.difference.call]
+    keys = [(css, call) for call, css in _COLOURS.items() if call in {"baseline", *calls}]
+    return cost_plot(points, measure, axis, keys)

@@ -36,15 +36,9 @@ class ArmPoint:
 
 
 def cost_plot(points: Sequence[ArmPoint], measure: Measure, x_label: str, keys: Sequence[tuple[str, str]]) -> Markup:
-    """Return each arm's score against what it costs.
-
-    Args:
-        points: the arms.
-        x_label: what the cost is.
-        keys: colours and what they mean.
-    """
+    """Return each arm's score against what it costs; `keys` are colours and what they mean."""
     title = "Quality against cost"
-    chart = _chart(title, points, measure, x_label, height=270)
+    chart = _chart(title, points, measure, x_label)
     for point in points:
         chart.whisker(point.x, point.score.low, point.score.high, point.css)
     for point in points:
@@ -61,7 +55,7 @@ def sweep_plot(points: Sequence[ArmPoint], measure: Measure, title: str, x_label
         points: the arms in rising order of that number.
         level: of the intervals.
     """
-    chart = _chart(title, points, measure, x_label, height=270)
+    chart = _chart(title, points, measure, x_label)
     chart.path([(point.x, point.score.value) for point in points], "thin accent")
     for point in points:
         chart.whisker(point.x, point.score.low, point.score.high, point.css)
@@ -75,20 +69,18 @@ def _scale(chart: Chart) -> str:
 
 def axis_form(measure: Measure) -> Form | None:
     """Return how an axis writes the differences of a measure; None leaves it to the axis."""
-    return _signed_share if measure.name == "accuracy" else None
+    if measure.name != "accuracy":
+        return None
+    return lambda value: f"{signed(round(100 * value, 6), 'g')}%"
 
 
-def _signed_share(value: float) -> str:
-    return f"{signed(round(100 * value, 6), 'g')}%"
-
-
-def _chart(title: str, points: Sequence[ArmPoint], measure: Measure, x_label: str, height: float) -> Chart:
+def _chart(title: str, points: Sequence[ArmPoint], measure: Measure, x_label: str) -> Chart:
     low, high = span(end for point in points for end in point.score.ends)
     if measure.name == "accuracy":
         low, high = max(low, 0.0), min(high, 1.0)
     words = "; ".join(f"{point.name}: {_score(point.score, measure)} at {_amount(point.x)}" for point in points)
     values = [point.x for point in points]
-    chart = Chart(title, words or "no arms", span(values, pad=0.08), (low, high), height=height)
+    chart = Chart(title, words or "no arms", span(values, pad=0.08), (low, high), height=270)
     is_wide = bool(values) and min(values) > 0 and max(values) / min(values) >= WIDE
     if is_wide:
         room = (max(values) / min(values)) ** 0.08
@@ -98,7 +90,7 @@ def _chart(title: str, points: Sequence[ArmPoint], measure: Measure, x_label: st
         x_label,
         f"{measure.name}{measure.of_unit} ({measure.better} is better)",
         x_form=_with_room(ticks, chart.x),
-        y_form=_share if measure.name == "accuracy" else None,
+        y_form=(lambda value: f"{round(100 * value, 6):g}%") if measure.name == "accuracy" else None,
     )
     return chart
 
@@ -120,10 +112,6 @@ def _amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:,.3g}"
 
 
-def _share(value: float) -> str:
-    return f"{round(100 * value, 6):g}%"
-
-
 def _score(score: Estimate, measure: Measure) -> str:
     ends = interval(score, measure.form, none="", write=signed)
     return f"{signed(score.value, measure.form)}{measure.unit}" + (f" ({ends})" if ends else "")
@@ -140,7 +128,10 @@ def _labels(chart: Chart, points: Sequence[ArmPoint]) -> list[Markup]:
         return []
     places = [(chart.x(point.x), chart.y(point.score.value)) for point in points]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
-    taken += [_whisker_box(chart, point) for point in points if point.score.low is not None]
+    for point, (x, _) in zip(points, places, strict=True):
+        low, high = point.score.low, point.score.high
+        if low is not None and high is not None:
+            taken.append((x - 2, chart.y(high), x + 2, chart.y(low)))
     labels = []
     for point, (x, y) in zip(points, places, strict=True):
         name = printable(point.name, _LABEL_CHARACTERS)
@@ -148,21 +139,11 @@ def _labels(chart: Chart, points: Sequence[ArmPoint]) -> list[Markup]:
         for left, base in ((x + 9, y + 4), (x - 9 - wide, y + 4), (x + 9, y - 9), (x - 9 - wide, y - 9)):
             box = (left, base - _LINE + 3, left + wide, base + 3)
             inside = box[0] >= chart.left and box[2] <= chart.right + 8 and box[1] >= chart.top
-            if inside and not any(_meet(box, other) for other in taken):
+            if inside and not any(
+                box[0] < right and start < box[2] and box[1] < bottom and top < box[3]
+                for start, top, right, bottom in taken
+            ):
                 taken.append(box)
                 labels.append(text(left, base, name, "start", "note"))
                 break
     return labels
-
-
-Box = tuple[float, float, float, float]
-
-
-def _whisker_box(chart: Chart, point: ArmPoint) -> Box:
-    x, low, high = chart.x(point.x), point.score.low or 0.0, point.score.high or 0.0
-    ends = sorted((chart.y(low), chart.y(high)))
-    return (x - 2, ends[0], x + 2, ends[1])
-
-
-def _meet(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -14,8 +14,9 @@ from judge.experiment.result import ExperimentResult
 from judge.prompting.diff import FieldDifference, template_differences
 from judge.prompting.template import Template
 from judge.report.html import details, paragraph, table, tag
-from judge.report.page import Section
+from judge.report.page import Section, section
 
+_LINE_BREAK = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
 _ELEMENTS = {"same": "span", "removed": "del", "added": "ins"}
 _FIELDS = {
     "body": "Body",
@@ -34,15 +35,14 @@ _DIGEST = re.compile(r"[0-9a-f]{40,64}")
 
 def prompts_section(result: ExperimentResult) -> Section:
     """Return the templates: the baseline's as it is, the others with what they change in it."""
-    base = result.scores_of(result.baseline)[0].template
-    users: dict[str, list[str]] = {}
-    templates: dict[str, Template] = {}
+    base = result.scores_of(result.settings.baseline_name)[0].template
+    users: dict[str, list[str]] = {base.digest: []}
+    templates = {base.digest: base}
     for name in result.names:
         template = result.scores_of(name)[0].template
         templates.setdefault(template.digest, template)
         users.setdefault(template.digest, []).append(name)
-    parts = [_template(base, base, users[base.digest])]
-    parts += [_template(base, one, users[digest]) for digest, one in templates.items() if digest != base.digest]
+    parts = [_template(base, one, users[digest]) for digest, one in templates.items()]
     if len(templates) == 1:
         words = "All arms use one template; what differs is in the settings below."
     else:
@@ -50,30 +50,31 @@ def prompts_section(result: ExperimentResult) -> Section:
             "The baseline’s template, and what the others change in it: what they leave out is struck through, what "
             "they put in is underlined. {{ … }} and {% … %} are filled in for each row."
         )
-    return Section("prompts", "The prompts", Markup("").join((paragraph(words), *parts)))
+    return section("prompts", "The prompts", paragraph(words), *parts)
 
 
 def _template(base: Template, template: Template, users: list[str]) -> Markup:
     shown = ", ".join(printable(name) for name in users)
     fields = [difference for difference in template_differences(base, template) if difference.pieces]
-    body = [_field(difference, template is base) for difference in fields if difference.field == "body"]
-    others = [_field(difference, template is base) for difference in fields if difference.field != "body"]
     title = tag("h3", printable(template.name), " ", tag("small", f"used by {shown}"))
-    return Markup("").join((title, tag("dl", *body, css="template"), tag("dl", *others, css="template small")))
+    body, others = (
+        tag("dl", *(_field(one, template is base) for one in fields if (one.field == "body") == is_body), css=css)
+        for is_body, css in ((True, "template"), (False, "template small"))
+    )
+    return Markup("").join((title, body, others))
 
 
 def _field(one: FieldDifference, is_base: bool) -> Markup | None:
     """Return a field's name and its text; a small field that is as the baseline's is left out."""
     if not one.differs and not is_base and one.field != "body":
         return None
-    pieces = [tag(_ELEMENTS[op], _with_breaks(text) if op != "same" else text) for op, text in one.pieces]
+    pieces = []
+    for op, text in one.pieces:
+        # a change that is nothing but a line break would not be seen
+        is_blank = op != "same" and not text.strip()
+        pieces.append(tag(_ELEMENTS[op], text.replace("\n", f"{_LINE_BREAK}\n") if is_blank else text))
     same = Markup(" ").join(("", tag("small", "as the baseline’s"))) if not one.differs and not is_base else None
     return tag("div", tag("dt", _FIELDS.get(one.field, one.field), same), tag("dd", tag("pre", *pieces)))
-
-
-def _with_breaks(text: str) -> str:
-    """Return a change with a sign for a line break where it is nothing else: it would not be seen."""
-    return text.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}\n") if not text.strip() else text
 
 
 def settings_section(result: ExperimentResult) -> Section:
@@ -107,7 +108,7 @@ def settings_section(result: ExperimentResult) -> Section:
         content.append(details("The same for all arms", table(("Setting", "Value"), rows)))
     record = json.dumps(_shortened(result.record), indent=1, ensure_ascii=False, default=str)
     content.append(details("The record", tag("pre", record)))
-    return Section("settings", "How to repeat it", Markup("").join(content))
+    return section("settings", "How to repeat it", *content)
 
 
 def _as_file(result: ExperimentResult) -> str:

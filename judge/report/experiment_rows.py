@@ -13,7 +13,7 @@ from judge.experiment.result import ExperimentResult
 from judge.report.experiment_plots import axis_form
 from judge.report.forest import SLICE_TITLES, ForestRow, forest
 from judge.report.html import details, estimate, paragraph, table, tag
-from judge.report.page import Section
+from judge.report.page import Section, section
 from judge.report.svg import span
 from judge.stats.metrics import Measure
 from judge.tables.comparison import VERDICTS
@@ -22,7 +22,6 @@ _TITLES = {**SLICE_TITLES, "budget": "Prompt, by the baseline’s budget of toke
 _PREVIEW = 110
 # Pieces after which a line may break. A long word must break, or it would push the arms' columns off the page.
 _PIECES = re.compile(r"\S{20}|(?:\S{0,19}\s+)+\S{0,20}|\S+")
-_OPEN_SLICES = 1  # forests of slices that are open at first
 
 
 def slices_section(result: ExperimentResult, measure: Measure) -> Section | None:
@@ -40,10 +39,10 @@ def slices_section(result: ExperimentResult, measure: Measure) -> Section | None
         "much."
     )
     shown = [
-        _opened(f"{printable(arm)} minus {printable(result.baseline)}", plot, i < _OPEN_SLICES)
+        details(f"{printable(arm)} minus {printable(result.settings.baseline_name)}", plot, is_open=i == 0)
         for i, (arm, plot) in enumerate(plots)
     ]
-    return Section("slices", "On which rows", Markup("").join((paragraph(words), *shown)))
+    return section("slices", "On which rows", paragraph(words), *shown)
 
 
 def _slice_plot(result: ExperimentResult, measure: Measure, parts: Sequence[SliceDifference]) -> Markup:
@@ -66,10 +65,6 @@ def _slice_plot(result: ExperimentResult, measure: Measure, parts: Sequence[Slic
     return forest(rows, head, reference=0.0, band=(-margin, margin), form=axis_form(measure), within=within)
 
 
-def _opened(summary: str, content: Markup, is_open: bool) -> Markup:
-    return tag("details", tag("summary", summary), content, open="") if is_open else details(summary, content)
-
-
 def disputed_section(
     result: ExperimentResult, disputed: Sequence[DisputedRow], prompts: Mapping[str, str], browser_note: str
 ) -> Section:
@@ -78,7 +73,7 @@ def disputed_section(
     Args:
         disputed: the rows, of `judge.experiment.arm_figures.most_disputed`.
         prompts: the beginnings of their prompts, by id.
-        browser_note: which rows the page\'s browser shows.
+        browser_note: which rows the page's browser shows.
     """
     if not disputed:
         return Section("disputed", "Where they disagree", paragraph("The arms say the same of every row."))
@@ -90,8 +85,7 @@ def disputed_section(
     rows = [_disputed_row(row, result.names, prompts.get(row.id, "")) for row in disputed]
     head = ("Row", "Apart", "Human", *(printable(name) for name in result.names))
     note = paragraph(browser_note, css="note") if browser_note else None
-    parts = (paragraph(words), table(head, rows, css="figures disputed"), note)
-    return Section("disputed", "Where they disagree", Markup("").join(part for part in parts if part))
+    return section("disputed", "Where they disagree", paragraph(words), table(head, rows, css="figures disputed"), note)
 
 
 def _disputed_row(row: DisputedRow, names: Sequence[str], prompt: str) -> list[object]:
@@ -103,9 +97,7 @@ def _disputed_row(row: DisputedRow, names: Sequence[str], prompt: str) -> list[o
 
 def _said(p: tuple[float, float, float], label: int) -> Markup:
     """Return an arm's most probable verdict and its three probabilities."""
-    verdict = p.index(max(p)) if p.count(max(p)) == 1 else None
-    badge = tag(
-        "span", "?" if verdict is None else VERDICTS[verdict], css=f"badge v{3 if verdict is None else verdict}"
-    )
+    verdict = p.index(max(p)) if p.count(max(p)) == 1 else 3
+    badge = tag("span", (*VERDICTS, "?")[verdict], css=f"badge v{verdict}")
     shares = [tag("u" if k == label else "span", f"{value:.2f}") for k, value in enumerate(p)]
     return Markup(" ").join((badge, tag("small", Markup(" ").join(shares), css="three")))

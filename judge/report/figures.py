@@ -14,13 +14,15 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from judge.errors import counted
+from judge.evaluation.reliability import Bin
 from judge.report.html import tag
-from judge.report.svg import WIDTH, Chart, Point, line, percent, rect, svg, text
+from judge.report.svg import WIDTH, Chart, Point, line, rect, svg, text
 from judge.stats.resample import Estimate
+from judge.tables.comparison import VERDICTS
 
-VERDICTS = ("A", "B", "tie")
 COLOURS = ("a", "b", "tie")
 _STRIP = 46.0  # units for the counts below a chart
+_PERCENT = "{:.0%}".format
 _LOSS_TITLE = "Loss while training"
 _PICTURE_STYLE = (
     "svg { background: #fff } text { font: 12px sans-serif; fill: #625e57 } line { stroke: #dcd8d0 } "
@@ -28,17 +30,6 @@ _PICTURE_STYLE = (
     ".accent { fill: #1d5fa6; stroke: #1d5fa6 } .muted { stroke: #9a958c } "
     "path.line { fill: none; stroke-width: 2 } path.thin { stroke-width: 1.2 }"
 )
-
-
-@dataclass(frozen=True)
-class Bin:
-    """A bin of a curve: where it lies, how often something held there, and how many rows it has."""
-
-    low: float
-    high: float
-    at: float
-    share: Estimate
-    rows: int
 
 
 def figure(title: str, *content: object, note: str | None = None, css: str | None = None) -> Markup:
@@ -58,23 +49,19 @@ def reliability(title: str, bins: Sequence[Bin], x_label: str, y_label: str, css
     A perfect judge's points lie on the diagonal (M. H. DeGroot and S. E. Fienberg, The Statistician, 1983).
     """
     bins = [b for b in bins if b.rows]
-    words = (
-        "; ".join(f"said {b.at:.0%}, was so in {b.share.value:.0%} of {counted(b.rows, 'row')}" for b in bins)
-        or "no rows"
-    )
-    chart = Chart(title, words, (0, 1), (0, 1), height=300, foot=_STRIP)
-    chart.axes(x_label, y_label, x_form=percent, y_form=percent)
+    words = "; ".join(f"said {b.chance:.0%}, was so in {b.right.value:.0%} of {counted(b.rows, 'row')}" for b in bins)
+    chart = Chart(title, words or "no rows", (0, 1), (0, 1), height=300, foot=_STRIP)
+    chart.axes(x_label, y_label, x_form=_PERCENT, y_form=_PERCENT)
     chart.path([(0, 0), (1, 1)], "reference")
     for b in bins:
-        chart.whisker(b.at, b.share.low, b.share.high, css)
-    chart.path([(b.at, b.share.value) for b in bins], f"thin {css}")
+        chart.whisker(b.chance, b.right.low, b.right.high, css)
+    chart.path([(b.chance, b.right.value) for b in bins], f"thin {css}")
     most = max((b.rows for b in bins), default=1)
     floor = chart.height - 2
     for b in bins:
-        note = (
-            f"{b.low:.0%} to {b.high:.0%}: said {b.at:.1%}, was so in {b.share.value:.1%} of {counted(b.rows, 'row')}"
-        )
-        chart.dot(b.at, b.share.value, css, note)
+        came_true = f"was so in {b.right.value:.1%} of {counted(b.rows, 'row')}"
+        note = f"{b.low:.0%} to {b.high:.0%}: said {b.chance:.1%}, {came_true}"
+        chart.dot(b.chance, b.right.value, css, note)
         tall = b.rows / most * (_STRIP - 10)
         left, right = chart.x(b.low), chart.x(b.high)
         chart.add(rect(left + 0.5, floor - tall, right - left - 1, tall, f"count {css}", note))
@@ -97,13 +84,17 @@ def confusion(counts: Sequence[Sequence[float]]) -> Markup:
             share = count / total if total else 0.0
             words = f"{share:.0%}" if total else "no rows"
             kind = "right" if i == j else "wrong"
-            cells.append(tag("td", tag("b", _count(count)), " ", words, css=f"cell {kind} heat-{round(share * 10)}"))
+            cells.append(
+                tag(
+                    "td",
+                    tag("b", f"{count:,.1f}".removesuffix(".0")),
+                    " ",
+                    words,
+                    css=f"cell {kind} heat-{round(share * 10)}",
+                )
+            )
         body.append(tag("tr", tag("th", VERDICTS[i], tag("small", counted(round(total), "row")), scope="row"), *cells))
     return tag("table", tag("thead", head), tag("tbody", *body), css="confusion")
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if abs(value - round(value)) < 1e-9 else f"{value:,.1f}"
 
 
 def distribution(verdict: int, p: NDArray[np.floating], labels: NDArray[np.integer], bins: int = 20) -> Markup:
@@ -123,9 +114,10 @@ def distribution(verdict: int, p: NDArray[np.floating], labels: NDArray[np.integ
     shares = [found / max(found.sum(), 1) for found in counts]
     most = max(float(share.max()) for share in shares) or 1.0
     medians = [float(np.median(values[labels == k])) if (labels == k).any() else None for k in range(3)]
-    title = f"Probability of {_named(verdict)}"
+    named = (*VERDICTS[:2], "a tie")
+    title = f"Probability of {named[verdict]}"
     words = "; ".join(
-        f"where the human said {_named(k)}: median {m:.2f}" for k, m in enumerate(medians) if m is not None
+        f"where the human said {named[k]}: median {m:.2f}" for k, m in enumerate(medians) if m is not None
     )
     chart = Chart(title, words or "no rows", (0, 1), (0, 1), height=236)
     tall = (chart.bottom - 8) / 3
@@ -142,10 +134,6 @@ def distribution(verdict: int, p: NDArray[np.floating], labels: NDArray[np.integ
             chart.add(line(chart.x(median), base - tall + 12, chart.x(median), base, "median"))
     chart.add(text((chart.left + chart.right) / 2, chart.bottom + 34, f"judge's p({VERDICTS[verdict]})", css="label"))
     return figure(title, chart.markup())
-
-
-def _named(verdict: int) -> str:
-    return "a tie" if verdict == 2 else VERDICTS[verdict]
 
 
 def _columns(
@@ -191,24 +179,27 @@ def shift_histogram(shifts: NDArray[np.floating], mean: float | None = None) -> 
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve with intervals: points at the places of the bins."""
+    """A curve with intervals: a point for each bin; None in a bin without rows."""
 
     name: str
     css: str
-    bins: Sequence[Bin]
+    shares: Sequence[Estimate | None]
 
 
-def share_curves(title: str, curves: Sequence[Curve], x_label: str, y_label: str, names: Sequence[str]) -> Markup:
+def share_curves(
+    title: str, curves: Sequence[Curve], x_label: str, y_label: str, names: Sequence[str], rows: Sequence[int]
+) -> Markup:
     """Return shares by bin, several curves side by side, with intervals.
 
     Args:
         names: what each bin is called on the horizontal axis.
+        rows: of each bin.
     """
-    said = [f"{c.name}: " + ", ".join(f"{b.share.value:.0%}" for b in c.bins if b.rows) for c in curves]
+    said = [f"{c.name}: " + ", ".join(f"{share.value:.0%}" for share in c.shares if share) for c in curves]
     chart = Chart(title, "; ".join(said) or "no rows", (-0.5, max(len(names), 1) - 0.5), (0, 1), height=250)
     for value in chart.y.ticks():
         chart.add(line(chart.left, chart.y(value), chart.right, chart.y(value), "grid"))
-        chart.add(text(chart.left - 6, chart.y(value) + 4, percent(value), "end"))
+        chart.add(text(chart.left - 6, chart.y(value) + 4, _PERCENT(value), "end"))
     for i, name in enumerate(names):
         chart.add(text(chart.x(i), chart.bottom + 17, name))
     chart.add(line(chart.left, chart.bottom, chart.right, chart.bottom, "axis"))
@@ -217,12 +208,12 @@ def share_curves(title: str, curves: Sequence[Curve], x_label: str, y_label: str
     chart.add(line(chart.left, chart.y(0.5), chart.right, chart.y(0.5), "reference"))
     for k, curve in enumerate(curves):
         aside = (k - (len(curves) - 1) / 2) * 0.14
-        points = [(i + aside, b) for i, b in enumerate(curve.bins) if b.rows]
-        for at, b in points:
-            chart.whisker(at, b.share.low, b.share.high, curve.css)
-        chart.path([(at, b.share.value) for at, b in points], curve.css)
-        for at, b in points:
-            chart.dot(at, b.share.value, curve.css, f"{curve.name}: {b.share.value:.1%} of {counted(b.rows, 'row')}")
+        points = [(i + aside, share, rows[i]) for i, share in enumerate(curve.shares) if share]
+        for at, share, _ in points:
+            chart.whisker(at, share.low, share.high, curve.css)
+        chart.path([(at, share.value) for at, share, _ in points], curve.css)
+        for at, share, count in points:
+            chart.dot(at, share.value, curve.css, f"{curve.name}: {share.value:.1%} of {counted(count, 'row')}")
     return figure(title, legend([(c.css, c.name) for c in curves]), chart.markup())
 
 

@@ -99,25 +99,20 @@ def _ground(x: Scale, reference: float | None, limit: float | None, band: tuple[
 
 
 def _lane(x: Scale, row: ForestRow) -> Markup:
-    middle = _LANE_HEIGHT / 2
-    parts = []
+    """Return a dot and its interval, or an arrow at the edge if the value lies beyond it."""
+    middle, parts = _LANE_HEIGHT / 2, []
     if row.figure is not None:
-        low, high = row.figure.low, row.figure.high
+        value, low, high = row.figure.value, row.figure.low, row.figure.high
         if low is not None and high is not None and high >= x.low and low <= x.high:
             parts.append(line(x(x.inside(low)), middle, x(x.inside(high)), middle, f"whisker {row.css}"))
-        parts.append(_mark(x, row.figure.value, row.css))
+        if x.holds(value):
+            parts.append(tag("circle", cx=x(value), cy=middle, r=4, css=row.css))
+        else:
+            way = 1 if value > x.high else -1
+            tip = x(x.inside(value)) + 10 * way
+            points = f"{tip:g},{middle:g} {tip - 9 * way:g},{middle - 5:g} {tip - 9 * way:g},{middle + 5:g}"
+            parts.append(tag("polygon", points=points, css=row.css))
     return tag("svg", *parts, viewBox=f"0 0 {_LANE:g} {_LANE_HEIGHT:g}", aria_hidden="true")
-
-
-def _mark(x: Scale, value: float, css: str) -> Markup:
-    """Return a dot, or an arrow at the edge if the value lies beyond it."""
-    middle = _LANE_HEIGHT / 2
-    if x.holds(value):
-        return tag("circle", cx=x(value), cy=middle, r=4, css=css)
-    way = 1 if value > x.high else -1
-    tip = x(x.inside(value)) + 10 * way
-    points = f"{tip:g},{middle:g} {tip - 9 * way:g},{middle - 5:g} {tip - 9 * way:g},{middle + 5:g}"
-    return tag("polygon", points=points, css=css)
 
 
 def _axis(x: Scale, form: Form | None) -> Markup:

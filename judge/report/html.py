@@ -69,6 +69,16 @@ def paragraph(*content: object, css: str | None = None) -> Markup:
     return tag("p", *content, css=css)
 
 
+def capitalised(words: str) -> str:
+    """Return words with a capital letter at the beginning."""
+    return words[:1].upper() + words[1:]
+
+
+def warning_list(warnings: Sequence[str]) -> Markup | None:
+    """Return warnings as a list of sentences, or None if there are none."""
+    return tag("ul", *(tag("li", f"{capitalised(one)}.") for one in warnings), css="warnings") if warnings else None
+
+
 def estimate(figure: Estimate | Undefined | None, form: str = ".4f") -> Markup:
     """Return a figure with its interval, or why there is none."""
     if figure is None:
@@ -104,6 +114,6 @@ def facts(pairs: Mapping[str, object]) -> Markup:
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs.items()), css="pairs")
 
 
-def details(summary: str, *content: object) -> Markup:
-    """Return content that the page hides until the user opens it."""
-    return tag("details", tag("summary", summary), *content)
+def details(summary: str, *content: object, is_open: bool = False) -> Markup:
+    """Return content that the page hides until the user opens it, or that the user can hide."""
+    return tag("details", tag("summary", summary), *content, open="" if is_open else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from judge.models.judge_file import JudgeFile, read_judge_file
 from judge.report.figures import loss_chart, loss_figure, loss_picture
 from judge.report.forest import ForestRow, forest
 from judge.report.html import estimate, paragraph, table, tag
-from judge.report.page import Section
+from judge.report.page import Section, section
 from judge.report.svg import Chart, Point
 from judge.stats.resample import CONFIDENCE, Estimate
 
@@ -25,21 +25,12 @@ DRIFT, METRICS, CURVE = "drift.json", "metrics.jsonl", "loss.svg"
 _NAMES = {"class prior": "class rates", "before": "before training", "after": "after training"}
 
 
-class _Figure(BaseModel):
-    value: float
-    low: float | None
-    high: float | None
-
-    def estimate(self) -> Estimate:
-        return Estimate(self.value, self.low, self.high)
-
-
 class _Stage(BaseModel):
     name: str
     kind: str
-    log_loss: _Figure | None
+    log_loss: Estimate | None
     accuracy: float | None
-    log_loss_change: _Figure | None = None
+    log_loss_change: Estimate | None = None
     mean_kl: float | None = None
     largest_change: float | None = None
     flips: float | None = None
@@ -50,7 +41,6 @@ class _Drift(BaseModel):
     """What `judge drift` keeps with a model (`quantize.drift_figures.Drift.record`)."""
 
     passed: bool
-    measured: str = ""
     table: str
     rows: int
     groups: int
@@ -113,13 +103,14 @@ def drift_section(model: Path) -> Section | None:
         within=(min(ends) - room, max(ends) + room),
     )
     notes = [tag("li", printable(note, 300)) for note in drift.notes]
-    content_ = (
+    return section(
+        "drift",
+        "Drift between stages",
         paragraph(call, " ", words, " The coloured line is the limit."),
         plot,
         _stage_table(drift.stages),
-        tag("ul", *notes, css="note") if notes else Markup(""),
+        tag("ul", *notes, css="note") if notes else None,
     )
-    return Section("drift", "Drift between stages", Markup("").join(content_))
 
 
 def _stage(stage: _Stage, is_reference: bool) -> ForestRow:
@@ -130,14 +121,14 @@ def _stage(stage: _Stage, is_reference: bool) -> ForestRow:
     if change is None:
         return ForestRow(name, None, "not measured: no labels", kind, "muted")
     css = "muted" if stage.kind == "base" else "bad" if stage.failed else "good"
-    return ForestRow(name, change.estimate(), estimate(change.estimate(), "+.4f"), kind, css)
+    return ForestRow(name, change, estimate(change, "+.4f"), kind, css)
 
 
 def _stage_table(stages: Sequence[_Stage]) -> Markup:
     rows = [
         (
             printable(stage.name, 60),
-            "" if stage.log_loss is None else estimate(stage.log_loss.estimate()),
+            "" if stage.log_loss is None else estimate(stage.log_loss),
             _or_empty(stage.accuracy, ".1%"),
             _or_empty(stage.flips, ".1%"),
             _or_empty(stage.largest_change, ".3f"),
@@ -160,7 +151,7 @@ def training_section(model: Path, judge: JudgeFile | None) -> Section | None:
     train, held_out = _curves(model / METRICS)
     if not figures and not train and not held_out:
         return None
-    chart, words = None, None
+    chart = words = None
     if len(train) + len(held_out) > 1:
         chart = loss_figure(_loss_chart(train, held_out, judge))
         words = paragraph(
@@ -169,7 +160,15 @@ def training_section(model: Path, judge: JudgeFile | None) -> Section | None:
             css="note",
         )
     head = ("Held-out rows", "Log loss", "Accuracy", "Mean p(A)", "p(B)", "p(tie)")
-    beside = table(head, _before_after(figures)) if figures else None
+    forms = {"log_loss": ".4f", "accuracy": ".1%", "p_a": ".3f", "p_b": ".3f", "p_tie": ".3f"}
+    rows = [
+        (
+            _NAMES.get(name, printable(name, 40)),
+            *(_or_empty(_number(values, key), form) for key, form in forms.items()),
+        )
+        for name, values in figures.items()
+    ]
+    beside = table(head, rows) if figures else None
     return Section("training", "Training", tag("div", chart, tag("div", beside, words), css="beside"))
 
 
@@ -187,16 +186,6 @@ def _loss_chart(train: Sequence[Point], held_out: Sequence[Point], judge: JudgeF
     levels = [(_NAMES.get(name, name), value) for name, value in known.items() if value is not None]
     best = judge.training.get("best_step") if judge is not None else None
     return loss_chart(train, held_out, levels, best if isinstance(best, int) else None)
-
-
-def _before_after(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    rows = []
-    for name, values in figures.items():
-        numbers = [_number(values, key) for key in ("log_loss", "accuracy", "p_a", "p_b", "p_tie")]
-        forms = (".4f", ".1%", ".3f", ".3f", ".3f")
-        cells = [_or_empty(value, form) for value, form in zip(numbers, forms, strict=True)]
-        rows.append((_NAMES.get(name, printable(name, 40)), *cells))
-    return rows
 
 
 def _curves(path: Path) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:

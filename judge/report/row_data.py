@@ -12,7 +12,7 @@ import math
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -56,43 +56,30 @@ _SCALE = 10_000  # probabilities and losses are integers of this in the index
 _LEVEL = 6  # of zlib: 9 takes twice as long for 1 % less
 
 
-@dataclass(frozen=True)
-class ReportRow:
-    """A row of the table with its prediction.
+@dataclass(frozen=True, kw_only=True)
+class ReportRow(Comparison):
+    """A row of the table with its prediction; its id is text, and its flags are the table's and the predictions'.
 
     Attributes:
-        id: as text.
-        prompt, response_a, response_b: the turns, None where the table has null.
-        label: 0 (A), 1 (B), 2 (tie) or -1 where the table has none.
         p: probabilities of A, B and tie.
         first: the same with A shown first, None where it is not known.
         second: the same with B shown first, mapped back to the table's A and B; None where not read.
-        flags: of the table and of the predictions.
         cut: whether the prompt was cut to fit the budget.
         verdict_mass: None where it is not known.
-        turns: number of turns of the longest conversation.
-        characters: of the prompt, of A and of B over all turns.
-        language: a code, empty where it is not known.
-        source: empty where it is not known.
-        models: who wrote A and B, empty where it is not known.
     """
 
     id: str
-    prompt: Turns
-    response_a: Turns
-    response_b: Turns
-    label: int
     p: Three
     first: Three | None
     second: Three | None
-    flags: Flag
     cut: bool
     verdict_mass: float | None
-    turns: int
-    characters: tuple[int, int, int]
-    language: str
-    source: str
-    models: tuple[str, str]
+
+    @property
+    def characters(self) -> tuple[int, ...]:
+        """Characters of the prompt, of A and of B over all turns."""
+        texts = (self.prompt, self.response_a, self.response_b)
+        return tuple(sum(len(turn or "") for turn in turns) for turns in texts)
 
     @property
     def verdict(self) -> int:
@@ -122,58 +109,32 @@ def rows_of(stored: StoredPredictions, table: Table, languages: Mapping[str, str
         stored: the predictions.
         table: read once, in a stream.
         languages: by the row's id as text; the language of other rows is guessed, which takes time.
-
-    Raises:
-        JudgeError: see `judge.tables.table.Table.chunks`.
     """
     known = languages or {}
     places = {row_id: i for i, row_id in enumerate(stored.ids)}
-    first, second = _probabilities(stored.first), _probabilities(stored.second)
-    for chunk in table.chunks():
-        for row in chunk:
-            if (place := places.get(str(row.id))) is not None:
-                yield _report_row(row, place, stored, first, second, known.get(str(row.id)))
-
-
-def _probabilities(logprobs: Float | None) -> Float | None:
-    return None if logprobs is None else probabilities(logprobs)
-
-
-def _report_row(
-    row: Comparison,
-    place: int,
-    stored: StoredPredictions,
-    first: Float | None,
-    second: Float | None,
-    language: str | None,
-) -> ReportRow:
-    mass = math.nan if stored.verdict_mass is None else float(stored.verdict_mass[place])
-    texts = (row.prompt, row.response_a, row.response_b)
-    a, b, c = (sum(len(turn or "") for turn in turns) for turns in texts)
-    return ReportRow(
-        id=str(row.id),
-        prompt=row.prompt,
-        response_a=row.response_a,
-        response_b=row.response_b,
-        label=row.label,
-        p=_three(stored.p, place) or (1 / 3, 1 / 3, 1 / 3),
-        first=_three(first, place),
-        second=_three(second, place),
-        flags=row.flags if stored.flags is None else row.flags | Flag(int(stored.flags[place])),
-        cut=stored.cut is not None and bool(stored.cut[place]),
-        verdict_mass=None if math.isnan(mass) else mass,
-        turns=row.turn_count,
-        characters=(a, b, c),
-        language=language_of(row) if language is None else language,
-        source=row.source,
-        models=row.models,
-    )
+    orders = [None if logprobs is None else probabilities(logprobs) for logprobs in (stored.first, stored.second)]
+    for row in (row for chunk in table.chunks() for row in chunk if str(row.id) in places):
+        place, language = places[str(row.id)], known.get(str(row.id))
+        first, second = (_three(order, place) for order in orders)
+        mass = math.nan if stored.verdict_mass is None else float(stored.verdict_mass[place])
+        values = {
+            **{one.name: getattr(row, one.name) for one in fields(row)},
+            "id": str(row.id),
+            "flags": row.flags if stored.flags is None else row.flags | Flag(int(stored.flags[place])),
+            "language": language_of(row) if language is None else language,
+        }
+        yield ReportRow(
+            **values,
+            p=_three(stored.p, place) or (1 / 3, 1 / 3, 1 / 3),
+            first=first,
+            second=second,
+            cut=stored.cut is not None and bool(stored.cut[place]),
+            verdict_mass=None if math.isnan(mass) else mass,
+        )
 
 
 def _three(values: Float | None, place: int) -> Three | None:
-    if values is None or not np.isfinite(values[place]).all():
-        return None
-    return as_three(values[place])
+    return None if values is None or not np.isfinite(values[place]).all() else as_three(values[place])
 
 
 def _verdict(p: Three) -> int:
@@ -199,7 +160,19 @@ class Packing:
                 self.starts.append(number)
             for name, value in zip(_COLUMNS, _index_entry(row), strict=True):
                 self.columns[name].append(value)
-            waiting.append(_chunk_entry(row))
+            waiting.append(
+                {
+                    "prompt": row.prompt,
+                    "a": row.response_a,
+                    "b": row.response_b,
+                    "p": row.p,
+                    "first": row.first,
+                    "second": row.second,
+                    "mass": row.verdict_mass,
+                    "characters": row.characters,
+                    "models": row.models,
+                }
+            )
             characters += sum(row.characters)
             if len(waiting) == CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
                 yield _packed(waiting)
@@ -239,25 +212,11 @@ def _index_entry(row: ReportRow) -> tuple[Any, ...]:
         -1 if row.flips is None else int(row.flips),
         int(row.cut),
         int(row.flags),
-        row.turns,
+        row.turn_count,
         sum(row.characters),
         row.language,
         row.source,
     )
-
-
-def _chunk_entry(row: ReportRow) -> dict[str, Any]:
-    return {
-        "prompt": row.prompt,
-        "a": row.response_a,
-        "b": row.response_b,
-        "p": row.p,
-        "first": row.first,
-        "second": row.second,
-        "mass": row.verdict_mass,
-        "characters": row.characters,
-        "models": row.models,
-    }
 
 
 def preview(prompt: Turns) -> str:

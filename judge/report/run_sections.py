@@ -17,7 +17,7 @@ from judge.errors import JudgeError, printable
 from judge.models.judge_file import JudgeFile, read_judge_file
 from judge.report.html import details, facts, paragraph, signed, tag
 from judge.report.model_sections import drift_section, json_object, training_section
-from judge.report.page import Section
+from judge.report.page import Section, section
 
 RUN = ".run.json"  # behind the name of a file of predictions
 
@@ -34,13 +34,14 @@ def run_sections(predictions: Path, model: Path | None) -> tuple[list[Section], 
     """
     run = json_object(predictions.with_name(predictions.name + RUN))
     judge = None
-    sections: list[Section] = []
+    sections: list[Section | None] = []
     if model is not None:
         if not model.is_dir():
             raise JudgeError(f"{printable(str(model))}: no such folder; give the judge's folder")
         judge = read_judge_file(model)
-        sections += [section for section in (drift_section(model), training_section(model, judge)) if section]
-    return [*sections, _settings(predictions, run, model, judge)], _mismatch(run, model, judge)
+        sections = [drift_section(model), training_section(model, judge)]
+    sections.append(_settings(predictions, run, model, judge))
+    return [one for one in sections if one], _mismatch(run, model, judge)
 
 
 def _mismatch(run: Mapping[str, Any], model: Path | None, judge: JudgeFile | None) -> list[str]:
@@ -57,22 +58,19 @@ def _mismatch(run: Mapping[str, Any], model: Path | None, judge: JudgeFile | Non
 
 
 def _settings(predictions: Path, run: Mapping[str, Any], model: Path | None, judge: JudgeFile | None) -> Section:
-    scored: dict[str, object] = {"predictions": printable(predictions.name, 120)}
-    for key in ("version", "settings"):
-        scored |= _flat(run.get(key), "" if key == "settings" else key)
+    name = printable(predictions.name, 120)
+    scored = {"predictions": name, **_flat(run.get("version"), "version"), **_flat(run.get("settings"))}
     parts = [tag("h3", "Scoring"), facts(scored)]
     if not run:
-        parts.append(
-            paragraph(f"There is no {printable(predictions.name, 80)}{RUN}, so how they were made is not known.")
-        )
-    result = _flat(run.get("result"))
-    if result:
+        name = printable(predictions.name, 80)
+        parts.append(paragraph(f"There is no {name}{RUN}, so how they were made is not known."))
+    if result := _flat(run.get("result")):
         parts.append(details("What the scoring run recorded", facts(result)))
     if model is not None:
         parts += [tag("h3", "Judge"), facts(_judge_facts(model, judge))]
     if judge is not None:
         parts += _judge_details(judge)
-    return Section("settings", "How it was made", Markup("").join(parts))
+    return section("settings", "How it was made", *parts)
 
 
 def _judge_facts(model: Path, judge: JudgeFile | None) -> dict[str, object]:
@@ -104,8 +102,7 @@ def _judge_details(judge: JudgeFile) -> list[Markup]:
     if isinstance(body, str):
         text = body + "\n" + str(judge.template.get("cue", ""))
         parts.append(details("Prompt template", tag("pre", text)))
-    settings = _flat(judge.training.get("settings"))
-    if settings:
+    if settings := _flat(judge.training.get("settings")):
         parts.append(details("Training settings", facts(settings)))
     if judge.calibration is not None:
         parts.append(details("Calibration", facts(_flat(judge.calibration))))
@@ -113,8 +110,7 @@ def _judge_details(judge: JudgeFile) -> list[Markup]:
         details(f"Stage: {printable(stage.get('stage', '?'), 40)}", facts(_flat({**stage, "stage": None})))
         for stage in judge.stages
     ]
-    versions = _flat(judge.training.get("versions"))
-    if versions:
+    if versions := _flat(judge.training.get("versions")):
         parts.append(details("Versions", facts(versions)))
     return parts
 

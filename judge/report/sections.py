@@ -12,16 +12,15 @@ from judge.evaluation.bias import TieFigures
 from judge.evaluation.evaluate import Evaluation
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.quality import Figures
-from judge.evaluation.reliability import Reliability
 from judge.evaluation.slices import Slice
 from judge.report.bias_section import bias_section
-from judge.report.figures import Bin, confusion, distribution, figure, mass_bar, reliability
+from judge.report.figures import confusion, distribution, figure, mass_bar, reliability
 from judge.report.forest import SLICE_TITLES, ForestRow, forest
 from judge.report.html import estimate, facts, paragraph, signed, table, tag
-from judge.report.page import Section
-from judge.report.summary_section import new_figures, summary_section
+from judge.report.page import Section, section
+from judge.report.summary_section import summary_section
 from judge.stats.metrics import BINS
-from judge.stats.resample import CONFIDENCE, Estimate, Undefined
+from judge.stats.resample import CONFIDENCE, Undefined
 
 
 def evaluation_sections(evaluation: Evaluation, rows: JudgedRows, warnings: Sequence[str] = ()) -> list[Section]:
@@ -32,7 +31,7 @@ def evaluation_sections(evaluation: Evaluation, rows: JudgedRows, warnings: Sequ
         rows: the rows that its biases and slices are about (see `Evaluation`).
         warnings: further warnings, shown at the top.
     """
-    figures = new_figures(evaluation)
+    figures = evaluation.figures.get("untrained", evaluation.figures["all"])  # of rows that are new to the judge
     return [
         summary_section(evaluation, figures, warnings),
         _calibration(figures),
@@ -46,11 +45,11 @@ def evaluation_sections(evaluation: Evaluation, rows: JudgedRows, warnings: Sequ
 
 def _calibration(figures: Figures) -> Section:
     top, *classes = figures.reliability
-    charts = [reliability("Most probable verdict", _bins(top), "its probability", "how often it was right")]
+    charts = [reliability("Most probable verdict", top.bins, "its probability", "how often it was right")]
     for kind, css in zip(classes, ("a", "b", "tie"), strict=True):
         name = "a tie" if kind.of == "tie" else kind.of
         charts.append(
-            reliability(f"Probability of {name}", _bins(kind), f"judge's p({kind.of})", f"human said {name}", css)
+            reliability(f"Probability of {name}", kind.bins, f"judge's p({kind.of})", f"human said {name}", css)
         )
     rows: list[tuple[object, ...]] = [
         (
@@ -60,8 +59,7 @@ def _calibration(figures: Figures) -> Section:
         )
         for kind in figures.reliability
     ]
-    mean = figures.class_wise_ece
-    rows.append(("class-wise: mean of A, B, tie", estimate(mean), ""))
+    rows.append(("class-wise: mean of A, B, tie", estimate(figures.class_wise_ece), ""))
     words = (
         "On the diagonal, a probability is what it says. Below it the judge is too sure, above it not sure enough. "
         f"Bars below show how many rows lie in each of {BINS} bins of equal width."
@@ -73,11 +71,7 @@ def _calibration(figures: Figures) -> Section:
         paragraph(chance, css="note"),
     )
     content = (tag("div", charts[0], tag("div", *first), css="beside"), tag("div", *charts[1:], css="plots"))
-    return Section("calibration", "Calibration", Markup("").join(content))
-
-
-def _bins(one: Reliability) -> list[Bin]:
-    return [Bin(b.low, b.high, b.chance, b.right, b.rows) for b in one.bins]
+    return section("calibration", "Calibration", *content)
 
 
 def _verdicts(figures: Figures, probability: TieFigures | None) -> Section:
@@ -97,6 +91,14 @@ def _verdicts(figures: Figures, probability: TieFigures | None) -> Section:
     if probability is not None:
         means = (estimate(probability.on_ties, ".3f"), estimate(probability.on_others, ".3f"))
         tie_rows.insert(0, ("Mean p(tie)", *means))
+    share = ties.decided_accuracy
+    decided: tuple[object, ...] = (
+        "Where the human preferred one, the judge gives that one more than the other in ",
+        estimate(share, ".1%"),
+        " of rows, whatever it gives the tie.",
+    )
+    if isinstance(share, Undefined):
+        decided = ("No row tells whether the judge prefers what the human prefers: ", f"{share.reason}.")
     content = (
         tag(
             "div",
@@ -104,7 +106,7 @@ def _verdicts(figures: Figures, probability: TieFigures | None) -> Section:
             figure(
                 "Ties",
                 table(("Ties", "human: tie", "human: A or B"), tie_rows),
-                _decided(ties.decided_accuracy),
+                paragraph(*decided),
             ),
             css="plots two",
         ),
@@ -113,17 +115,7 @@ def _verdicts(figures: Figures, probability: TieFigures | None) -> Section:
             "AUC: how often a verdict’s probability is higher where the human gave it than elsewhere.", css="muted"
         ),
     )
-    return Section("verdicts", "Verdict by verdict", Markup("").join(content))
-
-
-def _decided(share: Estimate | Undefined) -> Markup:
-    if isinstance(share, Undefined):
-        return paragraph("No row tells whether the judge prefers what the human prefers: ", f"{share.reason}.")
-    return paragraph(
-        "Where the human preferred one, the judge gives that one more than the other in ",
-        estimate(share, ".1%"),
-        " of rows, whatever it gives the tie.",
-    )
+    return section("verdicts", "Verdict by verdict", *content)
 
 
 def _distributions(figures: Figures, rows: JudgedRows) -> Section:
@@ -152,34 +144,27 @@ def _distributions(figures: Figures, rows: JudgedRows) -> Section:
                 css="note",
             )
         )
-    return Section("distributions", "What probabilities it gives", Markup("").join(content))
+    return section("distributions", "What probabilities it gives", *content)
 
 
 def _slices(slices: Sequence[Slice], figures: Figures) -> Section:
     if not slices:
         words = "These rows do not differ in language, turns, length, source or models."
         return Section("slices", "On which rows", paragraph(words))
-    rows = [
-        ForestRow(
-            printable(part.name, 80),
-            part.log_loss,
-            Markup("").join((estimate(part.log_loss, ".3f"), tag("small", _beside(part), css="beneath"))),
-            f"{counted(part.rows, 'row')}, {counted(part.groups, 'group')}",
-            "muted" if part.few else "accent",
-            SLICE_TITLES.get(part.dimension, part.dimension.capitalize()),
-        )
-        for part in slices
-    ]
+    rows = []
+    for part in slices:
+        beside = f"accuracy {part.accuracy.value:.1%}; {signed(part.difference.value, '+.3f')} beside others"
+        shown = Markup("").join((estimate(part.log_loss, ".3f"), tag("small", beside, css="beneath")))
+        counts = f"{counted(part.rows, 'row')}, {counted(part.groups, 'group')}"
+        title = SLICE_TITLES.get(part.dimension, part.dimension.capitalize())
+        css = "muted" if part.few else "accent"
+        rows.append(ForestRow(printable(part.name, 80), part.log_loss, shown, counts, css, title))
     plot = forest(rows, ("Rows", "log loss, nats", f"{CONFIDENCE:.0%} interval"), reference=figures.log_loss.value)
     words = (
         f"Log loss on parts of the rows. The dashed line is that of all rows, {figures.log_loss.value:.4f}. "
         "Grey ones have too few prompt groups to say much."
     )
-    return Section("slices", "On which rows", Markup("").join((paragraph(words), plot)))
-
-
-def _beside(one: Slice) -> str:
-    return f"accuracy {one.accuracy.value:.1%}; {signed(one.difference.value, '+.3f')} beside others"
+    return section("slices", "On which rows", paragraph(words), plot)
 
 
 def _agreement(figures: Sequence[AgreementFigure]) -> Section:
@@ -190,12 +175,8 @@ def _agreement(figures: Sequence[AgreementFigure]) -> Section:
             missing.setdefault(agreement.remark, []).append(agreement.name)
             continue
         form = ".3f" if agreement.key == "kappa" else ".1%"
-        shown = Markup("").join(
-            (
-                estimate(agreement.estimate, form),
-                tag("small", f"{counted(agreement.rows, 'row')} {agreement.remark}", css="beneath"),
-            )
-        )
+        counts = tag("small", f"{counted(agreement.rows, 'row')} {agreement.remark}", css="beneath")
+        shown = Markup("").join((estimate(agreement.estimate, form), counts))
         rows.append(ForestRow(agreement.name, agreement.estimate, shown, agreement.counts))
     content = [
         paragraph(
@@ -211,4 +192,4 @@ def _agreement(figures: Sequence[AgreementFigure]) -> Section:
         paragraph(tag("b", "Not measured: "), f"{'; '.join(names)}. Reason: {reason}.", css="note")
         for reason, names in missing.items()
     ]
-    return Section("agreement", "As benchmarks count agreement", Markup("").join(content))
+    return section("agreement", "As benchmarks count agreement", *content)

@@ -12,8 +12,9 @@ from judge.evaluation.judged_rows import left_out_text
 from judge.evaluation.quality import Figures
 from judge.report.figures import figure
 from judge.report.forest import ForestRow, forest
-from judge.report.html import estimate, interval, paragraph, signed, table, tag
-from judge.report.page import Section
+from judge.report.html import estimate, interval, paragraph, signed, table, tag, warning_list
+from judge.report.page import Section, section
+from judge.stats import words
 from judge.stats.metrics import BINS, MARGIN
 from judge.stats.resample import CONFIDENCE, Estimate, Undefined
 
@@ -24,29 +25,19 @@ _TITLES: dict[Part, str] = {
 }
 
 
-def new_figures(evaluation: Evaluation) -> Figures:
-    """Return the figures of the rows that did not train the judge, where there are any."""
-    return evaluation.figures.get("untrained", evaluation.figures["all"])
-
-
 def summary_section(evaluation: Evaluation, figures: Figures, more_warnings: Sequence[str] = ()) -> Section:
     """Return the section: warnings, what the judge knows in a sentence, the figures and the baselines."""
     lead = knows(figures)
     # the lead says this one with an interval
     said = lead.split(":")[0].casefold()
     shown = [w for w in (*evaluation.warnings, *more_warnings) if w.split(":")[0].casefold() != said]
-    warnings = [tag("li", f"{w[:1].upper()}{w[1:]}.") for w in shown]
     counts = evaluation.rows
     left_out = left_out_text(counts.unlabelled, counts.unpredicted, counts.dropped, "this judge")
     on = f"{counted(figures.rows, 'row')} in {counted(figures.groups, 'prompt group')}{left_out}"
     content = [
-        tag("ul", *warnings, css="warnings") if warnings else None,
+        warning_list(shown),
         paragraph(lead, css="lead"),
-        tag(
-            "div",
-            *_cards(figures),
-            css="cards",
-        ),
+        tag("div", *_cards(figures), css="cards"),
         _baselines(figures),
         _parts(evaluation),
         paragraph(
@@ -55,18 +46,20 @@ def summary_section(evaluation: Evaluation, figures: Figures, more_warnings: Seq
             css="note",
         ),
     ]
-    return Section("summary", "How good the judge is", Markup("").join(part for part in content if part))
+    return section("summary", "How good the judge is", *content)
 
 
 def _cards(figures: Figures) -> list[Markup]:
     loss = _beside(figures.class_rates_log_loss, figures.uniform_log_loss)
     accuracy = _beside(figures.class_rates_accuracy, figures.uniform_accuracy, ".1%")
     brier = _beside(figures.class_rates_brier, figures.uniform_brier)
+    by_chance = figures.reliability[0].by_chance
+    chance = "" if by_chance is None else f"; {by_chance:.4f} by chance alone"
     return [
         _card("Log loss, nats", figures.log_loss, ".4f", loss),
         _card("Accuracy", figures.accuracy, ".1%", accuracy),
         _card("Brier score", figures.brier, ".4f", brier),
-        _card("Calibration error", figures.ece, ".4f", _beside_chance(figures)),
+        _card("Calibration error", figures.ece, ".4f", f"top-label, {BINS} equal bins{chance}"),
     ]
 
 
@@ -76,22 +69,18 @@ def knows(figures: Figures) -> str:
     size = f"its log loss is {abs(over.value):.4f} nats {'lower' if over.value < 0 else 'higher'}"
     if over.low is not None and over.high is not None:
         ends = sorted((abs(over.low), abs(over.high))) if over.low * over.high > 0 else None
-        size += f" ({ends[0]:.4f} to {ends[1]:.4f})" if ends else f" ({signed(over.low, '+.4f')} to "
-        size += "" if ends else f"{signed(over.high, '+.4f')})"
+        size += f" ({ends[0]:.4f} to {ends[1]:.4f})" if ends else f" ({words.interval(over, '+.4f', write=signed)})"
     if over.value >= -MARGIN:
         return f"The judge knows nothing that the class rates don't say: {size} than always giving them."
     if over.high is None or over.high >= 0:
         return f"The judge may know more than the class rates, but these rows cannot show it: {size} than theirs."
-    return f"The judge knows more than the class rates: {size} than always giving them." + _beyond_length(figures)
-
-
-def _beyond_length(figures: Figures) -> str:
-    over = figures.over_length_baseline
-    if isinstance(over, Undefined):
-        return ""
-    if over.high is not None and over.high < 0:
-        return " It also knows more than the lengths of the responses say."
-    return " That it knows more than the lengths of the responses say is not shown."
+    lead = f"The judge knows more than the class rates: {size} than always giving them."
+    length = figures.over_length_baseline
+    if isinstance(length, Undefined):
+        return lead
+    if length.high is not None and length.high < 0:
+        return f"{lead} It also knows more than the lengths of the responses say."
+    return f"{lead} That it knows more than the lengths of the responses say is not shown."
 
 
 def _card(title: str, figure_: Estimate | Undefined, form: str, note: str) -> Markup:
@@ -104,12 +93,6 @@ def _card(title: str, figure_: Estimate | Undefined, form: str, note: str) -> Ma
 
 def _beside(class_rates: float, uniform: float, form: str = ".4f") -> str:
     return f"class rates {class_rates:{form}}, uniform {uniform:{form}}"
-
-
-def _beside_chance(figures: Figures) -> str:
-    by_chance = figures.reliability[0].by_chance
-    kind = f"top-label, {BINS} equal bins"
-    return kind if by_chance is None else f"{kind}; {by_chance:.4f} by chance alone"
 
 
 def _baselines(figures: Figures) -> Markup:

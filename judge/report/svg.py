@@ -83,17 +83,8 @@ def span(values: Iterable[float | None], include: Sequence[float] = (), pad: flo
 
 def plain(ticks: Sequence[float]) -> Form:
     """Return a form that writes these ticks with as many decimals as they need."""
-    need = max((_decimals(t) for t in ticks), default=0)
+    need = max((next((d for d in range(6) if abs(round(t, d) - t) < 1e-9), 6) for t in ticks), default=0)
     return lambda value: f"{value:,.{need}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _decimals(value: float) -> int:
-    return next((d for d in range(6) if abs(round(value, d) - value) < 1e-9), 6)
-
-
-def percent(value: float) -> str:
-    """Write a share as whole per cent."""
-    return f"{value * 100:.0f}%"
 
 
 class Chart:

@@ -69,7 +69,6 @@ def test_a_trained_arms_interval_holds_the_spread_of_its_seeds() -> None:
     scores = [log_losses(arm.p, labels) for arm in result.arms]
     means = np.array([one.mean() for one in scores]).reshape(2, 2)
     figures = arm_figures(result)[0]
-    assert figures.seeds == pytest.approx({0: means[0, 0], 1: means[0, 1]})
     (rows_alone,) = group_bootstrap(((scores[0] + scores[1]) / 2)[:, np.newaxis], groups, resamples=200)
     error = t.ppf(0.975, 2) * np.sqrt(means.var(axis=1, ddof=1).mean() / 2)
     assert figures.score is not None

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from judge.errors import JudgeError
-from judge.experiment.arms import refuse_identical, resolve_arms, trained_rows_of_all
+from judge.experiment.arms import refuse_identical, resolve_arms
 from judge.experiment.rows import draw_rows
 from judge.experiment.run import run_experiment
 from judge.experiment.settings import experiment_of, load_experiment, parse_experiment
+from judge.models.trained_rows import joined
 from judge.tables.table import Table
 from tests.kit.labelled_tables import labelled_rows, write_table
 
@@ -221,7 +222,7 @@ def test_rows_that_trained_a_judge_are_left_out_for_all_arms(trained: dict[str, 
     settings = experiment(trained["base"], trained["table.csv"], *arms)
     resolved = resolve_arms(settings, tmp_path, {})
     refuse_identical(resolved)
-    trained_rows = trained_rows_of_all(resolved)
+    trained_rows = joined([arm.scorer.trained_rows for arm in resolved if arm.scorer.trained_rows is not None])
     rows = draw_rows(Table.open(trained["table.csv"]), trained_rows, None, 0)
     assert sorted(rows.ids) == sorted(map(str, held_out["id"]))
     assert rows.trained_on == 40 - len(rows)

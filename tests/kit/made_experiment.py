@@ -104,7 +104,6 @@ def _scores(arm: ArmSettings, seed: int | None, template: Template, odds: Float,
     lengths = len(template.body) + np.random.default_rng(n).integers(0, 500, size=n)
     return ArmScores(
         name=arm.name,
-        model="tiny",
         template=template,
         settings={
             "model": "/home/somebody/models/tiny",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from judge.report.row_data import ReportRow
@@ -39,13 +38,10 @@ HOSTILE = (
 
 
 def report_row(**values: Any) -> ReportRow:
-    """Return a row with plain values for the fields that are not given; lengths and turns follow from the texts."""
+    """Return a row with plain values for the fields that are not given."""
     row: dict[str, Any] = {
         "id": "1", "prompt": ("Who?",), "response_a": ("Me.",), "response_b": ("You there.",), "label": 0,
         "p": (0.5, 0.3, 0.2), "first": None, "second": None, "flags": Flag(0), "cut": False, "verdict_mass": None,
         "language": "en", "source": "", "models": ("", ""),
     } | values  # fmt: skip
-    cells = [row[name] for name in ("prompt", "response_a", "response_b")]
-    row.setdefault("turns", max(len(cell) for cell in cells))
-    row.setdefault("characters", tuple(sum(len(turn or "") for turn in cell) for cell in cells))
-    return ReportRow(**{field.name: row[field.name] for field in fields(ReportRow)})
+    return ReportRow(**row)

@@ -185,7 +185,7 @@ def test_quick_filters(shared: Page, name: str, belongs: Callable[[ReportRow], b
         ("Language", "ar", lambda row: row.language == "ar"),
         ("Length", "2,000 to 3,999 characters", lambda row: 2000 <= sum(row.characters) < 4000),
         ("Length", "under 1,000 characters", lambda row: sum(row.characters) < 1000),
-        ("Turns", "2", lambda row: row.turns == 2),
+        ("Turns", "2", lambda row: row.turn_count == 2),
         ("Swap", "read in one order", lambda row: row.flips is None),
         ("Flag", "not scored", lambda row: Flag.NOT_SCORED in row.flags),
         ("Source", "not known", lambda row: row.source == ""),

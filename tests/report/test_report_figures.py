@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
+from judge.evaluation.reliability import Bin
 from judge.report.figures import (
-    Bin,
     Curve,
     confusion,
     distribution,
@@ -53,7 +53,7 @@ def marks(root: ElementTree.Element, name: str, css: str) -> list[dict[str, str]
 
 def bins(shares: list[float], rows: int = 10) -> list[Bin]:
     return [
-        Bin(i / 10, (i + 1) / 10, (i + 0.5) / 10, Estimate(share, None, None), rows) for i, share in enumerate(shares)
+        Bin(i / 10, (i + 1) / 10, rows, (i + 0.5) / 10, Estimate(share, None, None)) for i, share in enumerate(shares)
     ]
 
 
@@ -64,8 +64,10 @@ CHARTS: dict[str, Callable[[str], Markup]] = {
     "empty distribution": lambda _: distribution(0, np.empty(0), np.empty(0, dtype=np.int64)),
     "shifts": lambda _: shift_histogram(RNG.uniform(-1, 1, 30), 0.01),
     "no shifts": lambda _: shift_histogram(np.full(3, np.nan)),
-    "curves": lambda words: share_curves(words, [Curve(words, "accent", bins([0.4, 0.6]))], words, words, [words, "b"]),
-    "empty curves": lambda words: share_curves(words, [], words, words, []),
+    "curves": lambda words: share_curves(
+        words, [Curve(words, "accent", [Estimate(0.4, None, None), None])], words, words, [words, "b"], [10, 0]
+    ),
+    "empty curves": lambda words: share_curves(words, [], words, words, [], []),
     "loss": lambda words: loss_figure(loss_chart([(1, 9.0), (2, 1.0)], [(0, 3.0), (2, 0.9)], [(words, 1.1)], 2)),
     "empty loss": lambda _: loss_figure(loss_chart([], [], [])),
     "mass": lambda words: mass_bar((0.5, 0.5, 0.0), words),
@@ -116,16 +118,16 @@ def test_points_lie_off_the_diagonal_by_their_calibration_gap() -> None:
         along = (float(dot["cx"]) - x0) / (x1 - x0)
         assert float(dot["cy"]) == pytest.approx(y0 + along * (y1 - y0), abs=0.02)
     (off,) = marks(
-        parsed(reliability("t", [Bin(0.5, 0.6, 0.55, Estimate(0.35, None, None), 4)], "x", "y")), "circle", "dot"
+        parsed(reliability("t", [Bin(0.5, 0.6, 4, 0.55, Estimate(0.35, None, None))], "x", "y")), "circle", "dot"
     )
     assert float(off["cy"]) == pytest.approx(y0 + 0.35 * (y1 - y0), abs=0.02)
 
 
 def test_a_reliability_diagram_shows_intervals_and_counts_to_scale() -> None:
     some = [
-        Bin(0.4, 0.5, 0.45, Estimate(0.4, 0.3, 0.5), 30),
-        Bin(0.5, 0.6, 0.55, Estimate(0.6, None, None), 10),
-        Bin(0.6, 0.7, 0.65, Estimate(0.0, None, None), 0),
+        Bin(0.4, 0.5, 30, 0.45, Estimate(0.4, 0.3, 0.5)),
+        Bin(0.5, 0.6, 10, 0.55, Estimate(0.6, None, None)),
+        Bin(0.6, 0.7, 0, 0.65, Estimate(0.0, None, None)),
     ]
     root = parsed(reliability("t", some, "x", "y"))
     (whisker,) = marks(root, "line", "whisker")

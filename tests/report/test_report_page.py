@@ -199,7 +199,7 @@ def test_rows_come_in_the_tables_order_with_their_predictions(make_table: Callab
     assert [row.label for row in rows] == [1, -1, 2]
     assert [row.p for row in rows] == [(0.2, 0.7, 0.1), (1.0, 0.0, 0.0), (0.4, 0.4, 0.2)]
     assert [row.verdict for row in rows] == [1, 0, UNDECIDED]
-    assert [row.turns for row in rows] == [2, 1, 1]
+    assert [row.turn_count for row in rows] == [2, 1, 1]
     assert rows[0].prompt == ("Hi", None)
     assert rows[0].characters == (2, 3, 3)
     assert (rows[0].models, rows[0].language, rows[0].source) == (("m", "n"), "de", "arena")
