@@ -21,8 +21,9 @@ from judge.prompting.awkward_rows import MADE_UP, awkward_rows
 from judge.prompting.builder import Budget, Prompt, PromptBuilder
 from judge.prompting.check import Checked, check_template, pair_findings
 from judge.prompting.encoding import TextEncoder
-from judge.prompting.template import Template, builtin_names, load_template, parse_template
+from judge.prompting.template import Template, load_template, parse_template
 from judge.prompting.template_check import static_findings
+from judge.prompting.template_folders import builtin_names
 from judge.tables.comparison import Comparison, Flag
 from tests.kit.tiny_tokenizers import STYLES, unknown_style
 

@@ -20,7 +20,8 @@ from judge.prompting.awkward_rows import MADE_UP
 from judge.prompting.builder import Budget, PromptBuilder
 from judge.prompting.diff import Pieces, marked, sample_rows, template_differences, token_costs, word_diff
 from judge.prompting.encoding import TextEncoder
-from judge.prompting.template import builtin_names, load_template
+from judge.prompting.template import load_template
+from judge.prompting.template_folders import builtin_names
 from tests.kit.tiny_tokenizers import STYLES
 
 WORDS = st.lists(st.sampled_from(["a", "b", "word", " ", "\n", "\n\n", ".", "{{ turn.prompt }}", "\u2028", "é"]))
