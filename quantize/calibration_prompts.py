@@ -21,9 +21,9 @@ from judge.models.trained_rows import TrainedRows, joined, trained_rows_of
 from judge.prompting.builder import Budget, PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
 from judge.scoring.settings import ScoreSettings
-from judge.tables.comparison import NO_LABEL, VERDICTS, Cells, Comparison, Flag, RowId, Target
+from judge.tables.comparison import NO_LABEL, VERDICTS, Cells, Comparison, Flag, Target
 from judge.tables.table import Table
-from judge.tables.table_files import TRAINING, Columns
+from judge.tables.table_files import VERDICT_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class CalibrationPrompts:
 class _LabelledRows(Table):
     """A table that passes over rows without a verdict. An unclear verdict is an error, as in training."""
 
-    def _verdict(self, columns: Columns, i: int, row: int, row_id: RowId) -> tuple[int, Target | None, float, str]:
-        cells = [columns[name][i] for name in TRAINING if name in columns and name not in ("weight", "source")]
+    def _verdict(self, values: dict[str, Any]) -> tuple[int, Target | None, float, str]:
+        cells = [values.get(name) for name in VERDICT_COLUMNS]
         if all(cell is None or cell != cell or not str(cell).strip() for cell in cells):
             return NO_LABEL, None, 1.0, ""
-        return super()._verdict(columns, i, row, row_id)
+        return super()._verdict(values)
 
 
 def calibration_prompts(

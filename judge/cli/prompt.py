@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from judge.prompting.budget import Policy
     from judge.prompting.builder import Budget
     from judge.prompting.check import Checked, Sample
-    from judge.prompting.diff import TokenCosts
     from judge.prompting.encoding import TextEncoder
 
 
@@ -185,7 +184,7 @@ def _sample_lines(checked: Checked, template: Template, model: Path, budget: Bud
     yield ""
     endings = dict.fromkeys(sample.ending for sample in checked.samples)
     for ending in endings:
-        whose = [sample.what for sample in checked.samples if sample.ending == ending]
+        whose = [sample.awkward.what for sample in checked.samples if sample.ending == ending]
         yield f"end of the prompt{f' ({chr(59).join(whose)})' if len(endings) > 1 else ''}: {_piece_text(ending)}"
     named = zip(template.verdicts, checked.verdict_ids, checked.verdict_pieces, strict=True)
     verdicts = ", ".join(f"{verdict!r} is {token} ({printable(piece)})" for verdict, token, piece in named)
@@ -194,10 +193,11 @@ def _sample_lines(checked: Checked, template: Template, model: Path, budget: Bud
 
 
 def _sample_cells(sample: Sample) -> tuple[str, ...]:
-    lost = ", ".join(f"{number:,}" for number in sample.cut) if any(sample.cut) else "-"
-    lost += f" ({counted(sample.cut_turns, 'turn')} left out)" if sample.cut_turns else ""
-    numbers = (sample.turns, *sample.tokens, sample.fixed, sample.length)
-    return (f"{sample.what} (id {printable(sample.row_id, 24)})", *(f"{number:,}" for number in numbers), lost)
+    prompt, row = sample.prompt, sample.awkward.row
+    lost = ", ".join(f"{number:,}" for number in prompt.cut) if any(prompt.cut) else "-"
+    lost += f" ({counted(prompt.cut_turns, 'turn')} left out)" if prompt.cut_turns else ""
+    numbers = (row.turn_count, *prompt.tokens, sample.fixed, len(prompt.ids))
+    return (f"{sample.awkward.what} (id {printable(row.id, 24)})", *(f"{number:,}" for number in numbers), lost)
 
 
 def _piece_text(pieces: tuple[str, ...]) -> str:
@@ -246,6 +246,8 @@ def diff_lines(
 def _cost_lines(
     templates: tuple[Template, Template], model: Path, table: Path, max_tokens: int | None, most: int
 ) -> Iterator[str]:
+    import numpy as np
+
     from judge.prompting.builder import PromptBuilder
     from judge.prompting.diff import sample_rows, token_costs
     from judge.tables.table import Table
@@ -261,17 +263,14 @@ def _cost_lines(
     )
     names = [printable(template.name) for template in templates]
     width = max(map(len, names))
-    for name, cost in zip(names, costs, strict=True):
-        yield f"  {name:{width}}  {_cost_text(cost)}"
-    difference = costs[1].lengths - costs[0].lengths
+    for name, (lengths, cut) in zip(names, costs, strict=True):
+        p95 = np.percentile(lengths, 95)
+        yield f"  {name:{width}}  mean {lengths.mean():,.1f}, 95% of rows within {p95:,.0f}, {cut.mean():.1%} cut"
+    difference = costs[1][0] - costs[0][0]
     yield (
         f"  a row has {difference.mean():+,.1f} tokens with {names[1]} "
         f"(from {difference.min():+,} to {difference.max():+,})"
     )
-
-
-def _cost_text(cost: TokenCosts) -> str:
-    return f"mean {cost.mean:,.1f}, 95% of rows within {cost.p95:,.0f}, {cost.cut_share:.1%} cut"
 
 
 def _safe(text: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from judge.tables.comparison import Comparison, Flag, Turns, row_flags
+from judge.tables.comparison import Comparison, Flag, Turns, parse_cell, row_flags
 
 _MISSING = Flag.NULL_TURN | Flag.EMPTY_LIST | Flag.EMPTY_TEXT | Flag.RAGGED | Flag.BAD_CELL
 # A letter of another script than Latin. (Latin letters end at U+024F, except for a block of rare ones.)
@@ -42,13 +42,9 @@ def awkward_rows(rows: Iterable[Comparison]) -> list[AwkwardRow]:
             score = quality(row)
             if score > (best[what][0] if what in best else 0):
                 best[what] = (score, row)
-    qualities: dict[int, list[str]] = {}
-    chosen: dict[int, Comparison] = {}
-    for what in (name for name in _QUALITIES if name in best):
-        row = best[what][1]
-        chosen[id(row)] = row
-        qualities.setdefault(id(row), []).append(what)
-    return [AwkwardRow(", ".join(qualities[key]), row) for key, row in chosen.items()]
+    chosen = {what: best[what][1] for what in _QUALITIES if what in best}
+    different = {id(row): row for row in chosen.values()}.values()
+    return [AwkwardRow(", ".join(what for what in chosen if chosen[what] is row), row) for row in different]
 
 
 def _texts(row: Comparison) -> list[str]:
@@ -67,10 +63,8 @@ def _not_latin(row: Comparison) -> float:
 
 
 def _row(number: int, prompt: Turns, a: Turns, b: Turns) -> Comparison:
-    turns = (*prompt, *a, *b)
-    flags = Flag.NULL_TURN if None in turns else Flag(0)
-    flags |= Flag.EMPTY_TEXT if any(turn is not None and not turn.strip() for turn in turns) else Flag(0)
-    return Comparison(f"made-up-{number}", prompt, a, b, flags=flags | row_flags(prompt, a, b))
+    flags = parse_cell(prompt)[1] | parse_cell(a)[1] | parse_cell(b)[1] | row_flags(prompt, a, b)
+    return Comparison(f"made-up-{number}", prompt, a, b, flags=flags)
 
 
 _LONG = "Put the egg into boiling water, wait for ten minutes, and cool it under the tap before you peel it.\n\n"

@@ -11,9 +11,10 @@ those of the 4th place of the LMSYS contest.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Policy = Literal["middle", "start", "end", "oldest-turns"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -31,14 +32,9 @@ class Span:
     tail: int
 
     @property
-    def lost(self) -> int:
-        """Tokens cut out."""
-        return self.length - self.head - self.tail
-
-    @property
     def cut(self) -> bool:
-        """Whether a cut mark stands in the text."""
-        return self.lost > 0
+        """Whether tokens are cut out, with a cut mark in their place."""
+        return self.head + self.tail < self.length
 
     def cost(self, mark: int) -> int:
         """Tokens that the text takes in the prompt, its cut mark included."""
@@ -50,28 +46,18 @@ def whole(length: int) -> Span:
     return Span(length, length, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
+class Lengths(NamedTuple):
     """Token counts of one comparison's texts: for each part one number a turn; all parts have equally many turns."""
 
     prompt: tuple[int, ...]
     response_a: tuple[int, ...]
     response_b: tuple[int, ...]
 
-    def swapped(self) -> Lengths:
-        """Return the lengths with A and B exchanged."""
-        return Lengths(self.prompt, self.response_b, self.response_a)
 
+class Cuts(NamedTuple):
+    """What one comparison keeps: the number of oldest turns that are left out, and a span for each text that remains.
 
-@dataclass(frozen=True, slots=True)
-class Cuts:
-    """What one comparison keeps.
-
-    If turns are dropped, a cut mark stands before the first prompt text that remains.
-
-    Attributes:
-        dropped_turns: how many of the oldest turns are left out whole.
-        prompt, response_a, response_b: one span for each turn that remains.
+    If turns are left out, a cut mark stands before the first prompt text that remains.
     """
 
     dropped_turns: int
@@ -119,29 +105,33 @@ def plan_cuts(
         The cuts, or None if not even the last turn fits (see `minimum_budget`).
     """
     turns = len(lengths.prompt)
+    copies = (frame.prompt_copies, frame.response_copies, frame.response_copies)
 
     def keep_from(dropped: int) -> Cuts | None:
-        rest = Lengths(lengths.prompt[dropped:], lengths.response_a[dropped:], lengths.response_b[dropped:])
+        parts = [part[dropped:] for part in lengths]
         fixed = frame.fixed(turns - dropped) + (frame.mark * frame.prompt_copies if dropped else 0)
-        if fixed + text_cost(rest, frame) <= max_tokens:
-            return _uncut(rest, dropped)
+        demands = [c * sum(part) for part, c in zip(parts, copies, strict=True)]
+        if fixed + sum(demands) <= max_tokens:
+            return Cuts(dropped, *(tuple(map(whole, part)) for part in parts))
         if dropped < turns - 1 and (policy == "oldest-turns" or 2 * fixed > max_tokens):
             return None
-        return _cut_parts(rest, frame, max_tokens - fixed, policy, shares, dropped)
+        # Each part is granted at least the cost of its cut marks and a few tokens of text.
+        least = [min(sum(part), sum(min(n, frame.mark) for n in part) + MIN_TEXT_TOKENS) for part in parts]
+        least = [c * tokens for tokens, c in zip(least, copies, strict=True)]
+        if sum(least) > max_tokens - fixed:
+            return None
+        grants = allocate(max_tokens - fixed, demands, least, (shares[0], shares[1], shares[1]))
+        kept = zip(parts, grants, copies, strict=True)
+        return Cuts(dropped, *(cut_part(part, grant // c, frame.mark, policy) for part, grant, c in kept))
 
     # Every turn has a header, so more turns than tokens cannot fit: we do not even lay them out.
     first = min(max(turns - max_tokens, 0), turns - 1)
-    cuts = keep_from(first)
-    low, high = (first + 1, turns - 1) if cuts is None else (0, -1)
-    # Fewer turns cost less, so bisection finds the most turns that fit. A hostile row can have 100,000 turns, and each
-    # attempt lays them out.
-    while low <= high:
-        middle = (low + high) // 2
-        attempt = keep_from(middle)
-        if attempt is None:
-            low = middle + 1
-        else:
-            cuts, high = attempt, middle - 1
+    if (cuts := keep_from(first)) is None:
+        # Fewer turns cost less, so bisection finds the most turns that fit. A hostile row can have 100,000 turns, and
+        # each attempt lays them out.
+        rest = range(first + 1, turns)
+        place = bisect_left(rest, True, key=lambda dropped: keep_from(dropped) is not None)
+        cuts = keep_from(rest[place]) if place < len(rest) else None
     return cuts
 
 
@@ -152,46 +142,6 @@ def minimum_budget(frame: Frame) -> int:
     """
     copies = frame.prompt_copies + 2 * frame.response_copies
     return frame.fixed(1) + frame.mark * frame.prompt_copies + copies * (frame.mark + MIN_TEXT_TOKENS)
-
-
-def text_cost(lengths: Lengths, frame: Frame) -> int:
-    """Return the tokens that uncut texts take, counting each as often as it is shown."""
-    responses = sum(lengths.response_a) + sum(lengths.response_b)
-    return frame.prompt_copies * sum(lengths.prompt) + frame.response_copies * responses
-
-
-def _uncut(lengths: Lengths, dropped: int) -> Cuts:
-    def spans(values: Sequence[int]) -> tuple[Span, ...]:
-        return tuple(whole(n) for n in values)
-
-    return Cuts(dropped, spans(lengths.prompt), spans(lengths.response_a), spans(lengths.response_b))
-
-
-def _cut_parts(
-    lengths: Lengths,
-    frame: Frame,
-    available: int,
-    policy: Policy,
-    shares: tuple[float, float],
-    dropped: int,
-) -> Cuts | None:
-    """Cut the texts to `available` tokens; None if their marks and a few tokens of text do not fit."""
-    parts = (lengths.prompt, lengths.response_a, lengths.response_b)
-    copies = (frame.prompt_copies, frame.response_copies, frame.response_copies)
-    demands = [c * sum(part) for part, c in zip(parts, copies, strict=True)]
-    least = [c * _least(part, frame.mark) for part, c in zip(parts, copies, strict=True)]
-    if sum(least) > available:
-        return None
-    grants = allocate(available, demands, least, (shares[0], shares[1], shares[1]))
-    spans = [
-        cut_part(part, grant // c, frame.mark, policy) for part, grant, c in zip(parts, grants, copies, strict=True)
-    ]
-    return Cuts(dropped, *spans)
-
-
-def _least(turns: Sequence[int], mark: int) -> int:
-    """Return the least cost that a part is granted: that of its cut marks and a few tokens of text."""
-    return min(sum(turns), sum(min(n, mark) for n in turns) + MIN_TEXT_TOKENS)
 
 
 def allocate(available: int, demands: Sequence[int], least: Sequence[int], weights: Sequence[float]) -> list[int]:
@@ -209,12 +159,9 @@ def allocate(available: int, demands: Sequence[int], least: Sequence[int], weigh
     Returns:
         The tokens that each part gets.
     """
-    grants: list[int | None] = [None] * len(demands)
-    while True:
-        open_parts = [i for i, grant in enumerate(grants) if grant is None]
-        left = available - sum(grant for grant in grants if grant is not None)
-        if not open_parts:
-            return [int(grant or 0) for grant in grants]
+    grants: dict[int, int] = {}
+    while open_parts := [i for i in range(len(demands)) if i not in grants]:
+        left = available - sum(grants.values())
         total = math.fsum(weights[i] for i in open_parts)
         share = {i: left * weights[i] / total if total else left / len(open_parts) for i in open_parts}
         bounded = {i: min(max(share[i], least[i]), demands[i]) for i in open_parts}
@@ -226,6 +173,7 @@ def allocate(available: int, demands: Sequence[int], least: Sequence[int], weigh
         capped = [i for i in open_parts if bounded[i] < share[i] and balance < 0]
         for i in raised or capped or open_parts:
             grants[i] = math.floor(bounded[i] + 1e-9)  # 109 * w / w can be 108.99999999999999
+    return [grants[i] for i in range(len(demands))]
 
 
 def cut_part(turns: Sequence[int], keep: int, mark: int, policy: Policy) -> tuple[Span, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError
-from judge.prompting.budget import Cuts, Frame, Lengths, Policy, Span, minimum_budget, plan_cuts
+from judge.prompting.budget import Frame, Lengths, Policy, Span, minimum_budget, plan_cuts
 from judge.prompting.encoding import TextEncoder
-from judge.prompting.template import PARTS, Part, Slot, Template, body_layout, copies
+from judge.prompting.template import PARTS, Part, Slot, Template, copies
 from judge.prompting.verdict import resolve_verdicts
 from judge.tables.comparison import Comparison, Turns
 
@@ -31,6 +31,10 @@ SHOWN_TURNS = (1, 2, 3)
 
 # Part of every fingerprint. Raise it with every change of the code that changes the ids of a prompt.
 BUILDER_VERSION = 1
+
+
+# The encoded texts of one comparison: for each part the ids of every turn, padded to an equal number of turns.
+Texts = dict[Part, list[list[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +74,6 @@ class Prompt:
         return Prompt(self.ids, (p, b, a), (cp, cb, ca), self.cut_turns)
 
 
-@dataclass(frozen=True, slots=True)
-class _Texts:
-    """The encoded texts of one comparison: for each part the ids of every turn, padded to equal length."""
-
-    ids: dict[Part, list[list[int]]]
-
-    @property
-    def turn_count(self) -> int:
-        return len(self.ids["prompt"])
-
-    def lengths(self) -> Lengths:
-        return Lengths(*(tuple(len(ids) for ids in self.ids[part]) for part in PARTS))
-
-    def swapped(self) -> _Texts:
-        ids = self.ids
-        return _Texts({"prompt": ids["prompt"], "response_a": ids["response_b"], "response_b": ids["response_a"]})
-
-
 class PromptBuilder:
     """Turns comparisons into token ids for one model, template and budget.
 
@@ -104,15 +90,15 @@ class PromptBuilder:
         self.encoder = encoder
         self.template = template
         self.budget = budget or Budget()
-        shown, bodies = copies(template), {n: body_layout(template, n) for n in SHOWN_TURNS}
+        shown = copies(template)
         chat_frame = encoder.chat_frame(template.system) if template.chat else None
         self._mark = encoder.user_text([template.cut_mark])[0]
         self._start, self._before, self._after = self._frame_texts(chat_frame)
-        self._layouts: dict[int, list[list[int] | Slot]] = {}
-        self._encoded: dict[str, list[int]] = {}
+        self._trusted_text = lru_cache(maxsize=None)(encoder.trusted_text)
+        self._layout = lru_cache(maxsize=_LAYOUTS)(self._encoded_layout)
         fixed = lru_cache(maxsize=None)(self._fixed)  # a number for each number of turns
         self._frame = Frame(fixed, len(self._mark), shown["prompt"], shown["response_a"])
-        endings = dict.fromkeys(str(pieces[-1]) for pieces in self._add_layouts(bodies))
+        endings = dict.fromkeys(str(self._pieces(n)[-1]) for n in SHOWN_TURNS)
         self.verdict_ids = resolve_verdicts(
             encoder.trusted_text,
             lambda ids: [str(t) for t in encoder.tokenizer.convert_ids_to_tokens(ids)],
@@ -140,44 +126,22 @@ class PromptBuilder:
             return [], before, f"\n\n{template.cue}{after}"
         return [], before, after + template.cue
 
-    def _add_layouts(self, bodies: Mapping[int, Sequence[str | Slot]]) -> list[list[str | Slot]]:
-        """Encode the prompts for some numbers of turns as fixed ids and slots, and keep them.
+    def _pieces(self, turn_count: int) -> list[str | Slot]:
+        """Return the prompt for a number of turns as fixed texts and slots; neighbouring fixed texts are joined."""
+        pieces: list[str | Slot] = [self._before]
+        for piece in (*self.template.layout(turn_count), self._after):
+            if isinstance(piece, str) and isinstance(pieces[-1], str):
+                pieces[-1] += piece
+            else:
+                pieces.append(piece)
+        return pieces
 
-        Args:
-            bodies: each body's fixed texts and slots, by the number of turns.
-
-        Returns:
-            Each prompt's fixed texts and slots; neighbouring fixed texts are joined.
-        """
-        if len(self._layouts) >= _LAYOUTS:
-            self._layouts.clear()
-        prompts = []
-        for turn_count, body in bodies.items():
-            pieces: list[str | Slot] = [self._before]
-            for piece in [*body, self._after]:
-                if isinstance(piece, str) and isinstance(pieces[-1], str):
-                    pieces[-1] += piece
-                else:
-                    pieces.append(piece)
-            prompts.append(pieces)
-            layout: list[list[int] | Slot] = [self._start]
-            for i, piece in enumerate(piece for piece in pieces if piece != ""):
-                if isinstance(piece, Slot):
-                    layout.append(piece)
-                elif i == 0:
-                    layout.append(self.encoder.trusted_text(piece, at_start=True))
-                else:
-                    if piece not in self._encoded:
-                        self._encoded[piece] = self.encoder.trusted_text(piece)
-                    layout.append(self._encoded[piece])
-            self._layouts[turn_count] = layout
-        return prompts
-
-    def _layout(self, turn_count: int) -> list[list[int] | Slot]:
+    def _encoded_layout(self, turn_count: int) -> list[list[int] | Slot]:
         """Return the prompt for a number of turns as fixed ids and slots."""
-        if turn_count not in self._layouts:
-            self._add_layouts({turn_count: body_layout(self.template, turn_count)})
-        return self._layouts[turn_count]
+        layout: list[list[int] | Slot] = [self._start]
+        for i, piece in enumerate(piece for piece in self._pieces(turn_count) if piece != ""):
+            layout.append(piece if isinstance(piece, Slot) else self._trusted_text(piece, i == 0))
+        return layout
 
     def _fixed(self, turn_count: int) -> int:
         return sum(len(piece) for piece in self._layout(turn_count) if not isinstance(piece, Slot))
@@ -197,47 +161,47 @@ class PromptBuilder:
 
     def build_both_orders(self, comparisons: Sequence[Comparison]) -> list[tuple[Prompt, Prompt]]:
         """Return each comparison's prompt, and the prompt with A and B exchanged; its counts are exchanged too."""
-        return [(self._assemble(t), self._assemble(t.swapped())) for t in self._encode(comparisons)]
+        return [(self._assemble(t), self._assemble(_exchanged(t))) for t in self._encode(comparisons)]
 
-    def _encode(self, comparisons: Sequence[Comparison]) -> list[_Texts]:
+    def _encode(self, comparisons: Sequence[Comparison]) -> list[Texts]:
         """Encode all texts of many comparisons in one batch."""
         sources: list[dict[Part, list[str]]] = []
         for row in comparisons:
             parts: tuple[Turns, ...] = (row.prompt, row.response_a, row.response_b)
-            turn_count = max(1, *map(len, parts))
-            sources.append({p: self._shown(t, turn_count) for p, t in zip(PARTS, parts, strict=True)})
+            sources.append({p: self._shown(t, row.turn_count) for p, t in zip(PARTS, parts, strict=True)})
         flat = iter(self.encoder.user_text([text for s in sources for part in PARTS for text in s[part]]))
-        return [_Texts({part: [next(flat) for _ in source[part]] for part in PARTS}) for source in sources]
+        return [{part: [next(flat) for _ in source[part]] for part in PARTS} for source in sources]
 
     def _shown(self, turns: Turns, turn_count: int) -> list[str]:
         texts = [self.template.null_text if turn is None else turn for turn in turns]
         return texts + [self.template.missing_text] * (turn_count - len(texts))
 
-    def _assemble(self, texts: _Texts) -> Prompt:
+    def _assemble(self, texts: Texts) -> Prompt:
         """Cut the texts to the budget and join them with the fixed ids."""
-        lengths = texts.lengths()
+        lengths = Lengths(*(tuple(map(len, texts[part])) for part in PARTS))
         tokens = (sum(lengths.prompt), sum(lengths.response_a), sum(lengths.response_b))
         cuts = plan_cuts(lengths, self._frame, self.budget.max_tokens, self.budget.policy, self.budget.shares)
         assert cuts is not None, "the constructor has checked the budget"
-        ids, lost = texts.ids, (0, 0, 0)
-        if cuts.dropped_turns or any(span.cut for part in PARTS for span in getattr(cuts, part)):
-            kept = {part: self._cut(texts, part, cuts) for part in PARTS}
-            ids = {part: [turn for turn, _ in kept[part]] for part in PARTS}
+        lost, spans = (0, 0, 0), dict(zip(PARTS, cuts[1:], strict=True))
+        if cuts.dropped_turns or any(span.cut for part in PARTS for span in spans[part]):
+            kept = {part: self._cut(texts[part][cuts.dropped_turns :], spans[part]) for part in PARTS}
+            texts = {part: [turn for turn, _ in kept[part]] for part in PARTS}
             left = [sum(n for _, n in kept[part]) for part in PARTS]
             lost = (tokens[0] - left[0], tokens[1] - left[1], tokens[2] - left[2])
         if cuts.dropped_turns:
-            ids["prompt"][0] = self._mark + ids["prompt"][0]
-        joined = self._join(ids, texts.turn_count - cuts.dropped_turns)
-        return Prompt(joined, tokens, lost, cuts.dropped_turns)
+            texts["prompt"][0] = self._mark + texts["prompt"][0]
+        joined: list[int] = []
+        for piece in self._layout(len(texts["prompt"])):
+            joined += texts[piece.part][piece.turn] if isinstance(piece, Slot) else piece
+        return Prompt(np.array(joined, dtype=np.int32), tokens, lost, cuts.dropped_turns)
 
-    def _cut(self, texts: _Texts, part: Part, cuts: Cuts) -> list[tuple[list[int], int]]:
-        """Return the ids of each remaining turn of a part, with cut marks, and how many of its own ids each keeps.
+    def _cut(self, turns: list[list[int]], spans: tuple[Span, ...]) -> list[tuple[list[int], int]]:
+        """Return the ids of each turn of a part, with cut marks, and how many of its own ids each keeps.
 
         A cut moves to the next place outside of a character.
         """
-        spans: tuple[Span, ...] = getattr(cuts, part)
         result = []
-        for span, ids in zip(spans, texts.ids[part][cuts.dropped_turns :], strict=True):
+        for span, ids in zip(spans, turns, strict=True):
             if not span.cut:
                 result.append((ids, len(ids)))
                 continue
@@ -249,8 +213,6 @@ class PromptBuilder:
             result.append((ids[:head] + self._mark + ids[tail:], head + len(ids) - tail))
         return result
 
-    def _join(self, ids: dict[Part, list[list[int]]], turn_count: int) -> NDArray[np.int32]:
-        joined: list[int] = []
-        for piece in self._layout(turn_count):
-            joined += ids[piece.part][piece.turn] if isinstance(piece, Slot) else piece
-        return np.array(joined, dtype=np.int32)
+
+def _exchanged(texts: Texts) -> Texts:
+    return {"prompt": texts["prompt"], "response_a": texts["response_b"], "response_b": texts["response_a"]}

@@ -11,9 +11,9 @@ from judge.errors import JudgeError, counted, printable
 from judge.prompting.awkward_rows import AwkwardRow
 from judge.prompting.builder import Budget, Prompt, PromptBuilder
 from judge.prompting.encoding import TextEncoder
-from judge.prompting.template import Template, copies
+from judge.prompting.template import PARTS, Template, copies
 from judge.prompting.template_check import TemplateMistake, response_labels, static_findings
-from judge.tables.comparison import Comparison, RowId
+from judge.tables.comparison import Comparison
 
 _PLENTY = 1 << 30  # tokens: a budget that cuts nothing
 _ENDING = 12  # pieces of the prompt's end that are shown
@@ -24,24 +24,15 @@ class Sample:
     """What a template makes of one row.
 
     Attributes:
-        what: why the row was chosen, such as `longest`.
-        tokens: tokens of the prompt, A and B before cutting.
-        cut: tokens that each of them lost.
-        cut_turns: how many of the oldest turns are left out whole.
+        prompt: the row's prompt; the verdict is the token behind its last one.
         fixed: tokens of the template, the chat template and the cut marks.
-        length: tokens of the whole prompt; the verdict is the token at this position, counted from 0.
         needed: tokens of the whole prompt if nothing were cut.
         ending: the last pieces of the prompt, as the tokenizer spells them.
     """
 
-    what: str
-    row_id: RowId
-    turns: int
-    tokens: tuple[int, int, int]
-    cut: tuple[int, int, int]
-    cut_turns: int
+    awkward: AwkwardRow
+    prompt: Prompt
     fixed: int
-    length: int
     needed: int
     ending: tuple[str, ...]
 
@@ -93,9 +84,11 @@ def check_template(
         builder = PromptBuilder(encoder, template, budget or Budget())
     except JudgeError as error:
         findings.append(TemplateMistake("error", f"{error}; raise --max-tokens, or shorten the body"))
-    samples = [_sample(builder, plenty, row) for row in rows]
+    samples = []
     for awkward in rows:
-        findings += pair_findings(awkward.what, *builder.build_both_orders([awkward.row])[0], builder.budget.max_tokens)
+        one, other = builder.build_both_orders([awkward.row])[0]
+        findings += pair_findings(awkward.what, one, other, builder.budget.max_tokens)
+        samples.append(_sample(builder, plenty, awkward, one))
     findings += _length_findings(samples, builder.budget)
     findings += _control_findings(builder)
     pieces = tuple(encoder.tokenizer.convert_ids_to_tokens(list(builder.verdict_ids)))
@@ -121,23 +114,12 @@ def pair_findings(what: str, one: Prompt, other: Prompt, max_tokens: int) -> Ite
         yield TemplateMistake("error", f"the prompt of the {what} row has {longest:,} tokens, more than {max_tokens:,}")
 
 
-def _sample(builder: PromptBuilder, plenty: PromptBuilder, awkward: AwkwardRow) -> Sample:
-    prompt = builder.build([awkward.row])[0]
+def _sample(builder: PromptBuilder, plenty: PromptBuilder, awkward: AwkwardRow, prompt: Prompt) -> Sample:
     shown = copies(builder.template)
-    per_part = (shown["prompt"], shown["response_a"], shown["response_b"])
-    kept = sum(n * (have - lost) for n, have, lost in zip(per_part, prompt.tokens, prompt.cut, strict=True))
-    return Sample(
-        what=awkward.what,
-        row_id=awkward.row.id,
-        turns=awkward.row.turn_count,
-        tokens=prompt.tokens,
-        cut=prompt.cut,
-        cut_turns=prompt.cut_turns,
-        fixed=len(prompt.ids) - kept,
-        length=len(prompt.ids),
-        needed=len(plenty.build([awkward.row])[0].ids),
-        ending=tuple(builder.encoder.tokenizer.convert_ids_to_tokens(prompt.ids[-_ENDING:].tolist())),
-    )
+    parts = zip(PARTS, prompt.tokens, prompt.cut, strict=True)
+    fixed = len(prompt.ids) - sum(shown[part] * (have - lost) for part, have, lost in parts)
+    ending = builder.encoder.tokenizer.convert_ids_to_tokens(prompt.ids[-_ENDING:].tolist())
+    return Sample(awkward, prompt, fixed, len(plenty.build([awkward.row])[0].ids), tuple(ending))
 
 
 def _after_cue(encoder: TextEncoder, template: Template) -> str:
@@ -210,20 +192,19 @@ def _body_token_findings(encoder: TextEncoder, template: Template) -> Iterator[T
 
 
 def _length_findings(samples: Sequence[Sample], budget: Budget) -> Iterator[TemplateMistake]:
-    for sample in samples:
-        if sample.turns == 1 and 2 * sample.fixed > budget.max_tokens:
-            yield TemplateMistake(
-                "warning",
-                f"the fixed text takes {sample.fixed:,} of {budget.max_tokens:,} tokens; shorten the body or raise "
-                "--max-tokens",
-            )
-            break
-    cut = [sample for sample in samples if sample.needed > sample.length]
-    if cut:
-        worst = max(cut, key=lambda sample: sample.needed)
+    fixed = next((s.fixed for s in samples if s.awkward.row.turn_count == 1 and 2 * s.fixed > budget.max_tokens), None)
+    if fixed is not None:
         yield TemplateMistake(
             "warning",
-            f"the {worst.what} row (id {printable(worst.row_id)}) needs {worst.needed:,} tokens and is cut to "
+            f"the fixed text takes {fixed:,} of {budget.max_tokens:,} tokens; shorten the body or raise --max-tokens",
+        )
+    cut = [sample for sample in samples if sample.needed > len(sample.prompt.ids)]
+    if cut:
+        worst = max(cut, key=lambda sample: sample.needed)
+        row = worst.awkward
+        yield TemplateMistake(
+            "warning",
+            f"the {row.what} row (id {printable(row.row.id)}) needs {worst.needed:,} tokens and is cut to "
             f"{budget.max_tokens:,}; raise --max-tokens if many rows are as long",
         )
 

@@ -7,9 +7,12 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, takewhile
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from judge.prompting.builder import PromptBuilder
 from judge.prompting.template import Template
@@ -41,34 +44,6 @@ class FieldDifference:
     def differs(self) -> bool:
         """Whether the field is not the same in both."""
         return any(op != "same" for op, _ in self.pieces)
-
-
-@dataclass(frozen=True)
-class TokenCosts:
-    """Tokens of a template's prompts on some rows.
-
-    Attributes:
-        lengths: of the prompts as the model gets them, shape (rows,).
-        cut: whether a prompt lost tokens to the budget, shape (rows,).
-    """
-
-    lengths: np.ndarray[tuple[int], np.dtype[np.int64]]
-    cut: np.ndarray[tuple[int], np.dtype[np.bool_]]
-
-    @property
-    def mean(self) -> float:
-        """Mean tokens of a prompt."""
-        return float(self.lengths.mean())
-
-    @property
-    def p95(self) -> float:
-        """The 95th percentile of the tokens of a prompt."""
-        return float(np.percentile(self.lengths, 95))
-
-    @property
-    def cut_share(self) -> float:
-        """Share of the rows that were cut."""
-        return float(self.cut.mean())
 
 
 def template_differences(a: Template, b: Template) -> list[FieldDifference]:
@@ -127,26 +102,11 @@ def _changed(a: str, b: str) -> list[tuple[Op, str]]:
 def _joined(pieces: Sequence[tuple[Op, str]]) -> Pieces:
     """Join the changes between two equal passages to at most one removed and one added text."""
     settled: list[tuple[Op, str]] = []
-    waiting: dict[Op, str] = {"removed": "", "added": ""}
-
-    def settle() -> None:
-        settled.extend(_without_equal_edges(waiting["removed"], waiting["added"]))
-        waiting["removed"] = waiting["added"] = ""
-
-    for op, text in pieces:
-        if op != "same":
-            waiting[op] += text
-        elif text:
-            settle()
-            settled.append(("same", text))
-    settle()
-    result: list[tuple[Op, str]] = []
-    for op, text in settled:
-        if result and result[-1][0] == op:
-            result[-1] = (op, result[-1][1] + text)
-        else:
-            result.append((op, text))
-    return tuple(result)
+    for same, run in groupby(pieces, key=lambda piece: piece[0] == "same"):
+        texts = list(run)
+        removed, added = ("".join(text for op, text in texts if op == side) for side in ("removed", "added"))
+        settled += texts if same else _without_equal_edges(removed, added)
+    return tuple((op, "".join(text for _, text in run)) for op, run in groupby(settled, key=itemgetter(0)))
 
 
 def _without_equal_edges(removed: str, added: str) -> Iterator[tuple[Op, str]]:
@@ -163,12 +123,7 @@ def _without_equal_edges(removed: str, added: str) -> Iterator[tuple[Op, str]]:
 
 
 def _shared_space(a: str, b: str) -> int:
-    count = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y or not x.isspace():
-            break
-        count += 1
-    return count
+    return len(list(takewhile(lambda pair: pair[0] == pair[1] and pair[0].isspace(), zip(a, b, strict=False))))
 
 
 def marked(pieces: Pieces) -> str:
@@ -183,10 +138,8 @@ def marked(pieces: Pieces) -> str:
             continue
         start, end = ("[-", "-]") if op == "removed" else ("{+", "+}")
         for line in text.splitlines(keepends=True):
-            whole = line.rstrip("\n")
-            shown.append(
-                f"{start}{whole}{'' if whole == line else chr(92) + 'n'}{end}" + ("" if whole == line else "\n")
-            )
+            broken = "\n" * line.endswith("\n")
+            shown.append(start + line.replace("\n", r"\n") + end + broken)
     return "".join(shown)
 
 
@@ -202,9 +155,9 @@ def sample_rows(rows: Iterable[Comparison], count: int, seed: int = 0) -> list[C
     return [row for _, row in sorted(drawn, key=lambda pair: pair[0])]
 
 
-def token_costs(builder: PromptBuilder, rows: Sequence[Comparison]) -> TokenCosts:
-    """Build the prompts of at least one row and return what they cost."""
+def token_costs(builder: PromptBuilder, rows: Sequence[Comparison]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the tokens of each row's prompt, and whether the prompt lost tokens to the budget, shapes (rows,)."""
     prompts = builder.build(rows)
     lengths = np.array([len(prompt.ids) for prompt in prompts], dtype=np.int64)
     cut = np.array([prompt.cut_turns > 0 or any(prompt.cut) for prompt in prompts])
-    return TokenCosts(lengths, cut)
+    return lengths, cut

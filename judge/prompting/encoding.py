@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import date
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,36 +157,35 @@ class TextEncoder:
             usual = ids[:skip] == anchor_ids and self.control_ids.isdisjoint(ids)
             if usual and self._spelled:
                 usual = not any(self._spelled[i] in text for i in self._spelled.keys() & set(ids))
-            encoded.append(ids[skip:] if usual else self._encode_one(text)[0])
+            encoded.append(ids[skip:] if usual else self._encode_one(text))
         return encoded
 
-    def _encode_one(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Encode one text as it stands inside a prompt; return its ids, and the characters that each id covers.
+    def _encode_one(self, text: str) -> list[int]:
+        """Encode one text as it stands inside a prompt.
 
         Some vocabularies (SentencePiece) list `</s>` among their ordinary pieces, so even the plain encoder finds it in
         a text. Such a text is encoded in pieces: the characters under a control token one by one, and the text
         between them whole. A single character that is a control token is replaced by U+FFFD.
         """
         ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
-        characters: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
-        pending = [(0, text, 0)]
+        encode_character = lru_cache(maxsize=None)(self._encode_character)
+        pending = [(text, 0)]
         while pending:
-            start, piece, rounds = pending.pop()
-            if len(piece) == 1 and piece not in characters:
-                characters[piece] = self._encode_character(piece)
-            piece_ids, spans = characters[piece] if len(piece) == 1 else self._encode_plain(piece)
-            controls = [] if len(piece) == 1 else self._control_spans(piece, piece_ids, spans)
+            piece, rounds = pending.pop()
+            if len(piece) == 1:
+                ids += encode_character(piece)
+                continue
+            piece_ids, spans = self._inside(self._plain, piece)
+            controls = self._control_spans(piece, piece_ids, spans)
             if not controls:
                 ids += piece_ids
-                offsets += [(start + a, start + b) for a, b in spans]
                 continue
             if rounds < _MAX_ROUNDS:
                 edges = sorted({0, len(piece), *(edge for a, b in controls for edge in range(a, b + 1))})
             else:  # single characters, so that this ends with any vocabulary
                 edges = list(range(len(piece) + 1))
-            pending += [(start + a, piece[a:b], rounds + 1) for a, b in reversed(list(pairwise(edges)))]
-        return ids, offsets
+            pending += [(piece[a:b], rounds + 1) for a, b in reversed(list(pairwise(edges)))]
+        return ids
 
     def _control_spans(self, text: str, ids: list[int], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return which characters of a text became a control token, or a piece whose name they spell."""
@@ -198,22 +198,26 @@ class TextEncoder:
                 controls.append((start, end))
         return controls
 
-    def _encode_character(self, character: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def _encode_character(self, character: str) -> list[int]:
         """Encode one character, or U+FFFD in its place if it is a control token."""
         for shown in (character, "\ufffd"):
-            ids, spans = self._encode_plain(shown)
+            ids = self._inside(self._plain, shown)[0]
             if self.control_ids.isdisjoint(ids):
-                return ids, spans
-        return [], []
+                return ids
+        return []
 
-    def _encode_plain(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Encode one text without a space added to its start, if an anchor does not merge with it."""
+    def _inside(self, tokenizer: Tokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Encode one text without a space added to its start, if an anchor does not merge with it.
+
+        Returns:
+            The ids, and the characters that each id covers.
+        """
         for anchor, anchor_ids in self._anchors:
-            encoding = self._plain.encode(anchor + text, add_special_tokens=False)
+            encoding = tokenizer.encode(anchor + text, add_special_tokens=False)
             n, shift = len(anchor_ids), len(anchor)
             if encoding.ids[:n] == anchor_ids:
                 return encoding.ids[n:], [(max(a - shift, 0), b - shift) for a, b in encoding.offsets[n:]]
-        encoding = self._plain.encode(text, add_special_tokens=False)
+        encoding = tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
     def starts_character(self, token: int) -> bool:
@@ -233,11 +237,9 @@ class TextEncoder:
         Args:
             at_start: whether the text begins the prompt; the tokenizer may then treat it as the start of a text.
         """
-        for anchor, anchor_ids in [] if at_start else self._anchors:
-            ids = self._trusted.encode(anchor + text, add_special_tokens=False).ids
-            if ids[: len(anchor_ids)] == anchor_ids:
-                return list(ids[len(anchor_ids) :])
-        return list(self._trusted.encode(text, add_special_tokens=False).ids)
+        if at_start:
+            return list(self._trusted.encode(text, add_special_tokens=False).ids)
+        return self._inside(self._trusted, text)[0]
 
     def start_ids(self) -> list[int]:
         """Return what the tokenizer itself puts before a text (usually nothing, or one BOS)."""

@@ -15,20 +15,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from judge.errors import JudgeError, printable
 from judge.prompting.template_folders import SUFFIXES, TemplateFile, find_template
-from judge.prompting.template_folders import builtin_folder as builtin_folder
-from judge.prompting.template_folders import builtin_names as builtin_names
-from judge.prompting.template_values import (
-    CHAT_DEFAULTS,
-    CLOSE,
-    DEFAULTS,
-    OPEN,
-    REQUIRED,
-    value_problems,
-)
+from judge.prompting.template_values import CHAT_DEFAULTS, CLOSE, DEFAULTS, OPEN, REQUIRED, value_problems
 
 Part = Literal["prompt", "response_a", "response_b"]
 PARTS: tuple[Part, ...] = ("prompt", "response_a", "response_b")
@@ -37,7 +28,6 @@ _SLOT = re.compile(f"{OPEN}([0-9]+):([a-z_]+){CLOSE}")
 
 # Jinja's filters that a body may use, all of them on `turns`; a filter on a text could change it.
 _FILTERS = ("count", "first", "last", "length", "reverse")
-_CHANGED = "the body changes a text before showing it"
 
 
 class TemplateError(JudgeError):
@@ -92,13 +82,41 @@ class Template:
         content = {k: v for k, v in asdict(self).items() if k not in ("name", "description")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def layout(self, turn_count: int) -> list[str | Slot]:
+    @lru_cache(maxsize=64)  # noqa: B019 (a template is small, so the cache may keep it alive)
+    def layout(self, turn_count: int) -> tuple[str | Slot, ...]:
         """Return the body for `turn_count` turns as fixed texts and slots, in order.
 
         Raises:
             JudgeError: the body is not valid Jinja, uses an unknown variable, or does more with a text than show it.
         """
-        return list(body_layout(self, turn_count))
+        import jinja2
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
+        )
+        environment.filters = {name: environment.filters[name] for name in _FILTERS}
+        turns = [
+            {"number": i + 1, **{part: _Mark(f"{OPEN}{i}:{part}{CLOSE}") for part in PARTS}} for i in range(turn_count)
+        ]
+        try:
+            text = environment.from_string(self.body).render(turns=turns).strip()
+        except Exception as error:  # a body is code: it can raise anything
+            raise TemplateError(
+                f"template {printable(self.name)}",
+                [
+                    f"{printable(str(error), 200)}; the body may use turns (with the filters {', '.join(_FILTERS)}) "
+                    "and, of each turn, number, prompt, response_a, response_b"
+                ],
+            ) from None
+        fixed, *rest = _SLOT.split(text)  # a fixed text, then turn, part and fixed text of each slot
+        pieces: list[str | Slot] = [fixed]
+        for turn, part, behind in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+            pieces += [Slot(int(turn), cast(Part, part)), behind]
+        changed = any(isinstance(p, Slot) and (p.part not in PARTS or p.turn >= turn_count) for p in pieces)
+        if changed or any(isinstance(p, str) and (OPEN in p or CLOSE in p) for p in pieces):
+            raise TemplateError(f"template {printable(self.name)}", ["the body changes a text before showing it"])
+        return tuple(p for p in pieces if p != "")
 
 
 class _Mark:
@@ -116,45 +134,6 @@ class _Mark:
         raise TypeError("a text can only be shown, whole and as it is")
 
     __bool__ = __eq__ = __len__ = __iter__ = __repr__ = _refuse
-
-
-@lru_cache(maxsize=64)
-def body_layout(template: Template, turn_count: int) -> tuple[str | Slot, ...]:
-    """Return a body as `Template.layout` does."""
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
-    )
-    environment.filters = {name: environment.filters[name] for name in _FILTERS}
-    turns = [
-        {"number": i + 1, **{part: _Mark(f"{OPEN}{i}:{part}{CLOSE}") for part in PARTS}} for i in range(turn_count)
-    ]
-    try:
-        text = environment.from_string(template.body).render(turns=turns).strip()
-    except Exception as error:  # a body is code: it can raise anything
-        raise TemplateError(
-            f"template {printable(template.name)}",
-            [
-                f"{printable(str(error), 200)}; the body may use turns (with the filters {', '.join(_FILTERS)}) and, "
-                "of each turn, number, prompt, response_a, response_b"
-            ],
-        ) from None
-    pieces: list[str | Slot] = []
-    end = 0
-    for match in _SLOT.finditer(text):
-        if match.start() > end:
-            pieces.append(text[end : match.start()])
-        turn, part = int(match[1]), match[2]
-        if part not in PARTS or turn >= turn_count:
-            raise TemplateError(f"template {printable(template.name)}", [_CHANGED])
-        pieces.append(Slot(turn, part))
-        end = match.end()
-    pieces.append(text[end:])
-    if any(isinstance(p, str) and (OPEN in p or CLOSE in p) for p in pieces):
-        raise TemplateError(f"template {printable(template.name)}", [_CHANGED])
-    return tuple(p for p in pieces if p != "")
 
 
 @lru_cache(maxsize=64)
@@ -270,37 +249,25 @@ def make_template(data: dict[str, Any], source: str, node: Any = None) -> Templa
     problems = value_problems(data, node)
     if problems:
         raise TemplateError(source, problems)
-    data = {**DEFAULTS, **data}
-    chat = data["chat"] if isinstance(data["chat"], dict) else {}
-    chat = {**CHAT_DEFAULTS, **chat}
-    verdicts = data["verdicts"]
-    template = Template(
-        name=data["name"],
-        description=data["description"].strip(),
-        body=data["body"].strip(),
-        cue=data["cue"],
-        verdicts=(verdicts["a"], verdicts["b"], verdicts["tie"]),
-        chat=data["chat"] is not False,
-        system=chat["system"],
-        cue_role=chat["cue"],
-        cut_mark=data["cut_mark"],
-        null_text=data["null_text"],
-        missing_text=data["missing_text"],
-    )
+    chat, verdicts = data.get("chat", True), data["verdicts"]
+    layout = CHAT_DEFAULTS | (chat if isinstance(chat, dict) else {})
+    changed = {
+        "description": data["description"].strip(),
+        "body": data["body"].strip(),
+        "verdicts": (verdicts["a"], verdicts["b"], verdicts["tie"]),
+        "chat": chat is not False,
+        "system": layout["system"],
+        "cue_role": layout["cue"],
+    }
+    template = Template(**{**DEFAULTS, **data, **changed})
     copies(template)
     return template
 
 
 def template_data(template: Template) -> dict[str, Any]:
     """Return a template as a mapping from which `make_template` makes the same template."""
-    return {
-        "name": template.name,
-        "description": template.description,
-        "body": template.body,
-        "cue": template.cue,
-        "verdicts": dict(zip(("a", "b", "tie"), template.verdicts, strict=True)),
-        "chat": {"system": template.system, "cue": template.cue_role} if template.chat else False,
-        "cut_mark": template.cut_mark,
-        "null_text": template.null_text,
-        "missing_text": template.missing_text,
-    }
+    data = asdict(template)
+    data["verdicts"] = dict(zip(("a", "b", "tie"), template.verdicts, strict=True))
+    system, cue = data.pop("system"), data.pop("cue_role")
+    data["chat"] = {"system": system, "cue": cue} if template.chat else False
+    return data

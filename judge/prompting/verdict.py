@@ -117,18 +117,6 @@ def verdict_mass(logprobs: NDArray[np.floating]) -> Float:
     return mass
 
 
-def average_orders(first: NDArray[np.floating], second: NDArray[np.floating]) -> Float:
-    """Average the probabilities of the two orders, shape (rows, 3); a row without a second order keeps the first.
-
-    Args:
-        first: log-probabilities with A shown first, shape (rows, 3).
-        second: log-probabilities with B shown first, mapped back to the table's A and B; NaN where not read.
-    """
-    p_first, p_second = probabilities(first), probabilities(second)
-    mean: Float = (p_first + p_second) / 2
-    return np.where(unread(p_second)[:, np.newaxis], p_first, mean)
-
-
 def mean_of_read(first: NDArray[np.floating], second: NDArray[np.floating]) -> Float:
     """Return the mean of two orders' probabilities, shape (rows, 3).
 

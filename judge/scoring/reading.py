@@ -21,7 +21,7 @@ from judge.deadline import Deadline, DeadlinePassed
 from judge.engine.pool import Pool
 from judge.errors import JudgeError
 from judge.models.arithmetic import ModelShape
-from judge.prompting.verdict import SWAPPED, Float, average_orders, divergence, entropy, probabilities, unread
+from judge.prompting.verdict import SWAPPED, Float, divergence, entropy, mean_of_read, probabilities, unread
 from judge.runs.folder import RunFolder
 from judge.runs.prepared import Prepared
 from judge.runs.progress import Progress
@@ -72,7 +72,7 @@ def rows_to_swap(share: float | None, rows: Rows, first: Float, second: Float) -
         return
     for step, part in enumerate(np.array_split(uncertain, AUTO_SWAP_STEPS)):
         yield f"swap{step}", part
-        both = average_orders(first[part], second[part])
+        both = mean_of_read(probabilities(first[part]), probabilities(second[part]))
         gain = float(divergence(both, probabilities(first[part])).mean()) if len(part) else 0.0
         if gain < AUTO_SWAP_GAIN:
             return

@@ -150,5 +150,4 @@ def _shown(value: Any) -> str:
 
 
 def _listed(names: tuple[str, ...], values: list[Any]) -> str:
-    shown = [f"{n} is {_shown(v)}" for n, v in zip(names, values, strict=True)]
-    return ", ".join(shown)
+    return ", ".join(f"{name} is {_shown(value)}" for name, value in zip(names, values, strict=True))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import unicodedata
+from collections import Counter
 from functools import lru_cache
 
 from judge.tables.comparison import Comparison
@@ -12,33 +13,10 @@ _LEAST_BYTES = 20  # a shorter text does not show its language: 20 Latin charact
 _SAMPLE = 2000  # so many characters of a text decide its script
 _CHARACTERS = 200  # so many characters decide the language: 70 us a text on a slow core
 
-# The first code point of each block, and its script; scripts that do not matter here count as `other`.
-_BLOCKS: tuple[tuple[int, str], ...] = (
-    (0x0041, "latin"),
-    (0x0300, "other"),
-    (0x0370, "greek"),
-    (0x0400, "cyrillic"),
-    (0x0530, "other"),
-    (0x0590, "hebrew"),
-    (0x0600, "arabic"),
-    (0x0700, "other"),
-    (0x0900, "devanagari"),
-    (0x0980, "other"),
-    (0x0E00, "thai"),
-    (0x0E80, "other"),
-    (0x1100, "hangul"),
-    (0x1200, "other"),
-    (0x1E00, "latin"),
-    (0x1F00, "greek"),
-    (0x2000, "other"),
-    (0x3040, "kana"),
-    (0x3100, "other"),
-    (0x3400, "han"),
-    (0xA000, "other"),
-    (0xAC00, "hangul"),
-    (0xD800, "other"),
-)
-_STARTS = [start for start, _ in _BLOCKS]
+# From the first word of a letter's name in Unicode to its script; scripts that do not matter here count as `other`.
+_NAMED = ("latin", "greek", "cyrillic", "hebrew", "arabic", "devanagari", "thai", "hangul")
+_SCRIPTS = {name.upper(): name for name in _NAMED}
+_SCRIPTS |= {"CJK": "han", "HIRAGANA": "kana", "KATAKANA": "kana", "KATAKANA-HIRAGANA": "kana"}
 
 
 def language_of(row: Comparison) -> str:
@@ -66,11 +44,10 @@ def script_of(text: str) -> str:
     """Return the script of most letters of a text: `latin`, `han`, `cyrillic` and so on, or `other`."""
     if text.isascii():
         return "latin"
-    counts: dict[str, int] = {}
-    for character in text[:_SAMPLE]:
-        if character.isalpha():
-            script = _BLOCKS[max(bisect_right(_STARTS, ord(character)) - 1, 0)][1]
-            counts[script] = counts.get(script, 0) + 1
-    if counts.get("kana", 0) > 0.1 * counts.get("han", 0):  # Japanese is written in both
-        counts["kana"] = counts.get("kana", 0) + counts.pop("han", 0)
+    counts: Counter[str] = Counter()
+    for character in filter(str.isalpha, text[:_SAMPLE]):
+        word = unicodedata.name(character, "").partition(" ")[0]
+        counts[_SCRIPTS.get(word, "latin" if character < "\u0300" else "other")] += 1
+    if counts["kana"] > 0.1 * counts["han"]:  # Japanese is written in both
+        counts["kana"] += counts.pop("han", 0)
     return max(counts, key=lambda name: (counts[name], name), default="latin")

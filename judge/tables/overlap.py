@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +78,12 @@ def signatures(texts: Texts) -> NDArray[np.uint32]:
     return result
 
 
-def near_duplicates(left: Texts, right: Texts, threshold: float = THRESHOLD) -> list[Pair]:
+def near_duplicates(
+    left: Texts,
+    right: Texts,
+    threshold: float = THRESHOLD,
+    known: tuple[NDArray[np.uint32], NDArray[np.uint32]] | None = None,
+) -> list[Pair]:
     """Return for each right text that has a similar left text the most similar one found.
 
     Every returned pair is similar. A right text with one similar left text, of similarity 0.8, is missed once in 20,000
@@ -90,21 +94,12 @@ def near_duplicates(left: Texts, right: Texts, threshold: float = THRESHOLD) -> 
         left: normalised texts (`judge.tables.split.normalise`), best without repetition.
         right: other normalised texts. Empty texts are similar to nothing.
         threshold: the least similarity, over 0 and at most 1.
+        known: the `signatures` of both, if they are known.
 
     Returns:
         (number of the left text, number of the right one, similarity), in the order of the right texts.
     """
-    return near_by_signature(left, signatures(left), right, signatures(right), threshold)
-
-
-def near_by_signature(
-    left: Texts,
-    left_signatures: NDArray[np.uint32],
-    right: Texts,
-    right_signatures: NDArray[np.uint32],
-    threshold: float = THRESHOLD,
-) -> list[Pair]:
-    """Do what `near_duplicates` does for texts whose `signatures` are known."""
+    left_signatures, right_signatures = known or (signatures(left), signatures(right))
     pairs = _candidates(left_signatures, right_signatures)
     starts = range(0, len(pairs), _BLOCK)
     agree = [
@@ -172,11 +167,10 @@ class Prompts:
 
     def add(self, row: Comparison) -> int:
         """Add a row's first prompt and return its group key."""
-        text = first_prompt(row)
         key = group_key(row)
         if key not in self._number:
             self._number[key] = len(self._texts)
-            self._texts.append(text)
+            self._texts.append(first_prompt(row))
         return key
 
     def chosen(self, keys: Iterable[int]) -> tuple[list[str], NDArray[np.uint32]]:
@@ -215,10 +209,6 @@ class Overlap:
         )
         return [head, *(f"  {s:.2f}  {a!r} / {b!r}" for a, b, s in self.examples)]
 
-    def figures(self) -> dict[str, Any]:
-        """Return the report as plain values for JSON."""
-        return asdict(self)
-
 
 def overlap(prompts: Prompts, left: Counter[int], right: Counter[int], threshold: float = THRESHOLD) -> Overlap:
     """Compare the first prompts of two sets of rows.
@@ -233,7 +223,7 @@ def overlap(prompts: Prompts, left: Counter[int], right: Counter[int], threshold
     ours, theirs = sorted(left), sorted(right.keys() - left.keys())
     left_texts, left_signatures = prompts.chosen(ours)
     right_texts, right_signatures = prompts.chosen(theirs)
-    near = near_by_signature(left_texts, left_signatures, right_texts, right_signatures, threshold)
+    near = near_duplicates(left_texts, right_texts, threshold, (left_signatures, right_signatures))
     shown = sorted(near, key=lambda pair: (pair[2], pair[1]))[:EXAMPLES]
     return Overlap(
         same_prompts=len(same),

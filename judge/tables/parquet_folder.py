@@ -47,11 +47,7 @@ def read_table(path: Path) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables = []
-    for part in parts_of(path):
-        with pq.ParquetFile(part) as file:
-            tables.append(file.read())
-    return pa.concat_tables(tables).combine_chunks()
+    return pa.concat_tables(pq.ParquetFile(part).read() for part in parts_of(path)).combine_chunks()
 
 
 def check_replaceable(path: Path) -> None:
@@ -62,7 +58,8 @@ def check_replaceable(path: Path) -> None:
     """
     if path.is_file():
         raise JudgeError(f"{path}: is a file, expected a folder; a name without suffix is a folder of Parquet files")
-    strange = next((inner for inner in path.iterdir() if not _is_own(inner)), None) if path.exists() else None
+    inside = list(path.iterdir()) if path.exists() else []
+    strange = next((p for p in inside if not (p.is_file() and p.match("part-*.parquet"))), None)
     if strange is not None:
         raise JudgeError(
             f"{path}: is a folder that holds {printable(strange.name, 255)}, which are no predictions; give the name "
@@ -107,10 +104,6 @@ def _is_part(path: Path) -> bool:
 
 def _is_visible(path: Path) -> bool:
     return not path.name.startswith((".", "_"))
-
-
-def _is_own(path: Path) -> bool:
-    return path.is_file() and path.name.startswith("part-") and path.suffix == ".parquet"
 
 
 def _to_disk(path: Path) -> None:

@@ -10,15 +10,12 @@ import hashlib
 import json
 import re
 import unicodedata
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
 from judge.tables.comparison import NO_LABEL, Comparison, Turns
-
-_FOLD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 
 
 def normalise(text: str) -> str:
@@ -88,27 +85,19 @@ def _key(*parts: str) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big")
 
 
-@dataclass(frozen=True)
-class Fold:
-    """One of `count` parts of a table, counted from 1: this part is held out, the others are trained on."""
-
-    number: int
-    count: int
-
-
-def parse_fold(text: str) -> Fold:
-    """Read a fold as `2/5`: the second of five.
+def parse_fold(text: str) -> tuple[int, int]:
+    """Return the number, counted from 1, and the count of a fold such as `2/5`: the second of five parts of a table.
 
     Raises:
         JudgeError: not two whole numbers, fewer than two folds, or a number that is not one of them.
     """
-    match = _FOLD.fullmatch(text.strip())
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text.strip())
     number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if count < 2 or not 1 <= number <= count:
         raise JudgeError(
             f"fold {printable(text)!r}: expected NUMBER/COUNT such as 2/5, counted from 1, at least 2 folds"
         )
-    return Fold(number, count)
+    return number, count
 
 
 def hold_out(groups: NDArray[np.uint64], labels: NDArray[np.integer], share: float, seed: int) -> NDArray[np.bool_]:

@@ -39,6 +39,7 @@ from judge.tables.table_files import (
     DESCRIPTIONS,
     OPTIONAL,
     TRAINING,
+    VERDICT_COLUMNS,
     Columns,
     check_file,
     check_table,
@@ -110,9 +111,12 @@ class Table:
         self.counts, self._rows = Counter(), {}
         for columns in self._columns():
             if self.labels == "required" and not self._rows:
-                self._check_label_columns(columns)
-            rows = len(columns["id"])
-            yield [self._comparison(columns, i, len(self._rows) + 1) for i in range(rows)]
+                try:
+                    check_label_columns(columns)
+                except LabelError as error:
+                    raise JudgeError(f"{self.name}: {error}") from None
+            rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+            yield [self._comparison(values, len(self._rows) + 1) for values in rows]
         if not self._rows:
             raise JudgeError(f"{self.name}: the table has no rows")
 
@@ -141,7 +145,7 @@ class Table:
         """
         sha = hashlib.sha256(f"{self.cells} {self.on_bad_row}".encode())
         if self.path is not None:
-            for part in parts_of(self.path) if self.path.is_dir() else [self.path]:
+            for part in parts_of(self.path):
                 with part.open("rb") as file:
                     while block := file.read(1 << 20):
                         sha.update(block)
@@ -157,19 +161,13 @@ class Table:
         assert self.path is not None
         return file_columns(self.path, self.name, optional)
 
-    def _check_label_columns(self, columns: Columns) -> None:
-        try:
-            check_label_columns(columns)
-        except LabelError as error:
-            raise JudgeError(f"{self.name}: {error}") from None
-
-    def _comparison(self, columns: Columns, i: int, row: int) -> Comparison:
-        row_id = self._row_id(columns["id"][i], row)
+    def _comparison(self, values: dict[str, Any], row: int) -> Comparison:
+        row_id = self._row_id(values["id"], row)
         cells: list[Turns] = []
         flags = Flag(0)
         for name in TEXT_COLUMNS:
             try:
-                turns, cell_flags = parse_cell(columns[name][i], self.cells)
+                turns, cell_flags = parse_cell(values[name], self.cells)
             except BadCellError as error:
                 if self.on_bad_row == "error":
                     raise JudgeError(f"{where(self.name, row, row_id, name)} {error}; {self._advice()}") from None
@@ -180,19 +178,24 @@ class Table:
         self.counts["rows"] += 1
         self.counts.update(str(flag.name).lower() for flag in flags)
         self.counts["multi_turn"] += max(map(len, cells)) > 1
+        model_a, model_b, language, source = (description_of(values.get(c)) for c in DESCRIPTIONS)
         target: Target | None = None
-        weight, source = 1.0, ""
+        weight = 1.0
         if self.labels == "optional":
-            label = parse_label({name: columns[name][i] for name in OPTIONAL if name in columns})
+            label = parse_label(values)
         else:
-            label, target, weight, source = self._verdict(columns, i, row, row_id)
+            try:
+                label, target, weight, source = self._verdict(values)
+            except LabelError as error:
+                raise JudgeError(f"{where(self.name, row, row_id)}: {error}") from None
         self.counts["labelled"] += label >= 0
-        model_a, model_b, language, described_source = (
-            description_of(columns[c][i]) if c in columns else "" for c in DESCRIPTIONS
-        )
-        source = source if self.labels == "required" else described_source
         models = (model_a, model_b)
         return Comparison(row_id, cells[0], cells[1], cells[2], label, flags, target, weight, source, models, language)
+
+    def _verdict(self, values: dict[str, Any]) -> tuple[int, Target | None, float, str]:
+        """Return the label, the target, the weight and the source of a row that must have a clear verdict."""
+        label, target = read_label({name: values[name] for name in VERDICT_COLUMNS if name in values})
+        return label, target, read_weight(values.get("weight")), read_source(values.get("source"))
 
     def _advice(self) -> str:
         if self.labels == "required":  # training learns nothing from a placeholder
@@ -201,17 +204,6 @@ class Table:
             ways = ["mend it", "pass --on-bad-row=placeholder to score the row with a placeholder"]
             ways.append("--cells=plain if cells are plain text")
         return ", or ".join(ways[:2] if self.cells == "json" else ways)
-
-    def _verdict(self, columns: Columns, i: int, row: int, row_id: RowId) -> tuple[int, Target | None, float, str]:
-        """Return the label, the target, the weight and the source of a row that must have a clear one."""
-        values = {name: columns[name][i] for name in TRAINING if name in columns}
-        for name in ("model_a", "model_b", "language"):
-            values.pop(name, None)
-        weight, source = values.pop("weight", None), values.pop("source", None)
-        try:
-            return *read_label(values), read_weight(weight), read_source(source)
-        except LabelError as error:
-            raise JudgeError(f"{where(self.name, row, row_id)}: {error}") from None
 
     def _row_id(self, value: Any, row: int) -> RowId:
         blank = isinstance(value, str) and not value.strip()

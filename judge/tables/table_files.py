@@ -25,6 +25,7 @@ NEEDED = ("id", *TEXT_COLUMNS)
 DESCRIPTIONS = ("model_a", "model_b", "language", "source")
 # Scoring and evaluating read these columns where they are there; training reads more.
 OPTIONAL = (*LABEL_COLUMNS, "winner", *DESCRIPTIONS)
+VERDICT_COLUMNS = (*LABEL_COLUMNS, "winner", *SOFT_COLUMNS)
 TRAINING = (*OPTIONAL, *SOFT_COLUMNS, "weight")
 SUFFIXES = {
     ".csv": "csv",
@@ -47,7 +48,7 @@ def check_table(path: Path) -> None:
     Raises:
         JudgeError: see `check_file`; or a folder holds no Parquet file.
     """
-    for part in (parts_of(path) if path.is_dir() else []) or [path]:
+    for part in parts_of(path) or [path]:
         check_file(part)
 
 
@@ -120,10 +121,20 @@ def _need_columns(found: list[str], name: str, optional: tuple[str, ...]) -> lis
         shown = ", ".join(printable(c, 30) for c in found[:12])
         raise JudgeError(f"{name}: no column {', '.join(map(repr, missing))}{hint}; the table has: {shown}")
     names = [c for c in (*NEEDED, *optional) if c in found]
-    for column in names:
+    return check_unique(names, found, name)
+
+
+def check_unique(columns: list[str], found: list[str], name: str) -> list[str]:
+    """Return some columns of a table if `found`, all its columns, holds each once.
+
+    Raises:
+        JudgeError: two columns have the same name.
+    """
+    for column in columns:
         if found.count(column) > 1:
-            raise JudgeError(f"{name}: {found.count(column)} columns are named {column!r}; keep one of them")
-    return names
+            shown = printable(column, 30)
+            raise JudgeError(f"{name}: {found.count(column)} columns are named {shown!r}; keep one of them")
+    return columns
 
 
 def text_lines(path: Path, name: str) -> Iterator[str]:
@@ -209,47 +220,44 @@ def _parquet_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterat
 
 
 def _jsonl_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterator[Columns]:
-    rows: list[dict[str, Any]] = []
-    first = True
+    rows = _needed_objects(path, name, optional)
+    while chunk := list(itertools.islice(rows, CHUNK_ROWS)):
+        # Any row may lack an optional column, so look at all rows.
+        names = (*NEEDED, *(c for c in optional if any(c in row for row in chunk)))
+        yield {name: [row.get(name) for row in chunk] for name in names}
+
+
+def _needed_objects(path: Path, name: str, optional: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for number, (place, row) in enumerate(json_objects(path, name)):
+        if number == 0:
+            _need_columns(list(row), name, optional)
+        missing = [c for c in NEEDED if c not in row]
+        if missing:
+            raise JudgeError(f"{place}: no {missing[0]!r} in this row")
+        yield row
+
+
+def json_objects(path: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of a JSON Lines file, each with the words that say where it is, without blank lines.
+
+    Raises:
+        JudgeError: a line is not UTF-8 or no JSON object.
+    """
     for number, line in enumerate(text_lines(path, name), start=1):
         if not line.strip():
             continue
-        row = json_object(line, f"{name}: line {number}")
-        if first:
-            _need_columns(list(row), name, optional)
-            first = False
-        missing = [c for c in NEEDED if c not in row]
-        if missing:
-            raise JudgeError(f"{name}: line {number}: no {missing[0]!r} in this row")
-        rows.append(row)
-        if len(rows) == CHUNK_ROWS:
-            yield _transposed(rows, optional)
-            rows = []
-    if rows:
-        yield _transposed(rows, optional)
-
-
-def _transposed(rows: list[dict[str, Any]], optional: tuple[str, ...]) -> Columns:
-    # Any row may lack an optional column, so look at all rows.
-    names = (*NEEDED, *(c for c in optional if any(c in row for row in rows)))
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def json_object(line: str, place: str) -> dict[str, Any]:
-    """Return the JSON object in a line.
-
-    Raises:
-        JudgeError: it is no JSON object; `place` says where the line is.
-    """
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise JudgeError(f"{place}: is not JSON ({error.msg} at character {error.pos}); one object a line") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
-        raise JudgeError(f"{place}: is not JSON ({printable(str(error))}); one object a line") from None
-    if not isinstance(row, dict):
-        raise JudgeError(f'{place}: expected an object such as {{"id": 1, "prompt": …}}; one object a line')
-    return row
+        place, reason = f"{name}: line {number}", ""
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            reason = f"{error.msg} at character {error.pos}"
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+            reason = printable(str(error))
+        if reason:
+            raise JudgeError(f"{place}: is not JSON ({reason}); one object a line")
+        if not isinstance(row, dict):
+            raise JudgeError(f'{place}: expected an object such as {{"id": 1, "prompt": …}}; one object a line')
+        yield place, row
 
 
 def frame_columns(frame: pd.DataFrame, name: str, optional: tuple[str, ...] = OPTIONAL) -> Iterator[Columns]:
@@ -283,7 +291,7 @@ def file_columns(path: Path, name: str, optional: tuple[str, ...] = OPTIONAL) ->
     if path.is_dir():
         return _folder_columns(path, name, optional)
     reader = {"csv": _csv_columns, "parquet": _parquet_columns, "jsonl": _jsonl_columns}
-    return reader[SUFFIXES[path.suffix.lower()]](path, name, optional)
+    return reader[table_kind(path)](path, name, optional)
 
 
 def _folder_columns(path: Path, name: str, optional: tuple[str, ...]) -> Iterator[Columns]:

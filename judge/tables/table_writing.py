@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from judge.errors import JudgeError, counted, printable
 from judge.files import whole_file
 from judge.tables.comparison import TEXT_COLUMNS, clean_text
-from judge.tables.table_files import CHUNK_ROWS, SUFFIXES, csv_rows, json_object, text_lines
+from judge.tables.table_files import CHUNK_ROWS, SUFFIXES, check_unique, csv_rows, json_objects, table_kind, text_lines
 
 Record = dict[str, Any]
 Item = TypeVar("Item")
 
-_ROW_GROUP = 16_384  # rows written to a Parquet file at once
+_ROW_GROUP = 16_384  # rows of a Parquet file that are read and written at once
 
 
 def check_output(path: Path, inputs: Iterable[Path]) -> None:
@@ -60,11 +60,11 @@ def copy_rows(source: Path, keep: NDArray[np.bool_], path: Path) -> None:
     name = printable(source.name, 255)
     if source.is_dir():
         raise JudgeError(f"{name}: is a folder; its rows are read where they are, and copied from a single file only")
-    kinds = (SUFFIXES[source.suffix.lower()], SUFFIXES[path.suffix.lower()])
+    kinds = (table_kind(source), table_kind(path))
     with whole_file(path) as temporary:
         if kinds == ("csv", "csv"):
             rows = csv_rows(source, name)
-            _write_text(temporary, (csv_line(row) for row in _with_header(rows, keep, name)))
+            _write_text(temporary, map(csv_line, itertools.chain([next(rows, [])], _chosen(rows, keep, name))))
         elif kinds == ("jsonl", "jsonl"):
             lines = (line for line in text_lines(source, name) if line.strip())
             _write_text(temporary, (line.rstrip("\r\n") + "\n" for line in _chosen(lines, keep, name)))
@@ -89,7 +89,7 @@ def write_records(path: Path, columns: list[str], records: Iterable[Record], typ
         JudgeError: a column has values of several types, which Parquet cannot hold.
     """
     with whole_file(path) as temporary:
-        _write(temporary, SUFFIXES[path.suffix.lower()], columns, records, printable(path.name, 255), types)
+        _write(temporary, table_kind(path), columns, records, printable(path.name, 255), types)
 
 
 def csv_line(cells: Iterable[Any]) -> str:
@@ -114,11 +114,6 @@ def _check_count(count: int, keep: NDArray[np.bool_], name: str) -> None:
         raise JudgeError(f"{name}: has {counted(count, 'row')}, had {len(keep):,}; it changed while it was read")
 
 
-def _with_header(rows: Iterator[list[str]], keep: NDArray[np.bool_], name: str) -> Iterator[list[str]]:
-    yield next(rows, [])
-    yield from _chosen(rows, keep, name)
-
-
 def _write_text(path: Path, lines: Iterable[str]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         file.writelines(lines)
@@ -130,39 +125,28 @@ def _copy_parquet(source: Path, keep: NDArray[np.bool_], path: Path, name: str) 
 
     with pq.ParquetFile(source) as file:
         _check_count(file.metadata.num_rows, keep, name)
-        compression = file.metadata.row_group(0).column(0).compression.lower()
-        with pq.ParquetWriter(
-            path, file.schema_arrow, compression=compression.replace("uncompressed", "none")
-        ) as writer:
-            start, pending = 0, []
-            for batch in file.iter_batches(batch_size=CHUNK_ROWS):
-                pending.append(batch.filter(pa.array(keep[start : start + len(batch)])))
+        compression = file.metadata.row_group(0).column(0).compression.lower().replace("uncompressed", "none")
+        with pq.ParquetWriter(path, file.schema_arrow, compression=compression) as writer:
+            start = 0
+            for batch in file.iter_batches(batch_size=_ROW_GROUP):
+                writer.write_batch(batch.filter(pa.array(keep[start : start + len(batch)])))
                 start += len(batch)
-                if sum(map(len, pending)) >= _ROW_GROUP:
-                    writer.write_table(pa.Table.from_batches(pending))
-                    pending = []
-            writer.write_table(pa.Table.from_batches(pending, file.schema_arrow))
 
 
 def _read_records(source: Path, name: str) -> tuple[list[str], Iterator[Record]]:
     """Return all columns of a table, and its rows."""
     import pyarrow.parquet as pq
 
-    kind = SUFFIXES[source.suffix.lower()]
+    kind = table_kind(source)
     if kind == "csv":
         rows = csv_rows(source, name)
         header = next(rows, [])
-        return _different(header, name), (dict(zip(header, row, strict=True)) for row in rows)
+        return check_unique(header, header, name), (dict(zip(header, row, strict=True)) for row in rows)
     if kind == "jsonl":
-        return list(dict.fromkeys(c for row in _objects(source, name) for c in row)), _objects(source, name)
-    columns = _different(list(pq.read_schema(source).names), name)
-    return columns, _parquet_records(source)
-
-
-def _objects(source: Path, name: str) -> Iterator[Record]:
-    for number, line in enumerate(text_lines(source, name), start=1):
-        if line.strip():
-            yield json_object(line, f"{name}: line {number}")
+        columns = list(dict.fromkeys(c for _, row in json_objects(source, name) for c in row))
+        return columns, (row for _, row in json_objects(source, name))
+    columns = list(pq.read_schema(source).names)
+    return check_unique(columns, columns, name), _parquet_records(source)
 
 
 def _parquet_records(source: Path) -> Iterator[Record]:
@@ -171,15 +155,6 @@ def _parquet_records(source: Path) -> Iterator[Record]:
     with pq.ParquetFile(source) as file:
         for batch in file.iter_batches(batch_size=CHUNK_ROWS):
             yield from batch.to_pylist()
-
-
-def _different(columns: list[str], name: str) -> list[str]:
-    for column in columns:
-        if columns.count(column) > 1:
-            raise JudgeError(
-                f"{name}: {columns.count(column)} columns are named {printable(column, 30)!r}; keep one of them"
-            )
-    return columns
 
 
 def _write(

@@ -151,8 +151,8 @@ def split_rows(rows: TrainingRows, settings: TrainSettings) -> Split:
     """
     groups = rows.records["group"]
     if settings.fold is not None:
-        fold = parse_fold(settings.fold)
-        held_out = folds(groups, rows.strata, fold.count, settings.seed) == fold.number - 1
+        number, count = parse_fold(settings.fold)
+        held_out = folds(groups, rows.strata, count, settings.seed) == number - 1
     else:
         held_out = hold_out(groups, rows.strata, settings.holdout, settings.seed)
     return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))

@@ -18,7 +18,7 @@ from judge.models.bundle import open_model
 from judge.models.calibration import METHODS, SMALLEST, Calibration, Fitted, Method, orders_read
 from judge.models.judge_file import read_judge_file, store_calibration
 from judge.predictions.predictions import Predictions
-from judge.prompting.verdict import SWAPPED, Float, average_orders, mean_of_read, probabilities
+from judge.prompting.verdict import SWAPPED, Float, mean_of_read, probabilities
 from judge.runs.prepared import _ROW, Prepared
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
@@ -90,7 +90,8 @@ def test_without_a_calibration_it_is_the_mean_that_scoring_always_took() -> None
     first, second = (np.log(p) for p in readings(50))
     first[-5:] = np.log(1 / 3)
     mean = mean_of_read(probabilities(first), probabilities(second))
-    np.testing.assert_array_equal(mean, average_orders(first, second))
+    p_first, both = probabilities(first), (probabilities(first) + probabilities(second)) / 2
+    np.testing.assert_array_equal(mean, np.where(np.isnan(second).any(axis=1, keepdims=True), p_first, both))
     same = Calibration(method="vector", scale=(1, 1, 1), bias=(0, 0, 0)).apply(
         probabilities(first), probabilities(second)
     )

@@ -18,7 +18,6 @@ from judge.prompting.budget import (
     cut_part,
     minimum_budget,
     plan_cuts,
-    text_cost,
     whole,
 )
 
@@ -64,6 +63,12 @@ def cost(cuts: Cuts, frame: Frame) -> int:
     return total
 
 
+def text_cost(lengths: Lengths, frame: Frame) -> int:
+    """Count the tokens that uncut texts take, each as often as it is shown."""
+    responses = sum(lengths.response_a) + sum(lengths.response_b)
+    return frame.prompt_copies * sum(lengths.prompt) + frame.response_copies * responses
+
+
 def kept(spans: tuple[Span, ...]) -> int:
     return sum(span.head + span.tail for span in spans)
 
@@ -82,7 +87,8 @@ def test_minimum_budget_suffices_and_no_plan_is_over_budget(
 ) -> None:
     cuts = planned(lengths, frame, extra, policy, shares)
     assert cost(cuts, frame) <= minimum_budget(frame) + extra
-    assert all(span.head >= 0 and span.tail >= 0 and span.lost >= 0 for part in parts(cuts) for span in part)
+    spans = [span for part in parts(cuts) for span in part]
+    assert all(span.head >= 0 and span.tail >= 0 and span.head + span.tail <= span.length for span in spans)
 
 
 @given(lengths(), frames(), st.integers(-80, 600), POLICY, SHARES)
@@ -99,7 +105,7 @@ def test_exchanging_a_and_b_exchanges_their_cuts_exactly(
     lengths: Lengths, frame: Frame, extra: int, policy: Policy, shares: tuple[float, float]
 ) -> None:
     cuts = planned(lengths, frame, extra, policy, shares)
-    swapped = planned(lengths.swapped(), frame, extra, policy, shares)
+    swapped = planned(Lengths(lengths.prompt, lengths.response_b, lengths.response_a), frame, extra, policy, shares)
     assert swapped == Cuts(cuts.dropped_turns, cuts.prompt, cuts.response_b, cuts.response_a)
 
 

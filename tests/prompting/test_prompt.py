@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from judge.prompting.budget import POLICIES, Policy
 from judge.prompting.builder import Budget, Prompt, PromptBuilder
 from judge.prompting.encoding import TextEncoder
-from judge.prompting.template import Template, builtin_names, load_template
+from judge.prompting.template import Template, load_template
+from judge.prompting.template_folders import builtin_names
 from judge.tables.comparison import Comparison, Turns
 from tests.kit.prompt_builders import (
     COMBINATIONS,

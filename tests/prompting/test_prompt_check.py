@@ -21,8 +21,9 @@ from judge.prompting.awkward_rows import MADE_UP, awkward_rows
 from judge.prompting.builder import Budget, Prompt, PromptBuilder
 from judge.prompting.check import Checked, check_template, pair_findings
 from judge.prompting.encoding import TextEncoder
-from judge.prompting.template import Template, builtin_names, load_template, parse_template
+from judge.prompting.template import Template, load_template, parse_template
 from judge.prompting.template_check import static_findings
+from judge.prompting.template_folders import builtin_names
 from judge.tables.comparison import Comparison, Flag
 from tests.kit.tiny_tokenizers import STYLES, unknown_style
 
@@ -80,11 +81,12 @@ def test_every_shipped_template_passes_under_every_style_of_tokenizer(style: str
     for sample, row in zip(found.samples, ROWS, strict=True):
         prompt = builder.build([row.row])[0]
         pieces = encoder(style).tokenizer.convert_ids_to_tokens(prompt.ids.tolist())
-        assert (sample.what, sample.length, sample.tokens) == (row.what, len(prompt.ids), prompt.tokens)
+        assert (sample.awkward, sample.prompt.tokens) == (row, prompt.tokens)
+        assert sample.prompt.ids.tolist() == prompt.ids.tolist()
         assert list(sample.ending) == pieces[-12:]
-        assert sample.cut == (0, 0, 0)
-        assert sample.needed == sample.length
-        assert sample.fixed + sum(sample.tokens) + (name == "side-by-side") * sample.tokens[0] == sample.length
+        assert prompt.cut == sample.prompt.cut == (0, 0, 0)
+        assert sample.needed == len(prompt.ids)
+        assert sample.fixed + sum(prompt.tokens) + (name == "side-by-side") * prompt.tokens[0] == len(prompt.ids)
 
 
 def test_every_shipped_template_is_checked() -> None:
@@ -119,12 +121,6 @@ def test_an_unknown_variable_is_found() -> None:
     mine = dataclasses.replace(template(), body=LOOP + "{{ question }}")
     text = one_finding(check_template(mine, None, ROWS), "error", "'question' is undefined; the body may use turns")
     assert "number, prompt, response_a, response_b" in text
-
-
-@pytest.mark.parametrize("cue", ["Verdict: ", "Verdict:\n"])
-def test_white_space_at_the_end_of_the_cue_is_found(cue: str) -> None:
-    mine = dataclasses.replace(template(), cue=cue)
-    one_finding(check_template(mine, None, ROWS), "error", "the cue ends in white space")
 
 
 def test_a_verdict_of_several_tokens_is_found_with_verdicts_that_work() -> None:
@@ -265,8 +261,8 @@ def test_a_row_that_is_cut_is_told_with_what_it_needs() -> None:
     text = one_finding(found, "warning", f"the longest row (id made-up-1) needs {whole.needed:,} tokens")
     assert "is cut to 400" in text
     sample = found.samples[0]
-    assert sample.length <= 400 < sample.needed == whole.length
-    assert sum(sample.cut) > 0
+    assert len(sample.prompt.ids) <= 400 < sample.needed == len(whole.prompt.ids)
+    assert sum(sample.prompt.cut) > 0
     assert sample.ending == whole.ending
 
 

@@ -16,12 +16,11 @@ from judge.prompting.template import (
     Slot,
     Template,
     TemplateError,
-    builtin_folder,
-    builtin_names,
     copies,
     load_template,
     parse_template,
 )
+from judge.prompting.template_folders import builtin_folder, builtin_names
 from tests.kit.template_values import GOOD, LOOP, SHIPPED, parse
 
 
@@ -227,7 +226,7 @@ def test_a_body_may_use_numbers_conditions_and_the_order_of_turns() -> None:
         "{% if loop.first %}, newest {% endif %}{{ turn.number }}: {{ turn['prompt'] }}, "
         "{{ turn.response_a ~ ' or ' ~ turn.response_b }}{% endfor %}"
     )
-    assert parse(body=body).layout(2) == [
+    assert list(parse(body=body).layout(2)) == [
         "2 turns, newest 2: ",
         Slot(1, "prompt"),
         ", ",

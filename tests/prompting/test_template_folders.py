@@ -11,11 +11,9 @@ import yaml
 from judge.cli.prompt import list_lines
 from judge.errors import JudgeError
 from judge.prompting.template import (
-    builtin_folder,
-    builtin_names,
     load_template,
 )
-from judge.prompting.template_folders import template_files
+from judge.prompting.template_folders import builtin_folder, builtin_names, template_files
 from tests.kit.template_values import GOOD, SHIPPED, parse
 
 

@@ -20,10 +20,10 @@ from judge.prompting.verdict import (
     DEFAULT_FLOOR,
     SWAPPED,
     Float,
-    average_orders,
     divergence,
     entropy,
     floored,
+    mean_of_read,
     probabilities,
     verdict_mass,
 )
@@ -105,7 +105,7 @@ def test_probabilities_of_extreme_and_of_missing_log_probabilities() -> None:
 
 def test_functions_take_no_rows() -> None:
     none = np.empty((0, 3), dtype=np.float32)
-    assert probabilities(none).shape == average_orders(none, none).shape == floored(none).shape == (0, 3)
+    assert probabilities(none).shape == mean_of_read(none, none).shape == floored(none).shape == (0, 3)
     assert entropy(none).shape == divergence(none, none).shape == verdict_mass(none).shape == (0,)
 
 
@@ -116,14 +116,15 @@ def test_verdict_mass_is_the_sum_of_the_three_probabilities() -> None:
 def test_orders_are_averaged_as_probabilities_without_a_missing_order() -> None:
     first = np.log([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
     second = np.array([np.log([0.4, 0.1, 0.5]), [np.nan] * 3])
-    np.testing.assert_allclose(average_orders(first, second), [[0.3, 0.2, 0.5], [0.6, 0.3, 0.1]], rtol=1e-12)
+    mean = mean_of_read(probabilities(first), probabilities(second))
+    np.testing.assert_allclose(mean, [[0.3, 0.2, 0.5], [0.6, 0.3, 0.1]], rtol=1e-12)
 
 
 @given(LOGPROBS)
 def test_averaging_exchanged_orders_treats_a_and_b_alike(rows: list[list[float]]) -> None:
     first, second = np.array(rows), np.array(rows)[::-1]
-    mean = average_orders(first, second[:, SWAPPED])
-    exchanged = average_orders(second, first[:, SWAPPED])
+    mean = mean_of_read(probabilities(first), probabilities(second)[:, SWAPPED])
+    exchanged = mean_of_read(probabilities(second), probabilities(first)[:, SWAPPED])
     np.testing.assert_allclose(exchanged[:, SWAPPED], mean, rtol=1e-12)
 
 

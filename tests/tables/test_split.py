@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from judge.errors import JudgeError
 from judge.tables.comparison import Comparison
 from judge.tables.split import (
-    Fold,
     first_prompt,
     folds,
     group_key,
@@ -149,9 +148,9 @@ def test_a_split_balances_the_hard_verdict_or_the_likeliest(label: int, target: 
 
 
 def test_a_fold_is_read() -> None:
-    assert parse_fold("2/5") == Fold(2, 5)
-    assert parse_fold(" 1/2 ") == Fold(number=1, count=2)
-    assert parse_fold("10/10") == Fold(10, 10)
+    assert parse_fold("2/5") == (2, 5)
+    assert parse_fold(" 1/2 ") == (1, 2)
+    assert parse_fold("10/10") == (10, 10)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from judge.prompting.template import builtin_names
+from judge.prompting.template_folders import builtin_names
 
 ROOT = Path(__file__).parents[2]
 JUDGE = Path(sys.executable).parent / "judge"
