@@ -143,7 +143,7 @@ def evaluate_joined(
         settings,
         counts,
         figures,
-        bias_report(parts[new], resamplers[new], self_names=settings.self_names),
+        bias_report(parts[new], resamplers[new], settings.self_names),
         agreement_figures(parts[new], resamplers[new]),
         slices_of(parts[new], resamplers[new]),
         _warnings(counts, figures),

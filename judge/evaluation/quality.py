@@ -208,15 +208,7 @@ def mean_where(
         reason: why there is no mean if all weights are 0.
         share: whether the values lie between 0 and 1 (see `Resampler.estimate`).
     """
-    each = np.asarray(weight, dtype=np.float64)
-    if not each.any():
-        return Undefined(reason)
-
-    def mean(totals: Float, _: Float) -> Float:
-        return np.stack([totals[0] / totals[1]])
-
-    columns = np.column_stack([np.asarray(values, dtype=np.float64) * each, each])
-    return resampler.estimate(columns, mean, about=each, shares=share)[0]
+    return resampler.means([values], weight, share)[0] if weight.any() else Undefined(reason)
 
 
 def _tie_losses(rows: JudgedRows, losses: Float, resampler: Resampler) -> TieLosses:
