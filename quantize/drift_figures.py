@@ -178,7 +178,7 @@ def _figures(
         "log_loss": None,
         "accuracy": None,
         "median_verdict_mass": float(np.median(known)) if len(known) else None,
-        "not_scored": int(((stored.flags & Flag.NOT_SCORED) != 0).sum()) if stored.flags is not None else 0,
+        "not_scored": int(stored.has(Flag.NOT_SCORED).sum()),
     }
     labels, groups, p = rows.labels[labelled], rows.groups[labelled], stored.p[labelled]
     if len(labels):

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from judge.calibration.fit import Task, cross_validate, make_task
 from judge.errors import JudgeError, counted
-from judge.evaluation.judged_rows import JudgedRows, join, without_trained
+from judge.evaluation.judged_rows import JudgedRows, few_groups_text, join, without_trained
 from judge.evaluation.settings import LabelledSettings
 from judge.models.calibration import (
     METHODS,
@@ -168,7 +168,9 @@ def calibrate(
             a setting is out of range or cannot be had with these predictions.
     """
     settings = settings or CalibrateSettings()
-    _check(settings)
+    if not _FEWEST_FOLDS <= settings.folds <= _MOST_FOLDS:
+        raise JudgeError(f"--folds={settings.folds}: expected {_FEWEST_FOLDS} to {_MOST_FOLDS}")
+    check_resampling(settings.resamples, settings.seed)
     joined = join(stored, table, partial=settings.partial)
     kept = without_trained(joined, [stored.name], settings.trained_rows, "and on those it is surer than on new ones")
     rows = _scored(kept, stored)
@@ -202,12 +204,6 @@ def calibrate(
         accepted=low is not None and low > 0,
         warnings=_warnings(stored, rows),
     )
-
-
-def _check(settings: CalibrateSettings) -> None:
-    if not _FEWEST_FOLDS <= settings.folds <= _MOST_FOLDS:
-        raise JudgeError(f"--folds={settings.folds}: expected {_FEWEST_FOLDS} to {_MOST_FOLDS}")
-    check_resampling(settings.resamples, settings.seed)
 
 
 def _scored(rows: JudgedRows, stored: StoredPredictions) -> JudgedRows:
@@ -296,7 +292,7 @@ def _warnings(stored: StoredPredictions, rows: JudgedRows) -> list[str]:
         )
     groups = len(np.unique(rows.groups))
     if groups < FEW_GROUPS:
-        warnings.append(f"only {counted(groups, 'prompt group')}: the intervals are too narrow")
+        warnings.append(few_groups_text(groups))
     if stored.first is None:
         warnings.append(
             "the predictions have no log-probabilities: what is calibrated are their probabilities, changed already or "

@@ -135,7 +135,8 @@ def _figure(definition: _Definition, seen: _Verdicts, resampler: Resampler, rows
     number = int(part.sum())
     words = (definition.key, definition.name, definition.counts, definition.source)
     if not number:
-        return AgreementFigure(*words, 0, None, definition.otherwise if needed.any() else _why_not(seen))
+        not_read = _ONE_ORDER if seen.has["one order"].any() else _NO_ORDER
+        return AgreementFigure(*words, 0, None, definition.otherwise if needed.any() else not_read)
     values = definition.values(seen).reshape(len(rows), -1)
     columns = np.column_stack([np.where(part[:, np.newaxis], values, 0.0), part])
     share = definition.statistic is _means
@@ -149,10 +150,6 @@ def _figure(definition: _Definition, seen: _Verdicts, resampler: Resampler, rows
         estimate = Estimate(estimate.value, None, None)
         remarks.append("no interval: it is the same in all resamples")
     return AgreementFigure(*words, number, estimate, "; ".join(remarks))
-
-
-def _why_not(seen: _Verdicts) -> str:
-    return _ONE_ORDER if seen.has["one order"].any() else _NO_ORDER
 
 
 def _verdicts(rows: JudgedRows) -> _Verdicts:

@@ -199,9 +199,10 @@ def bias_report(rows: JudgedRows, resampler: Resampler, self_names: Sequence[str
 
 
 def _position_effect(measured: ScoredRows, a_surplus: Estimate | None) -> Effect:
-    shift = _score(measured.rows.first) - _score(measured.rows.second)
+    orders = (measured.rows.first, measured.rows.second)
+    first, second = (score_of_a(p / p.sum(axis=1, keepdims=True)) for p in orders)
     if measured.both.any():
-        return measured.effect(_POSITION, shift, measured.both, "")
+        return measured.effect(_POSITION, first - second, measured.both, "")
     if a_surplus is None:
         return not_measured(_POSITION, "no row was scored")
     if not np.isfinite(measured.rows.first).any():
@@ -211,10 +212,6 @@ def _position_effect(measured: ScoredRows, a_surplus: Estimate | None) -> Effect
         "only one order was read; score with --swap all. In that order A scores "
         f"{points(a_surplus)} points more with the judge than with people, which position bias may explain",
     )
-
-
-def _score(p: Float) -> Float:
-    return score_of_a(p / p.sum(axis=1, keepdims=True))
 
 
 def _position_figures(measured: ScoredRows) -> PositionFigures | None:

@@ -16,7 +16,7 @@ from judge.stats.metrics import MEASURES, Metric, hits
 from judge.stats.permutation import sign_flip_test
 from judge.stats.resample import Estimate, Resampler, check_resampling
 from judge.stats.words import amount, amount_interval, p_text
-from judge.tables.comparison import VERDICTS, Comparison
+from judge.tables.comparison import VERDICTS
 from judge.tables.table import Table
 
 # A difference counts as shown only if its p-value is below this.
@@ -181,14 +181,10 @@ def _most_changed(labelled: MemberRows, table: Table, count: int) -> list[Change
 def prompts_of(table: Table, ids: set[str]) -> dict[str, str]:
     """Return the first prompt of each of these rows that is not blank; the table is read again, as far as needed."""
     prompts: dict[str, str] = {}
-    if not ids:
-        return prompts
-    for chunk in table.chunks():
-        prompts |= {str(row.id): _prompt(row) for row in chunk if str(row.id) in ids}
+    for chunk in table.chunks() if ids else ():
+        for row in chunk:
+            if str(row.id) in ids:
+                prompts[str(row.id)] = next((turn for turn in row.prompt if turn and turn.strip()), "")
         if len(prompts) == len(ids):
             break
     return prompts
-
-
-def _prompt(row: Comparison) -> str:
-    return next((turn for turn in row.prompt if turn and turn.strip()), "")

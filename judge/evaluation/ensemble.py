@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
 from judge.evaluation.blend import blend, fit_weights, on_simplex
-from judge.evaluation.members import MemberRows, has_scored, joint_flags, labelled_rows
+from judge.evaluation.members import MemberRows, joint_flags, labelled_rows
 from judge.evaluation.settings import EnsembleSettings
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float
 from judge.stats.metrics import hits, log_losses
 from judge.stats.resample import Estimate, Resampler, check_resampling
 from judge.stats.words import interval
+from judge.tables.comparison import UNREAD
 from judge.tables.split import folds
 from judge.tables.table import Table
 
@@ -152,7 +153,7 @@ def ensemble(
         names=[member.name for member in members],
         weights=[float(w) for w in weights],
         fitted=table is not None and settings.weights is None,
-        p=blend(np.stack([m.p for m in members]), weights, np.stack([has_scored(m) for m in members])),
+        p=blend(np.stack([m.p for m in members]), weights, np.stack([~m.has(UNREAD) for m in members])),
         flags=joint_flags(members),
         measured=measured,
     )

@@ -161,6 +161,12 @@ def left_out_text(unlabelled: int, unpredicted: int, dropped: int, trained: str)
     return f"; left out: {kinds}" if kinds else ""
 
 
+def few_groups_text(groups: int) -> str:
+    """Return the warning about fewer than `FEW_GROUPS` prompt groups."""
+    what = "there is no interval" if groups < 2 else "the intervals are too narrow"
+    return f"only {counted(groups, 'prompt group')}: {what}"
+
+
 def _check_types_of_ids(known: set[str], predicted: set[str], name: str, table: str) -> None:
     """Raise an error that says so if one set of ids was turned into decimal numbers (1.0) and the other was not."""
     for left, right, decimal, whole in ((predicted, known, name, table), (known, predicted, table, name)):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
-from judge.evaluation.judged_rows import JudgedRows, join, without_trained
+from judge.evaluation.judged_rows import JudgedRows, few_groups_text, join, without_trained
 from judge.evaluation.settings import RefuseOrDrop
 from judge.predictions.file import StoredPredictions, read_predictions
 from judge.prompting.verdict import Float
@@ -61,11 +61,7 @@ class MemberRows:
                 f"{counted(same_prompt, 'row')} with the prompt of another row that trained a judge: the figures may "
                 "be too good",
             ),
-            (
-                groups < FEW_GROUPS,
-                f"only {counted(groups, 'prompt group')}: "
-                + ("there is no interval" if groups < 2 else "the intervals are too narrow"),
-            ),
+            (groups < FEW_GROUPS, few_groups_text(groups)),
             (
                 not_scored,
                 f"{counted(not_scored, 'row')} that a judge could not score: they count with 1/3 each for that judge",
@@ -121,23 +117,14 @@ def _aligned(member: StoredPredictions, first: StoredPredictions) -> StoredPredi
     return replace(member, ids=first.ids, **ordered)
 
 
-def has_scored(member: StoredPredictions) -> NDArray[np.bool_]:
-    """Return which rows a member could score, shape (rows,); all where its file has no flags."""
-    if member.flags is None:
-        return np.ones(len(member.ids), dtype=np.bool_)
-    scored: NDArray[np.bool_] = (member.flags & np.uint32(UNREAD)) == 0
-    return scored
-
-
 def joint_flags(members: Sequence[StoredPredictions]) -> NDArray[np.uint32]:
     """Return the flags of aligned members together, shape (rows,); a row is not scored if no member scored it."""
     flags = np.zeros(len(members[0].ids), dtype=np.uint32)
     for member in members:
         if member.flags is not None:
             flags |= member.flags
-    scored = np.any([has_scored(member) for member in members], axis=0)
-    joint: NDArray[np.uint32] = np.where(scored, flags & ~np.uint32(UNREAD), flags)
-    return joint
+    unread = np.all([member.has(UNREAD) for member in members], axis=0)
+    return np.asarray(np.where(unread, flags, flags & ~np.uint32(UNREAD)))
 
 
 def labelled_rows(
@@ -157,20 +144,16 @@ def labelled_rows(
     """
     together = replace(members[0], flags=joint_flags(members))
     rows = join(together, table, partial=partial)
-    kept = without_trained(rows, _trained(members), trained_rows, "so figures on them would say little about new rows")
+    names = [member.name for member in members if member.has(Flag.TRAINED_ON).any()]
+    kept = without_trained(rows, names, trained_rows, "so figures on them would say little about new rows")
     places = {row_id: i for i, row_id in enumerate(members[0].ids)}
     order = np.array([places[row_id] for row_id in kept.ids])
     return MemberRows(
         rows=kept,
         p=np.stack([member.p[order] for member in members]),
-        scored=np.stack([has_scored(member)[order] for member in members]),
+        scored=np.stack([~member.has(UNREAD)[order] for member in members]),
         unlabelled=table.counts["rows"] - table.counts["labelled"],
         unpredicted=table.counts["labelled"] - len(rows),
         dropped=len(rows) - len(kept),
         flagless=tuple(member.name for member in members if member.flags is None),
     )
-
-
-def _trained(members: Sequence[StoredPredictions]) -> list[str]:
-    """Return the names of the prediction files that hold rows which trained their own judge."""
-    return [m.name for m in members if m.flags is not None and ((m.flags & np.uint32(Flag.TRAINED_ON)) != 0).any()]

@@ -132,7 +132,7 @@ def figures_of(rows: JudgedRows, resampler: Resampler) -> Figures:
         uniform_log_loss=UNIFORM_LOG_LOSS,
         uniform_accuracy=1 / 3,
         uniform_brier=2 / 3,
-        mean_p=as_three(_normalised(rows.p).mean(axis=0)),
+        mean_p=as_three((rows.p / rows.p.sum(axis=1, keepdims=True)).mean(axis=0)),
         label_rates=as_three(rates),
         median_verdict_mass=float(np.median(mass)) if len(mass) else None,
         reliability=reliability,
@@ -221,10 +221,6 @@ def _tie_losses(rows: JudgedRows, losses: Float, resampler: Resampler) -> TieLos
         on_others=mean_where(losses, ~ties, resampler, only_ties),
         decided_accuracy=mean_where(right, ~ties, resampler, only_ties, share=True),
     )
-
-
-def _normalised(p: Float) -> Float:
-    return np.asarray(p / p.sum(axis=1, keepdims=True))
 
 
 def length_baseline(rows: JudgedRows, seed: int = 0) -> Float | Undefined:

@@ -78,11 +78,6 @@ class Calibration(BaseModel):
     bias: tuple[_Finite, _Finite, _Finite]
     fitted: Fitted | None = None
 
-    @property
-    def frame(self) -> Literal["row", "order"]:
-        """Whether it acts on a row's averaged probabilities, or on each order as the prompt shows it."""
-        return "order" if self.method in IN_PROMPT else "row"
-
     def apply(self, first: NDArray[np.floating], second: NDArray[np.floating]) -> Float:
         """Return calibrated probabilities, averaged over the orders that were read, shape (rows, 3).
 
@@ -93,7 +88,7 @@ class Calibration(BaseModel):
         Returns:
             float64; NaN for a row that was not read at all.
         """
-        if self.frame == "row":
+        if self.method not in IN_PROMPT:
             return self._transformed(mean_of_read(first, second))
         exchanged = np.asarray(second, dtype=np.float64)[:, SWAPPED]
         return mean_of_read(self._transformed(first), self._transformed(exchanged)[:, SWAPPED])
@@ -108,7 +103,7 @@ class Calibration(BaseModel):
 
     def in_words(self) -> str:
         """Return its parameters as a person reads them."""
-        names = ("first", "second", "tie") if self.frame == "order" else ("A", "B", "tie")
+        names = ("first", "second", "tie") if self.method in IN_PROMPT else ("A", "B", "tie")
         bias = ", ".join(f"{name} {round(value, 2) + 0.0:+.2f}" for name, value in zip(names, self.bias, strict=True))
         if self.method == "contextual":
             return f"log-probabilities without content subtracted: {bias}"

@@ -25,7 +25,6 @@ from judge.tables.table_files import csv_rows
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 PROBABILITY_COLUMNS = ("id", *LABEL_COLUMNS)
 WINNER_COLUMNS = ("id", "winner")
@@ -118,12 +117,12 @@ def quick_submission(table: Table, options: SubmissionOptions, form: Form) -> in
         if rows >= options.quick_below:
             return None
     # a floor changes nothing in the uniform distribution
-    write_submission(options.path, table.ids(), np.full((rows, 3), 1 / 3), form)
+    write_submission(options.path, table.ids().to_pylist(), np.full((rows, 3), 1 / 3), form)
     return rows
 
 
 def write_submission(
-    path: Path, ids: pa.Array, p: NDArray[np.floating], form: Form | None = None, floor: float = DEFAULT_FLOOR
+    path: Path, ids: Sequence[RowId], p: NDArray[np.floating], form: Form | None = None, floor: float = DEFAULT_FLOOR
 ) -> None:
     """Write a submission, whole or not at all.
 
@@ -138,7 +137,7 @@ def write_submission(
     import pandas as pd
 
     form = form or Form()
-    own = [str(i) for i in ids.to_pylist()]
+    own = [str(i) for i in ids]
     order = _order(own, form.ids)
     frame = pd.DataFrame({"id": [own[i] for i in order]}, dtype=object)
     if "winner" in form.columns:

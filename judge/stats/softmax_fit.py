@@ -99,12 +99,11 @@ def _checked(
 
 
 def _limits(bounds: Bounds | None, parameters: int) -> tuple[Float, Float]:
-    if bounds is None:
-        return np.full(parameters, -np.inf), np.full(parameters, np.inf)
-    if len(bounds) != parameters:
-        raise ValueError(f"expected {parameters} bounds, found {len(bounds)}")
-    low = np.array([-np.inf if bound[0] is None else bound[0] for bound in bounds], dtype=np.float64)
-    high = np.array([np.inf if bound[1] is None else bound[1] for bound in bounds], dtype=np.float64)
+    given = [(None, None)] * parameters if bounds is None else bounds
+    if len(given) != parameters:
+        raise ValueError(f"expected {parameters} bounds, found {len(given)}")
+    low, high = np.array(given, dtype=np.float64).reshape(-1, 2).T  # None becomes NaN
+    low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
     if not (low <= high).all():
         raise ValueError("a lower bound lies above its upper bound")
     return low, high
