@@ -20,16 +20,7 @@ from judge.calibration.fit import Task, cross_validate, make_task
 from judge.errors import JudgeError, counted
 from judge.evaluation.judged_rows import JudgedRows, few_groups_text, join, without_trained
 from judge.evaluation.settings import LabelledSettings
-from judge.models.calibration import (
-    METHODS,
-    ORDERS,
-    Calibration,
-    Fitted,
-    Method,
-    Orders,
-    Three,
-    orders_read,
-)
+from judge.models.calibration import METHODS, ORDERS, Calibration, Fitted, Method, Orders, Three, orders_read
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float, entropy, mean_of_read
 from judge.stats.metrics import expected_calibration_error, label_rates, log_losses
@@ -215,11 +206,7 @@ def _scored(rows: JudgedRows, stored: StoredPredictions) -> JudgedRows:
 
 
 def _folds(rows: JudgedRows, table: str, settings: CalibrateSettings) -> NDArray[np.int64]:
-    """Return the fold of each row.
-
-    Raises:
-        JudgeError: there is nothing to cross-validate on.
-    """
+    """Return the fold of each row, shape (rows,), if there is enough to cross-validate on."""
     if not len(rows):
         raise JudgeError(f"{table}: no labelled row was scored")
     given = np.unique(rows.labels)
@@ -245,11 +232,7 @@ def _folds(rows: JudgedRows, table: str, settings: CalibrateSettings) -> NDArray
 def _tasks(
     rows: JudgedRows, settings: CalibrateSettings, content_free: Callable[[], Three | str]
 ) -> tuple[list[Task], dict[Method, str]]:
-    """Return the methods to try, and why the others are left out.
-
-    Raises:
-        JudgeError: the method that the user asks for cannot be fitted.
-    """
+    """Return the methods to try, and why the others are left out."""
     left_out: dict[Method, str] = {}
     missing = [VERDICTS[k] for k in range(3) if not (rows.labels == k).any()]
     if missing:

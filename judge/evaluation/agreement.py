@@ -40,7 +40,6 @@ NO_VERDICT = -1
 _TIE = 2
 _ONE_ORDER = "needs both orders, and only one was read (score with --swap all)"
 _NO_ORDER = "the file does not hold the log-probabilities of an order"
-_NO_WINNER = "no row's label is A or B"
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,7 @@ class _Definition:
         values: the numbers that are added up over rows, shape (rows,) or (rows, columns).
         only: a further condition on the rows.
         statistic: turns the totals of the values and, last, the number of rows into the figure.
+        decided: whether only rows whose label is A or B count.
         otherwise: why there is no figure if no row is left.
     """
 
@@ -115,7 +115,8 @@ class _Definition:
     values: Callable[[_Verdicts], Float]
     only: Callable[[_Verdicts], Mask] = lambda seen: np.ones(len(seen.labels), dtype=bool)
     statistic: Statistic = _means
-    otherwise: str = "no row is left"
+    decided: bool = False
+    otherwise: str = "no row's label is A or B"
 
 
 def agreement_figures(rows: JudgedRows, resampler: Resampler) -> list[AgreementFigure]:
@@ -131,7 +132,7 @@ def agreement_figures(rows: JudgedRows, resampler: Resampler) -> list[AgreementF
 
 def _figure(definition: _Definition, seen: _Verdicts, resampler: Resampler, rows: JudgedRows) -> AgreementFigure:
     needed = seen.has[definition.needs]
-    part: Mask = needed & definition.only(seen)
+    part: Mask = needed & definition.only(seen) & (seen.winner | (not definition.decided))
     number = int(part.sum())
     words = (definition.key, definition.name, definition.counts, definition.source)
     if not number:
@@ -290,7 +291,8 @@ _DEFINITIONS = [
         "MT-Bench section 4.2",
         "both orders",
         lambda seen: _same(_combined(seen), seen.labels),
-        lambda seen: seen.winner & np.isin(_combined(seen), (0, 1)),
+        lambda seen: np.isin(_combined(seen), (0, 1)),
+        decided=True,
         otherwise="no row where neither the label nor the judge's verdict is a tie",
     ),
     _Definition(
@@ -301,8 +303,7 @@ _DEFINITIONS = [
         "JudgeBench utils/metrics.py",
         "both orders",
         _judgebench,
-        lambda seen: seen.winner,
-        otherwise=_NO_WINNER,
+        decided=True,
     ),
     _Definition(
         "llmbar_accuracy",
@@ -311,8 +312,7 @@ _DEFINITIONS = [
         "LLMBar evaluate.py",
         "both orders",
         lambda seen: (_same(seen.forced_first, seen.labels) + _same(seen.forced_second, seen.labels)) / 2,
-        lambda seen: seen.winner,
-        otherwise=_NO_WINNER,
+        decided=True,
     ),
     _Definition(
         "llmbar_agreement",
@@ -321,8 +321,7 @@ _DEFINITIONS = [
         "LLMBar evaluate.py",
         "both orders",
         lambda seen: _same(seen.forced_first, seen.forced_second),
-        lambda seen: seen.winner,
-        otherwise=_NO_WINNER,
+        decided=True,
     ),
     _Definition(
         "rewardbench",
@@ -332,7 +331,6 @@ _DEFINITIONS = [
         "RewardBench run_generative.py",
         "one order",
         _rewardbench,
-        lambda seen: seen.winner,
-        otherwise=_NO_WINNER,
+        decided=True,
     ),
 ]

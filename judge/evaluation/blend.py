@@ -26,8 +26,7 @@ _PARTS = 1_000_000
 def log_probabilities(p: NDArray[np.floating]) -> Float:
     """Return finite logarithms of probabilities, shape (..., 3): zeros count as 2.2e-16, rows are normalised."""
     values = np.maximum(np.asarray(p, dtype=np.float64), np.finfo(np.float64).eps)
-    result: Float = np.log(values / values.sum(axis=-1, keepdims=True))
-    return result
+    return np.asarray(np.log(values / values.sum(axis=-1, keepdims=True)))
 
 
 def blend(p: NDArray[np.floating], weights: Sequence[float] | Float, scored: NDArray[np.bool_] | None = None) -> Float:
@@ -103,5 +102,4 @@ def on_simplex(weights: Float) -> Float:
 def _rounded(weights: Float) -> Float:
     parts = np.rint(weights * _PARTS)
     parts[np.argmax(parts)] += _PARTS - parts.sum()
-    result: Float = parts / _PARTS
-    return result
+    return np.asarray(parts / _PARTS)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
-from judge.evaluation.judged_rows import JudgedRows, few_groups_text, join, without_trained
+from judge.evaluation.judged_rows import JudgedRows, few_groups_text, join, only_in_one, without_trained
 from judge.evaluation.settings import RefuseOrDrop
 from judge.predictions.file import StoredPredictions, read_predictions
 from judge.prompting.verdict import Float
@@ -100,20 +100,16 @@ def read_members(paths: Sequence[Path]) -> list[StoredPredictions]:
 def _aligned(member: StoredPredictions, first: StoredPredictions) -> StoredPredictions:
     """Return a member's rows in the order of the first member's."""
     places = {row_id: i for i, row_id in enumerate(member.ids)}
-    missing = [row_id for row_id in first.ids if row_id not in places]
-    surplus = places.keys() - set(first.ids)
-    problems = []
-    for ids, what in (
-        (missing, f"has no prediction for {{}} of {first.name}"),
-        (surplus, f"has predictions for {{}} that {first.name} does not have"),
-    ):
-        if ids:
-            problems.append(what.format(counted(len(ids), "row")) + f" (for example id {printable(min(ids), 40)})")
+    problems = only_in_one(
+        set(first.ids),
+        places.keys(),
+        f"has no prediction for {{}} of {first.name}",
+        f"has predictions for {{}} that {first.name} does not have",
+    )
     if problems:
         raise JudgeError(f"{member.name}: {'; '.join(problems)}; give predictions of the same table")
     order = np.array([places[row_id] for row_id in first.ids])
-    columns = {field.name: getattr(member, field.name) for field in fields(member)}
-    ordered = {name: values[order] for name, values in columns.items() if isinstance(values, np.ndarray)}
+    ordered = {name: values[order] for name, values in vars(member).items() if isinstance(values, np.ndarray)}
     return replace(member, ids=first.ids, **ordered)
 
 

@@ -192,8 +192,7 @@ def area_under_curve(score: Float, true: NDArray[np.bool_], resampler: Resampler
 
 def _share_below(ordered: Float, score: Float) -> Float:
     below, up_to = (np.searchsorted(ordered, score, side) for side in ("left", "right"))
-    share: Float = (below + up_to) / (2 * len(ordered))
-    return share
+    return np.asarray((below + up_to) / (2 * len(ordered)))
 
 
 def mean_where(
@@ -259,11 +258,7 @@ def _length_design(characters: np.ndarray) -> Float:
     Args:
         characters: of the prompt, of A and of B, shape (rows, 3).
     """
-    a, b = np.log1p(characters[:, 1].astype(np.float64)), np.log1p(characters[:, 2].astype(np.float64))
-    ratio = a - b
-    design = np.zeros((len(ratio), 3, 6))
-    for verdict in (0, 2):  # B's logit is 0: the softmax needs only differences
-        design[:, verdict, 3 * (verdict // 2) : 3 * (verdict // 2) + 3] = np.column_stack(
-            [np.ones(len(ratio)), ratio, np.abs(ratio)]
-        )
+    a, b = np.log1p(characters[:, 1:].astype(np.float64)).T
+    design = np.zeros((len(a), 3, 6))  # B's logit is 0: the softmax needs only differences
+    design[:, 0, :3] = design[:, 2, 3:] = np.column_stack([np.ones(len(a)), a - b, np.abs(a - b)])
     return design

@@ -98,8 +98,8 @@ class Calibration(BaseModel):
 
     def numbers(self) -> str:
         """Return all numbers that decide its results, in full precision: equal texts mean equal calibrations."""
-        parts = {"scale": self.scale, "bias": self.bias}
-        return " ".join([self.method, *(f"{name}={','.join(map(repr, three))}" for name, three in parts.items())])
+        scale, bias = (",".join(map(repr, three)) for three in (self.scale, self.bias))
+        return f"{self.method} scale={scale} bias={bias}"
 
     def in_words(self) -> str:
         """Return its parameters as a person reads them."""
@@ -141,8 +141,7 @@ def _said_too_often(names: tuple[str, str, str], bias: tuple[float, float, float
 def log_of(p: NDArray[np.floating]) -> Float:
     """Return log-probabilities, float64, shape (rows, 3): none below that of `SMALLEST`. NaN stays."""
     values = np.asarray(p, dtype=np.float64)
-    result: Float = np.log(np.maximum(values / values.sum(axis=1, keepdims=True), SMALLEST))
-    return result
+    return np.asarray(np.log(np.maximum(values / values.sum(axis=1, keepdims=True), SMALLEST)))
 
 
 def orders_read(first: NDArray[np.floating], second: NDArray[np.floating]) -> Orders:

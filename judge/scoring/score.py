@@ -12,13 +12,7 @@ from judge.engine.protocol import EngineConfig
 from judge.errors import JudgeError, RunInterrupted
 from judge.models.bundle import ModelFolder, open_model
 from judge.predictions.file import read_predictions
-from judge.predictions.predictions import (
-    check_output,
-    predictions_table,
-    summary,
-    what_is_missing,
-    write_predictions,
-)
+from judge.predictions.predictions import check_output, predictions_table, summary, what_is_missing, write_predictions
 from judge.predictions.submission import Form, SubmissionOptions, check_form, quick_submission, write_submission
 from judge.runs.folder import RunFolder
 from judge.runs.progress import Progress

@@ -34,8 +34,7 @@ def log_losses(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[
     values = np.asarray(p, dtype=np.float64)
     values = values / values.sum(axis=1, keepdims=True)
     chosen = values[np.arange(len(labels)), labels]
-    result: NDArray[np.float64] = -np.log(np.clip(chosen, np.finfo(np.float64).eps, 1.0))
-    return result
+    return np.asarray(-np.log(np.clip(chosen, np.finfo(np.float64).eps, 1.0)))
 
 
 def log_loss(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
@@ -50,8 +49,7 @@ def hits(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.flo
     distribution is right in a third of the rows; a row with NaN gives NaN. Arguments and errors as of `log_losses`.
     """
     _check_labels(p, labels)
-    result: NDArray[np.float64] = called(p)[np.arange(len(labels)), labels]
-    return result
+    return np.asarray(called(p)[np.arange(len(labels)), labels])
 
 
 def called(p: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -63,8 +61,7 @@ def called(p: NDArray[np.floating]) -> NDArray[np.float64]:
     values = np.asarray(p)
     best = values == values.max(axis=1, keepdims=True)
     share = best / np.maximum(best.sum(axis=1, keepdims=True), 1)
-    result: NDArray[np.float64] = np.where(np.isnan(values).any(axis=1, keepdims=True), np.nan, share)
-    return result
+    return np.where(np.isnan(values).any(axis=1, keepdims=True), np.nan, share)
 
 
 def verdicts(p: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -78,8 +75,7 @@ def verdicts(p: NDArray[np.floating]) -> NDArray[np.int64]:
     """
     values = np.asarray(p)
     best = values == values.max(axis=1, keepdims=True)
-    result: NDArray[np.int64] = np.where(best.sum(axis=1) == 1, best.argmax(axis=1), 2)
-    return result
+    return np.where(best.sum(axis=1) == 1, best.argmax(axis=1), 2)
 
 
 def brier_scores(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -91,8 +87,7 @@ def brier_scores(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArra
     _check_labels(p, labels)
     values = np.asarray(p, dtype=np.float64)
     values = values / values.sum(axis=1, keepdims=True)
-    result: NDArray[np.float64] = ((values - np.eye(3)[labels]) ** 2).sum(axis=1)
-    return result
+    return np.asarray(((values - np.eye(3)[labels]) ** 2).sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -176,8 +171,7 @@ def label_rates(labels: NDArray[np.integer]) -> NDArray[np.float64]:
         ValueError: no rows, or a row without a label (-1).
     """
     _check_labels(np.empty((len(labels), 3)), labels)
-    rates: NDArray[np.float64] = np.bincount(labels, minlength=3) / len(labels)
-    return rates
+    return np.asarray(np.bincount(labels, minlength=3) / len(labels))
 
 
 def rates_text(rates: NDArray[np.floating]) -> str:

@@ -63,8 +63,7 @@ class Undefined:
 
 def means(totals: Float, counts: Float) -> Float:
     """Return the mean of each column over rows: shape (columns, resamples) for totals of that shape."""
-    result: Float = totals / counts
-    return result
+    return np.asarray(totals / counts)
 
 
 def check_resampling(resamples: int, seed: int) -> None:
@@ -219,15 +218,9 @@ class Resampler:
                 return [Estimate(float(point), None, None) for point in points]
             drawn = self._sums(table) @ self._times
             figures = statistic(drawn[:-1], drawn[-1])
-        estimates = [
-            _interval(float(point), row, self.tail(count)) if count > 1 else Estimate(float(point), None, None)
-            for point, row, count in zip(points, figures, groups, strict=True)
-        ]
         kinds = [shares] * len(points) if isinstance(shares, bool) else shares
-        return [
-            self._widened(estimate, part) if share else estimate
-            for estimate, part, share in zip(estimates, parts, kinds, strict=True)
-        ]
+        each = zip(points.tolist(), figures, parts, groups, kinds, strict=True)
+        return [self._interval(*of_figure) for of_figure in each]
 
     def means(
         self,
@@ -251,21 +244,19 @@ class Resampler:
             np.column_stack([table, each]), lambda totals, _: totals[:-1] / totals[-1], about=weights, shares=shares
         )
 
-    def _widened(self, share: Estimate, about: NDArray[np.generic] | None) -> Estimate:
-        """Return a share of exactly 0 or 1 with an interval as wide as `reach`; other shares stay as they are."""
-        if share.value == share.low == share.high == 0:
-            return Estimate(0.0, 0.0, self.reach(about))
-        if share.value == share.low == share.high == 1:
-            return Estimate(1.0, 1 - self.reach(about), 1.0)
-        return share
-
-
-def _interval(point: float, drawn: Float, tail: float) -> Estimate:
-    finite = drawn[np.isfinite(drawn)]
-    if len(finite) < len(drawn) / 2:
-        return Estimate(point, None, None)
-    low, high = np.quantile(finite, [tail, 1 - tail])
-    return Estimate(point, float(low), float(high))
+    def _interval(
+        self, point: float, drawn: Float, about: NDArray[np.generic] | None, groups: int, share: bool
+    ) -> Estimate:
+        """Return a figure with its interval; a share of exactly 0 or 1 has one as wide as `reach`."""
+        finite = drawn[np.isfinite(drawn)]
+        if groups < 2 or len(finite) < len(drawn) / 2:
+            return Estimate(point, None, None)
+        tail = self.tail(groups)
+        low, high = (float(end) for end in np.quantile(finite, [tail, 1 - tail]))
+        if share and low == point == high and point in (0, 1):
+            reach = self.reach(about)
+            low, high = max(0.0, point - reach), min(1.0, point + reach)
+        return Estimate(point, low, high)
 
 
 def _times_drawn(blocks: int, resamples: int, rng: np.random.Generator) -> Float:

@@ -72,8 +72,7 @@ def fit_softmax(
         loss.ridge = RIDGE
         zero = np.clip(np.zeros(parameters), low * size, high * size)
         theta = _minimum(loss, zero, low * size, high * size)
-    result: Float = np.clip(theta / size, low, high)
-    return result
+    return np.asarray(np.clip(theta / size, low, high))
 
 
 def _checked(
@@ -150,8 +149,7 @@ class _Loss:
         p, _ = self._probabilities(theta)
         spread = self.columns - np.einsum("rc,krc->kr", p, self.columns)[:, :, np.newaxis]
         spread *= np.sqrt(p * self.share[:, np.newaxis])
-        result: Float = np.einsum("krc,lrc->kl", spread, spread) + (self.ridge + _DAMPING) * np.eye(len(theta))
-        return result
+        return np.asarray(np.einsum("krc,lrc->kl", spread, spread) + (self.ridge + _DAMPING) * np.eye(len(theta)))
 
 
 def _minimum(loss: _Loss, start: Float, low: Float, high: Float) -> Float:
