@@ -149,7 +149,6 @@ def read_without_content(folder: Path, base: Path | None, settings: dict[str, An
 
     Args:
         folder: the bundle; its own template is used.
-        base: the base model of an adapter, where it is not in the folder that the adapter names.
         settings: of the scoring.
 
     Raises:

@@ -92,7 +92,7 @@ class CalibrateResult:
         class_rates_log_loss: log loss of always giving the rates of these labels, nats.
         methods: the methods that were tried.
         left_out: the methods that were not tried, and why.
-        chosen: the method with the lowest log loss.
+        chosen: the one with the lowest log loss.
         after: figures of the whole procedure, which includes the choice of the method.
         accepted: whether the interval of its gain lies above zero.
         warnings: whole lines for the user.
@@ -149,7 +149,6 @@ def calibrate(
     Args:
         stored: `judge.predictions.file.read_predictions` of a file.
         table: read once, in a stream. Open it with `on_bad_row="placeholder"`.
-        settings: the defaults if None.
         content_free: for `contextual`: returns probabilities of the first, the second and tie for prompts without
             content, or says why it cannot. It is called only if the method is wanted, and after all other checks.
 

@@ -46,12 +46,7 @@ class Task:
         return [(0.0, None)] * scales + [(None, None)] * (self.design.shape[2] - scales)
 
     def fit(self, chosen: NDArray[np.bool_], start: Float | None = None) -> Float:
-        """Return the parameters that fit the chosen rows best, shape (parameters,).
-
-        Args:
-            chosen: shape (rows,).
-            start: where to begin.
-        """
+        """Return the parameters, shape (parameters,), that fit the chosen rows, a mask of shape (rows,), best."""
         part = chosen[self.row]
         return fit_softmax(
             self.design[part], self.labels[part], start=start, bounds=self.bounds, weights=self.weights[part]

@@ -47,9 +47,7 @@ class AgreementFigure:
     """A figure as a benchmark counts it.
 
     Attributes:
-        key: a short name for programs.
         name: the benchmark and what it calls the figure.
-        counts: what it counts, in one line.
         source: where the benchmark defines it.
         rows: how many rows count.
         estimate: None where these rows cannot show it.
@@ -120,12 +118,7 @@ class _Definition:
 
 
 def agreement_figures(rows: JudgedRows, resampler: Resampler) -> list[AgreementFigure]:
-    """Return a judge's agreement with the labels, and with itself, as published benchmarks count them.
-
-    Args:
-        rows: at least one.
-        resampler: of these rows' groups.
-    """
+    """Return a judge's agreement with the labels, and with itself, as published benchmarks count them."""
     seen = _verdicts(rows)
     return [_figure(definition, seen, resampler, rows) for definition in _DEFINITIONS]
 

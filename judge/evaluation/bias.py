@@ -69,7 +69,6 @@ class PositionFigures:
     """How the most probable verdicts of the two orders (`judge.stats.metrics.verdicts`) agree, as shares of the rows.
 
     Attributes:
-        rows: how many rows were read in both orders.
         consistency: rows where both verdicts are the same.
         flip_rate: rows where they differ, 1 - consistency.
         to_first: rows where they differ, and a response fares better in the order that shows it first.
@@ -107,7 +106,6 @@ class TieFigures:
     """The probability of a tie beside people's ties.
 
     Attributes:
-        rows: how many rows count.
         judge: mean probability of a tie.
         people: share of the rows that people call a tie.
         most_probable: share of the rows in which a tie is the most probable verdict; where k verdicts are equally

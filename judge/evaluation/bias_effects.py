@@ -35,10 +35,8 @@ class Effect:
     """One effect, and whether the judge has it.
 
     Attributes:
-        key: a short name for programs.
-        title: a short name for people.
-        rows: how many rows it is measured on.
-        groups: how many prompt groups these rows have.
+        key, title: a short name for programs, and one for people.
+        rows, groups: how many rows it is measured on, and how many prompt groups these have.
         estimate: the effect as a fraction of 1; None where it is not measured.
         call: present, absent, undecided or not measured (`call_of`).
         sentence: whether the judge has it and how big it is, in points of 1/100; or why it is not measured.
@@ -112,7 +110,6 @@ class ScoredRows:
         """Return by how much more than people the judge favours the marked response, in rows with one marked response.
 
         Args:
-            wording: what to call it.
             marked: which of A and B have the mark, shape (rows, 2).
             otherwise: why it is not measured where no row has exactly one.
         """

@@ -85,21 +85,24 @@ def compare(
     Args:
         members: two, of `judge.evaluation.members.read_members`: A and B.
         table: read twice, in a stream: for labels, and for the prompts of the rows that are listed.
-        settings: the defaults if None.
 
     Raises:
         JudgeError: a setting is out of range, the ids are not the table's, no row has a label, or rows trained one of
             the judges (unless dropped).
     """
     settings = settings or CompareSettings()
-    _check(settings)
+    check_resampling(settings.resamples, settings.seed)
+    if not 100 <= settings.permutations <= _MOST_PERMUTATIONS:
+        raise JudgeError(f"--permutations={settings.permutations}: expected 100 to {_MOST_PERMUTATIONS:,}")
+    if settings.rows < 0:
+        raise JudgeError(f"--rows={settings.rows}: expected a number of 0 or more")
     labelled = labelled_rows(members, table, settings.trained_rows, settings.partial)
     names = (members[0].name, members[1].name)
     return CompareResult(
         names=names,
         table=table.name,
         settings=settings,
-        rows=len(labelled),
+        rows=len(labelled.rows),
         groups=len(np.unique(labelled.rows.groups)),
         unlabelled=labelled.unlabelled,
         unpredicted=labelled.unpredicted,
@@ -109,14 +112,6 @@ def compare(
         most_changed=_most_changed(labelled, table, settings.rows),
         warnings=labelled.warnings(),
     )
-
-
-def _check(settings: CompareSettings) -> None:
-    check_resampling(settings.resamples, settings.seed)
-    if not 100 <= settings.permutations <= _MOST_PERMUTATIONS:
-        raise JudgeError(f"--permutations={settings.permutations}: expected 100 to {_MOST_PERMUTATIONS:,}")
-    if settings.rows < 0:
-        raise JudgeError(f"--rows={settings.rows}: expected a number of 0 or more")
 
 
 def _differences(labelled: MemberRows, names: tuple[str, str], settings: CompareSettings) -> dict[str, Difference]:

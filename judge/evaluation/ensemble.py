@@ -42,15 +42,12 @@ class EnsembleFigures:
         folds: number of folds of the cross-validation: each row is blended with weights that were fitted on other
             prompt groups; None where the weights were given.
         fold_weights: the weights of each fold, shape (folds, members).
-        members: the score of each member, in their order.
         equal: the score of the blend with equal weights.
         blend: the score of the blend; out of fold where its weights were fitted.
         best: name of the member with the lowest log loss on these rows. It is chosen on the same rows that it is
             compared on, which favours it.
         gain: the best member's log loss minus the blend's; over 0 where the blend is better. All resamples of the
             interval use the same weights of the folds.
-        conclusion: one sentence on the gain.
-        warnings: whole lines for the user.
     """
 
     table: str
@@ -75,8 +72,7 @@ class Ensemble:
     """A blend of members, in the order of the first one's rows.
 
     Attributes:
-        names: of the members.
-        weights: of each, summing to 1.
+        weights: of each member, summing to 1.
         fitted: whether they were fitted on labelled rows.
         p: probabilities of A, B and tie, shape (rows, 3).
         flags: the members' flags together, shape (rows,).
@@ -129,7 +125,6 @@ def ensemble(
     Args:
         members: of `judge.evaluation.members.read_members`, at least two.
         table: to fit the weights on and to measure with; read once. None: equal or given weights, nothing measured.
-        settings: the defaults if None.
 
     Raises:
         JudgeError: fewer than two members, impossible weights or settings, ids that are not the table's, rows that
@@ -145,7 +140,7 @@ def ensemble(
         fold_weights: list[Float] = []
         if settings.weights is None:
             out_of_fold, fold_weights = _cross_validated(labelled, settings)
-            weights = _fit(labelled, np.ones(len(labelled), dtype=np.bool_))
+            weights = _fit(labelled, np.ones(len(labelled.rows), dtype=np.bool_))
         else:
             out_of_fold = blend(labelled.p, weights, labelled.scored)
         measured = _measured(members, labelled, weights, out_of_fold, fold_weights, table, settings)

@@ -90,8 +90,6 @@ def evaluate(
         stored: `judge.predictions.file.read_predictions` of a file.
         table: read once, in a stream. Its texts only tell which rows share a prompt, so open it with
             `on_bad_row="placeholder"`.
-        settings: the defaults if None.
-        progress: takes how far the reading of the table is.
 
     Raises:
         JudgeError: the ids of the two are not the same, no row has a label, a labelled row trained the judge

@@ -71,9 +71,7 @@ def join(
     """Return the labelled rows of a table with their predictions, joined by id.
 
     Args:
-        stored: the predictions.
         table: read once, in a stream.
-        progress: takes how far the reading of the table is.
         partial: leave out rows without a prediction, such as those that trained the judge.
 
     Raises:
@@ -121,11 +119,9 @@ def without_trained(
     """Return the rows that trained none of the judges.
 
     Args:
-        rows: joined.
         names: of the prediction files whose judges these rows may have trained.
         choice: refuse such rows, or drop them.
-        why: what is wrong with figures on them, for the error.
-        ways: what to do about it, for the error.
+        why, ways: what is wrong with figures on them, and what to do about it, for the error.
 
     Raises:
         JudgeError: there are such rows and they are refused, or no other row is left.

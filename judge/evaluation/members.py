@@ -30,8 +30,7 @@ class MemberRows:
         p: probabilities of A, B and tie, shape (members, rows, 3).
         scored: which members could score which rows, shape (members, rows).
         unlabelled: how many of the table's rows have no label.
-        unpredicted: how many labelled rows have no prediction.
-        dropped: how many labelled rows were left out because they trained a member.
+        unpredicted, dropped: how many labelled rows have no prediction, or trained a member; they are left out.
         flagless: names of the members whose file has no flags.
     """
 
@@ -42,9 +41,6 @@ class MemberRows:
     unpredicted: int
     dropped: int
     flagless: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def warnings(self) -> list[str]:
         """Return what the user must know to read figures of these rows, as whole lines."""
@@ -79,10 +75,9 @@ def read_members(paths: Sequence[Path]) -> list[StoredPredictions]:
         JudgeError: a file cannot be read (`read_predictions`), its ids are not those of the first, a file is given
             twice, or two files hold the same probabilities.
     """
-    places = [path.resolve() for path in paths]
-    for k, place in enumerate(places):
-        if place in places[:k]:
-            raise JudgeError(f"{printable(str(paths[k]), 4096)}: is given twice; give each judge once")
+    for k, path in enumerate(paths):
+        if path.resolve() in [other.resolve() for other in paths[:k]]:
+            raise JudgeError(f"{printable(str(path), 4096)}: is given twice; give each judge once")
     members = [read_predictions(path) for path in paths]
     names = Counter(member.name for member in members)
     members = [
@@ -131,8 +126,6 @@ def labelled_rows(
     Args:
         members: of `read_members`.
         table: read once, in a stream; open it with `on_bad_row="placeholder"`.
-        trained_rows: refuse labelled rows that trained a member, or drop them.
-        partial: leave out rows without a prediction.
 
     Raises:
         JudgeError: the ids are not the table's, no row has a label, rows trained a member and are refused, or no row

@@ -98,12 +98,7 @@ class Figures:
 
 
 def figures_of(rows: JudgedRows, resampler: Resampler) -> Figures:
-    """Return the figures of some rows.
-
-    Args:
-        rows: at least one.
-        resampler: of the same rows.
-    """
+    """Return the figures of some rows, at least one; the resampler is of the same rows."""
     rates = label_rates(rows.labels)
     losses = log_losses(rows.p, rows.labels)
     # All resamples use the same class rates. Fitting the rates to each resample would change the interval in second
@@ -173,7 +168,6 @@ def area_under_curve(score: Float, true: NDArray[np.bool_], resampler: Resampler
     Args:
         score: shape (rows,), higher where `true` is more likely.
         true: shape (rows,), with both values in it.
-        resampler: of the same rows.
     """
     positive, negative = np.sort(score[true]), np.sort(score[~true])
     placement = np.where(true, _share_below(negative, score), 1 - _share_below(positive, score))
@@ -198,13 +192,10 @@ def _share_below(ordered: Float, score: Float) -> Float:
 def mean_where(
     values: NDArray[np.generic], weight: NDArray[np.generic], resampler: Resampler, reason: str, *, share: bool = False
 ) -> Figure:
-    """Return the weighted mean of `values`, or `Undefined` with the reason if all weights are 0.
+    """Return the mean of numbers or truth values, or `Undefined` with the reason if all weights are 0.
 
     Args:
-        values: numbers or truth values, shape (rows,).
-        weight: of each row, 0 or more, shape (rows,).
-        resampler: of the same rows.
-        reason: why there is no mean if all weights are 0.
+        values, weight: shape (rows,); weights are 0 or more.
         share: whether the values lie between 0 and 1 (see `Resampler.estimate`).
     """
     return resampler.means([values], weight, share)[0] if weight.any() else Undefined(reason)
@@ -222,7 +213,7 @@ def _tie_losses(rows: JudgedRows, losses: Float, resampler: Resampler) -> TieLos
     )
 
 
-def length_baseline(rows: JudgedRows, seed: int = 0) -> Float | Undefined:
+def length_baseline(rows: JudgedRows) -> Float | Undefined:
     """Return the log loss of each row by a model that knows only the lengths of the two responses.
 
     People prefer the longer response more often than not, and call a tie less often the more the lengths differ. On
@@ -241,7 +232,7 @@ def length_baseline(rows: JudgedRows, seed: int = 0) -> Float | Undefined:
     if groups < LENGTH_FOLDS:
         return Undefined(f"fewer prompt groups ({groups}) than folds ({LENGTH_FOLDS})")
     design = _length_design(rows.facts.characters)
-    fold = folds(rows.groups, rows.labels, LENGTH_FOLDS, seed)
+    fold = folds(rows.groups, rows.labels, LENGTH_FOLDS, seed=0)
     losses = np.empty(len(rows))
     for number in range(LENGTH_FOLDS):
         held = fold == number

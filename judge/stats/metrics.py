@@ -30,10 +30,7 @@ def log_losses(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[
     Raises:
         ValueError: no rows, another number of labels than rows, or a row without a label (-1).
     """
-    _check_labels(p, labels)
-    values = np.asarray(p, dtype=np.float64)
-    values = values / values.sum(axis=1, keepdims=True)
-    chosen = values[np.arange(len(labels)), labels]
+    chosen = _normalised(p, labels)[np.arange(len(labels)), labels]
     return np.asarray(-np.log(np.clip(chosen, np.finfo(np.float64).eps, 1.0)))
 
 
@@ -84,10 +81,7 @@ def brier_scores(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArra
     The form for several classes of G. W. Brier, Verification of forecasts expressed in terms of probability, 1950.
     Rows are normalised first. Arguments and errors are those of `log_losses`.
     """
-    _check_labels(p, labels)
-    values = np.asarray(p, dtype=np.float64)
-    values = values / values.sum(axis=1, keepdims=True)
-    return np.asarray(((values - np.eye(3)[labels]) ** 2).sum(axis=1))
+    return np.asarray(((_normalised(p, labels) - np.eye(3)[labels]) ** 2).sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -153,10 +147,8 @@ def expected_calibration_error(p: NDArray[np.floating], labels: NDArray[np.integ
 
     The confidence is the largest of the row's three probabilities. Arguments and errors are those of `log_losses`.
     """
-    right = hits(p, labels)
-    values = np.asarray(p, dtype=np.float64)
-    confidence = (values / values.sum(axis=1, keepdims=True)).max(axis=1)
-    return float(np.abs(bin_gaps(confidence, right, bins).mean(axis=0)).sum())
+    confidence = _normalised(p, labels).max(axis=1)
+    return float(np.abs(bin_gaps(confidence, hits(p, labels), bins).mean(axis=0)).sum())
 
 
 def accuracy(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
@@ -177,6 +169,12 @@ def label_rates(labels: NDArray[np.integer]) -> NDArray[np.float64]:
 def rates_text(rates: NDArray[np.floating]) -> str:
     """Return rates of the three verdicts as `A 40.0%, B 35.0%, tie 25.0%`."""
     return ", ".join(f"{name} {rate:.1%}" for name, rate in zip(VERDICTS, rates, strict=True))
+
+
+def _normalised(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    _check_labels(p, labels)
+    values = np.asarray(p, dtype=np.float64)
+    return np.asarray(values / values.sum(axis=1, keepdims=True))
 
 
 def _check_labels(p: NDArray[np.floating], labels: NDArray[np.integer]) -> None:
