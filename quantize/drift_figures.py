@@ -16,7 +16,7 @@ from judge.models.bundle import ModelFolder
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float, divergence
 from judge.stats.metrics import hits, log_losses
-from judge.stats.resample import Estimate, group_bootstrap
+from judge.stats.resample import Estimate, Resampler
 from judge.tables.comparison import Flag
 from judge.tables.table import Table
 
@@ -178,7 +178,7 @@ def _figures(
         "log_loss": None,
         "accuracy": None,
         "median_verdict_mass": float(np.median(known)) if len(known) else None,
-        "not_scored": int(((stored.flags & Flag.NOT_SCORED) != 0).sum()) if stored.flags is not None else 0,
+        "not_scored": int(stored.has(Flag.NOT_SCORED).sum()),
     }
     labels, groups, p = rows.labels[labelled], rows.groups[labelled], stored.p[labelled]
     if len(labels):
@@ -186,7 +186,7 @@ def _figures(
         columns = [losses]
         if reference is not None:
             columns.append(losses - log_losses(reference.p[labelled], labels))
-        estimates = group_bootstrap(np.column_stack(columns), groups)
+        estimates = Resampler(groups).estimate(np.column_stack(columns))
         values |= {"log_loss": estimates[0], "accuracy": float(hits(p, labels).mean())}
         if reference is not None:
             values["log_loss_change"] = estimates[1]

@@ -16,21 +16,14 @@ from judge.models.bundle import ModelFolder, file_digest, open_model
 from judge.models.calibration import Calibration, Three
 from judge.models.judge_file import JudgeFile, read_judge_file, store_calibration
 from judge.predictions.file import StoredPredictions, read_predictions
-from judge.prompting.verdict import NAMES, probabilities
+from judge.prompting.verdict import NAMES, as_three, probabilities
 from judge.runs.folder import read_run_record
 from judge.tables.table import Table
 
 # What stands for content where there is none, as in the paper (T. Z. Zhao et al., Calibrate Before Use, 2021).
 WITHOUT_CONTENT = ("N/A", "", "[MASK]")
-# Settings of a run that prompts without content are read with, as its record and as `Judge` names them.
-_AS_RECORDED = {
-    "max_tokens": "max_tokens",
-    "policy": "truncation",
-    "shares": "shares",
-    "readout": "readout",
-    "dtype": "dtype",
-    "weights": "weights",
-}
+# Settings of a run that prompts without content are read with, as its record names them.
+_RECORDED = ("max_tokens", "policy", "shares", "readout", "dtype", "weights")
 
 
 @dataclass(frozen=True)
@@ -103,11 +96,7 @@ def remove_calibration(bundle: Path) -> Calibration | None:
 
 
 def _content_of(bundle: Path) -> JudgeFile:
-    """Return what `judge.json` says; the base model of an adapter need not be there.
-
-    Raises:
-        JudgeError: the folder is no judge.
-    """
+    """Return what `judge.json` says; the base model of an adapter need not be there."""
     content = read_judge_file(bundle)
     if content is None:
         what = "holds no judge.json, so it is a model that judge did not train" if bundle.is_dir() else "no such folder"
@@ -118,14 +107,7 @@ def _content_of(bundle: Path) -> JudgeFile:
 def _open_bundle(
     bundle: Path, base: Path | None, stored: StoredPredictions, predictions: Path
 ) -> tuple[ModelFolder, dict[str, Any]]:
-    """Open the bundle that the calibration is to be stored in, and the record of the run that read the predictions.
-
-    Returns:
-        The bundle, and the record; it is empty where there is none.
-
-    Raises:
-        JudgeError: what is fitted to these predictions cannot be applied to what the bundle reads.
-    """
+    """Open the bundle to store the calibration in, and the record of the run that read the predictions, if any."""
     model = open_model(bundle, base)
     _content_of(bundle)
     if stored.first is None:
@@ -144,16 +126,14 @@ def _open_bundle(
 
 
 def _without_content(model: ModelFolder, base: Path | None, record: dict[str, Any], must: bool) -> Three | str:
-    """Return the judge's mean probabilities of first, second and tie for comparisons without content, or why not.
-
-    Raises:
-        JudgeError: it cannot read them, and they must be had.
-    """
+    """Return the judge's mean probabilities of first, second and tie for comparisons without content, or why not."""
     content = model.judge
     if record and content is not None and record.get("template") != content.template_digest:
         return "the predictions were made with another template than the judge was trained with"
     recorded: dict[str, Any] = record.get("settings", {})
-    settings = {name: recorded[key] for key, name in _AS_RECORDED.items() if key in recorded}
+    settings = {key: recorded[key] for key in _RECORDED if key in recorded}
+    if "policy" in settings:
+        settings["truncation"] = settings.pop("policy")
     if content is not None and record.get("prompt") == content.prompt_fingerprint:
         settings = {name: settings[name] for name in settings.keys() & {"readout", "dtype", "weights"}}
     try:
@@ -169,7 +149,6 @@ def read_without_content(folder: Path, base: Path | None, settings: dict[str, An
 
     Args:
         folder: the bundle; its own template is used.
-        base: the base model of an adapter, where it is not in the folder that the adapter names.
         settings: of the scoring.
 
     Raises:
@@ -184,5 +163,4 @@ def read_without_content(folder: Path, base: Path | None, settings: dict[str, An
     p = probabilities(scored[[f"logprob_{name}" for name in NAMES]].to_numpy(np.float64)).mean(axis=0)
     if np.isnan(p).any():
         raise JudgeError(f"{folder}: gives no probabilities for prompts without content")
-    first, second, tie = (float(value) for value in p)
-    return first, second, tie
+    return as_three(p)

@@ -18,18 +18,9 @@ from pydantic import Field
 
 from judge.calibration.fit import Task, cross_validate, make_task
 from judge.errors import JudgeError, counted
-from judge.evaluation.judged_rows import JudgedRows, join, without_trained
+from judge.evaluation.judged_rows import JudgedRows, few_groups_text, join, without_trained
 from judge.evaluation.settings import LabelledSettings
-from judge.models.calibration import (
-    METHODS,
-    ORDERS,
-    Calibration,
-    Fitted,
-    Method,
-    Orders,
-    Three,
-    orders_read,
-)
+from judge.models.calibration import METHODS, ORDERS, Calibration, Fitted, Method, Orders, Three, orders_read
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float, entropy, mean_of_read
 from judge.stats.metrics import expected_calibration_error, label_rates, log_losses
@@ -101,7 +92,7 @@ class CalibrateResult:
         class_rates_log_loss: log loss of always giving the rates of these labels, nats.
         methods: the methods that were tried.
         left_out: the methods that were not tried, and why.
-        chosen: the method with the lowest log loss.
+        chosen: the one with the lowest log loss.
         after: figures of the whole procedure, which includes the choice of the method.
         accepted: whether the interval of its gain lies above zero.
         warnings: whole lines for the user.
@@ -158,7 +149,6 @@ def calibrate(
     Args:
         stored: `judge.predictions.file.read_predictions` of a file.
         table: read once, in a stream. Open it with `on_bad_row="placeholder"`.
-        settings: the defaults if None.
         content_free: for `contextual`: returns probabilities of the first, the second and tie for prompts without
             content, or says why it cannot. It is called only if the method is wanted, and after all other checks.
 
@@ -168,7 +158,9 @@ def calibrate(
             a setting is out of range or cannot be had with these predictions.
     """
     settings = settings or CalibrateSettings()
-    _check(settings)
+    if not _FEWEST_FOLDS <= settings.folds <= _MOST_FOLDS:
+        raise JudgeError(f"--folds={settings.folds}: expected {_FEWEST_FOLDS} to {_MOST_FOLDS}")
+    check_resampling(settings.resamples, settings.seed)
     joined = join(stored, table, partial=settings.partial)
     kept = without_trained(joined, [stored.name], settings.trained_rows, "and on those it is surer than on new ones")
     rows = _scored(kept, stored)
@@ -204,12 +196,6 @@ def calibrate(
     )
 
 
-def _check(settings: CalibrateSettings) -> None:
-    if not _FEWEST_FOLDS <= settings.folds <= _MOST_FOLDS:
-        raise JudgeError(f"--folds={settings.folds}: expected {_FEWEST_FOLDS} to {_MOST_FOLDS}")
-    check_resampling(settings.resamples, settings.seed)
-
-
 def _scored(rows: JudgedRows, stored: StoredPredictions) -> JudgedRows:
     """Return the rows that the judge could score, with the probabilities as read, without any calibration."""
     if stored.first is None:
@@ -219,11 +205,7 @@ def _scored(rows: JudgedRows, stored: StoredPredictions) -> JudgedRows:
 
 
 def _folds(rows: JudgedRows, table: str, settings: CalibrateSettings) -> NDArray[np.int64]:
-    """Return the fold of each row.
-
-    Raises:
-        JudgeError: there is nothing to cross-validate on.
-    """
+    """Return the fold of each row, shape (rows,), if there is enough to cross-validate on."""
     if not len(rows):
         raise JudgeError(f"{table}: no labelled row was scored")
     given = np.unique(rows.labels)
@@ -249,11 +231,7 @@ def _folds(rows: JudgedRows, table: str, settings: CalibrateSettings) -> NDArray
 def _tasks(
     rows: JudgedRows, settings: CalibrateSettings, content_free: Callable[[], Three | str]
 ) -> tuple[list[Task], dict[Method, str]]:
-    """Return the methods to try, and why the others are left out.
-
-    Raises:
-        JudgeError: the method that the user asks for cannot be fitted.
-    """
+    """Return the methods to try, and why the others are left out."""
     left_out: dict[Method, str] = {}
     missing = [VERDICTS[k] for k in range(3) if not (rows.labels == k).any()]
     if missing:
@@ -296,7 +274,7 @@ def _warnings(stored: StoredPredictions, rows: JudgedRows) -> list[str]:
         )
     groups = len(np.unique(rows.groups))
     if groups < FEW_GROUPS:
-        warnings.append(f"only {counted(groups, 'prompt group')}: the intervals are too narrow")
+        warnings.append(few_groups_text(groups))
     if stored.first is None:
         warnings.append(
             "the predictions have no log-probabilities: what is calibrated are their probabilities, changed already or "

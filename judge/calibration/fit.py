@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.models.calibration import Calibration, Method, Three, log_of
-from judge.prompting.verdict import SWAPPED, Float, mean_of_read
+from judge.prompting.verdict import SWAPPED, Float, as_three, mean_of_read
 from judge.stats.metrics import log_losses
 from judge.stats.softmax_fit import Bounds, fit_softmax
 
@@ -46,12 +46,7 @@ class Task:
         return [(0.0, None)] * scales + [(None, None)] * (self.design.shape[2] - scales)
 
     def fit(self, chosen: NDArray[np.bool_], start: Float | None = None) -> Float:
-        """Return the parameters that fit the chosen rows best, shape (parameters,).
-
-        Args:
-            chosen: shape (rows,).
-            start: where to begin.
-        """
+        """Return the parameters, shape (parameters,), that fit the chosen rows, a mask of shape (rows,), best."""
         part = chosen[self.row]
         return fit_softmax(
             self.design[part], self.labels[part], start=start, bounds=self.bounds, weights=self.weights[part]
@@ -87,8 +82,7 @@ def make_task(
             raise ValueError("contextual calibration needs the probabilities of prompts without content")
         design = np.empty((rows, 3, 0))
         log_p = log_of(np.array([content_free]))[0]
-        a, b, tie = (float(value) for value in log_p.mean() - log_p)
-        without_content = (a, b, tie)
+        without_content = as_three(log_p.mean() - log_p)
     elif method == "temperature":
         design = x[:, :, np.newaxis]
     elif method == "temperature+bias":

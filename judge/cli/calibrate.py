@@ -15,6 +15,7 @@ from judge.calibration.calibrate import CalibrateResult, CalibrateSettings
 from judge.cli.commands import Flags
 from judge.cli.options import AsJson, Base
 from judge.errors import JudgeError, counted
+from judge.evaluation.judged_rows import left_out_text
 from judge.models.calibration import ORDERS
 from judge.models.judge_file import FILE
 from judge.stats.resample import CONFIDENCE, Estimate
@@ -85,21 +86,11 @@ def text_lines(found: Calibrated) -> Iterator[str]:
 
 def _figure_lines(result: CalibrateResult) -> Iterator[str]:
     rows = result.rows
-    left_out = [
-        f"{n:,} {what}"
-        for n, what in (
-            (rows.unlabelled, "without a label"),
-            (rows.unpredicted, "without a prediction"),
-            (rows.dropped, "that trained this judge"),
-            (rows.not_scored, "that could not be scored"),
-        )
-        if n
-    ]
+    left_out = left_out_text(rows.unlabelled, rows.unpredicted, rows.dropped, "this judge", rows.not_scored)
     yield _line("predictions", f"{result.predictions}, {ORDERS[result.orders]}")
     yield _line(
         "table",
-        f"{result.table}, {rows.used:,} labelled rows in {counted(result.groups, 'prompt group')}"
-        + (f"; left out: {', '.join(left_out)}" if left_out else ""),
+        f"{result.table}, {rows.used:,} labelled rows in {counted(result.groups, 'prompt group')}{left_out}",
     )
     yield ""
     yield f"out of fold ({result.settings.folds} folds of prompts)"

@@ -40,7 +40,6 @@ NO_VERDICT = -1
 _TIE = 2
 _ONE_ORDER = "needs both orders, and only one was read (score with --swap all)"
 _NO_ORDER = "the file does not hold the log-probabilities of an order"
-_NO_WINNER = "no row's label is A or B"
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,7 @@ class AgreementFigure:
     """A figure as a benchmark counts it.
 
     Attributes:
-        key: a short name for programs.
         name: the benchmark and what it calls the figure.
-        counts: what it counts, in one line.
         source: where the benchmark defines it.
         rows: how many rows count.
         estimate: None where these rows cannot show it.
@@ -104,6 +101,7 @@ class _Definition:
         values: the numbers that are added up over rows, shape (rows,) or (rows, columns).
         only: a further condition on the rows.
         statistic: turns the totals of the values and, last, the number of rows into the figure.
+        decided: whether only rows whose label is A or B count.
         otherwise: why there is no figure if no row is left.
     """
 
@@ -115,27 +113,24 @@ class _Definition:
     values: Callable[[_Verdicts], Float]
     only: Callable[[_Verdicts], Mask] = lambda seen: np.ones(len(seen.labels), dtype=bool)
     statistic: Statistic = _means
-    otherwise: str = "no row is left"
+    decided: bool = False
+    otherwise: str = "no row's label is A or B"
 
 
 def agreement_figures(rows: JudgedRows, resampler: Resampler) -> list[AgreementFigure]:
-    """Return a judge's agreement with the labels, and with itself, as published benchmarks count them.
-
-    Args:
-        rows: at least one.
-        resampler: of these rows' groups.
-    """
+    """Return a judge's agreement with the labels, and with itself, as published benchmarks count them."""
     seen = _verdicts(rows)
     return [_figure(definition, seen, resampler, rows) for definition in _DEFINITIONS]
 
 
 def _figure(definition: _Definition, seen: _Verdicts, resampler: Resampler, rows: JudgedRows) -> AgreementFigure:
     needed = seen.has[definition.needs]
-    part: Mask = needed & definition.only(seen)
+    part: Mask = needed & definition.only(seen) & (seen.winner | (not definition.decided))
     number = int(part.sum())
     words = (definition.key, definition.name, definition.counts, definition.source)
     if not number:
-        return AgreementFigure(*words, 0, None, definition.otherwise if needed.any() else _why_not(seen))
+        not_read = _ONE_ORDER if seen.has["one order"].any() else _NO_ORDER
+        return AgreementFigure(*words, 0, None, definition.otherwise if needed.any() else not_read)
     values = definition.values(seen).reshape(len(rows), -1)
     columns = np.column_stack([np.where(part[:, np.newaxis], values, 0.0), part])
     share = definition.statistic is _means
@@ -149,10 +144,6 @@ def _figure(definition: _Definition, seen: _Verdicts, resampler: Resampler, rows
         estimate = Estimate(estimate.value, None, None)
         remarks.append("no interval: it is the same in all resamples")
     return AgreementFigure(*words, number, estimate, "; ".join(remarks))
-
-
-def _why_not(seen: _Verdicts) -> str:
-    return _ONE_ORDER if seen.has["one order"].any() else _NO_ORDER
 
 
 def _verdicts(rows: JudgedRows) -> _Verdicts:
@@ -293,7 +284,8 @@ _DEFINITIONS = [
         "MT-Bench section 4.2",
         "both orders",
         lambda seen: _same(_combined(seen), seen.labels),
-        lambda seen: seen.winner & np.isin(_combined(seen), (0, 1)),
+        lambda seen: np.isin(_combined(seen), (0, 1)),
+        decided=True,
         otherwise="no row where neither the label nor the judge's verdict is a tie",
     ),
     _Definition(
@@ -304,8 +296,7 @@ _DEFINITIONS = [
         "JudgeBench utils/metrics.py",
         "both orders",
         _judgebench,
-        lambda seen: seen.winner,
-        otherwise=_NO_WINNER,
+        decided=True,
     ),
     _Definition(
         "llmbar_accuracy",
@@ -314,8 +305,7 @@ _DEFINITIONS = [
         "LLMBar evaluate.py",
         "both orders",
         lambda seen: (_same(seen.forced_first, seen.labels) + _same(seen.forced_second, seen.labels)) / 2,
-        lambda seen: seen.winner,
-        otherwise=_NO_WINNER,
+        decided=True,
     ),
     _Definition(
         "llmbar_agreement",
@@ -324,8 +314,7 @@ _DEFINITIONS = [
         "LLMBar evaluate.py",
         "both orders",
         lambda seen: _same(seen.forced_first, seen.forced_second),
-        lambda seen: seen.winner,
-        otherwise=_NO_WINNER,
+        decided=True,
     ),
     _Definition(
         "rewardbench",
@@ -335,7 +324,6 @@ _DEFINITIONS = [
         "RewardBench run_generative.py",
         "one order",
         _rewardbench,
-        lambda seen: seen.winner,
-        otherwise=_NO_WINNER,
+        decided=True,
     ),
 ]

@@ -21,7 +21,7 @@ from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.self_preference import ModelScore, model_scores, own_family
 from judge.prompting.verdict import Float
 from judge.stats.metrics import called, verdicts
-from judge.stats.resample import RESAMPLES, Estimate, Resampler
+from judge.stats.resample import Estimate, Resampler
 
 # Lower ends of bins of rows, by how many times as long the longer response is; the last bin has no upper end.
 LENGTH_RATIOS = (1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
@@ -69,7 +69,6 @@ class PositionFigures:
     """How the most probable verdicts of the two orders (`judge.stats.metrics.verdicts`) agree, as shares of the rows.
 
     Attributes:
-        rows: how many rows were read in both orders.
         consistency: rows where both verdicts are the same.
         flip_rate: rows where they differ, 1 - consistency.
         to_first: rows where they differ, and a response fares better in the order that shows it first.
@@ -107,7 +106,6 @@ class TieFigures:
     """The probability of a tie beside people's ties.
 
     Attributes:
-        rows: how many rows count.
         judge: mean probability of a tie.
         people: share of the rows that people call a tie.
         most_probable: share of the rows in which a tie is the most probable verdict; where k verdicts are equally
@@ -157,26 +155,17 @@ class Bias:
     own_family: list[str]
 
 
-def bias_report(
-    rows: JudgedRows,
-    resampler: Resampler | None = None,
-    *,
-    self_names: Sequence[str] = (),
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Bias:
+def bias_report(rows: JudgedRows, resampler: Resampler, self_names: Sequence[str] = ()) -> Bias:
     """Measure a judge's biases on labelled rows.
 
     Args:
-        rows: may be empty: nothing is measured then.
-        resampler: of these rows' groups; made of `resamples` and `seed` if None.
+        rows: at least one.
+        resampler: of these rows' groups.
         self_names: (parts of) the names of the judge's own model or family.
 
     Raises:
         JudgeError: a name of `self_names` without a letter or digit.
     """
-    if resampler is None:  # without rows nothing is measured, but a resampler needs a group
-        resampler = Resampler(rows.groups if len(rows) else np.zeros(1, dtype=np.uint64), resamples, seed)
     measured = ScoredRows(rows, resampler)
     facts, scored, p = rows.facts, measured.scored, measured.p
     a_surplus = measured.mean(measured.judge - measured.people, scored)
@@ -208,9 +197,10 @@ def bias_report(
 
 
 def _position_effect(measured: ScoredRows, a_surplus: Estimate | None) -> Effect:
-    shift = _score(measured.rows.first) - _score(measured.rows.second)
+    orders = (measured.rows.first, measured.rows.second)
+    first, second = (score_of_a(p / p.sum(axis=1, keepdims=True)) for p in orders)
     if measured.both.any():
-        return measured.effect(_POSITION, shift, measured.both, "")
+        return measured.effect(_POSITION, first - second, measured.both, "")
     if a_surplus is None:
         return not_measured(_POSITION, "no row was scored")
     if not np.isfinite(measured.rows.first).any():
@@ -222,10 +212,6 @@ def _position_effect(measured: ScoredRows, a_surplus: Estimate | None) -> Effect
     )
 
 
-def _score(p: Float) -> Float:
-    return score_of_a(p / p.sum(axis=1, keepdims=True))
-
-
 def _position_figures(measured: ScoredRows) -> PositionFigures | None:
     both = measured.both
     if not both.any():
@@ -235,7 +221,7 @@ def _position_figures(measured: ScoredRows) -> PositionFigures | None:
     filled = [np.where(both[:, np.newaxis], p, 0.0) for p in (measured.rows.first, measured.rows.second)]
     first, second = (ranks[verdicts(p)] for p in filled)
     shares = [first == second, first != second, first > second, first < second]
-    means = measured.means([share.astype(np.float64) for share in shares], both, shares=True)
+    means = measured.resampler.means(shares, both, shares=True)
     return PositionFigures(int(both.sum()), *means)
 
 
@@ -250,13 +236,10 @@ def _length_bins(measured: ScoredRows, longer: Mask) -> list[LengthBin]:
     with np.errstate(divide="ignore", invalid="ignore"):  # infinite beside an empty response: the last bin
         ratio = lengths.max(axis=1) / lengths.min(axis=1)
     sign = longer[:, 0].astype(np.float64) - longer[:, 1]
-    judge, people = (0.5 + sign * (score - 0.5) for score in (measured.judge, measured.people))
     bins = []
     for low, high in zip(LENGTH_RATIOS, (*LENGTH_RATIOS[1:], None), strict=True):
         chosen: Mask = measured.scored & (sign != 0) & (ratio > low) & (ratio <= (high or np.inf))
-        means = (
-            measured.means([judge, people, judge - people], chosen, [True, True, False]) if chosen.any() else [None] * 3
-        )
+        means = measured.scores(sign, chosen) if chosen.any() else [None] * 3
         bins.append(LengthBin(low, high, int(chosen.sum()), *means))
     return bins
 
@@ -266,9 +249,9 @@ def _tie_figures(measured: ScoredRows) -> TieFigures | None:
     if not scored.any():
         return None
     tie = measured.rows.labels == 2
-    judge, people, most = measured.means([p[:, 2], tie.astype(np.float64), called(p)[:, 2]], scored, shares=True)
+    judge, people, most = measured.resampler.means([p[:, 2], tie, called(p)[:, 2]], scored, shares=True)
     separation = None
-    groups = [measured.groups(scored & part) for part in (tie, ~tie)]
+    groups = [measured.resampler.groups_of(scored & part) for part in (tie, ~tie)]
     if min(groups):
         columns = [(scored & part) * weight for part in (tie, ~tie) for weight in (p[:, 2], 1.0)]
         separation = measured.resampler.estimate(

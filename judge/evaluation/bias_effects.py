@@ -6,7 +6,6 @@ probability of a tie; people's score is 1, 0.5 or 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,10 +35,8 @@ class Effect:
     """One effect, and whether the judge has it.
 
     Attributes:
-        key: a short name for programs.
-        title: a short name for people.
-        rows: how many rows it is measured on.
-        groups: how many prompt groups these rows have.
+        key, title: a short name for programs, and one for people.
+        rows, groups: how many rows it is measured on, and how many prompt groups these have.
         estimate: the effect as a fraction of 1; None where it is not measured.
         call: present, absent, undecided or not measured (`call_of`).
         sentence: whether the judge has it and how big it is, in points of 1/100; or why it is not measured.
@@ -83,39 +80,27 @@ class ScoredRows:
         self.judge = score_of_a(self.p)
         self.people = score_of_a(np.eye(3)[rows.labels])
 
-    def groups(self, chosen: Mask) -> int:
-        """Return the number of prompt groups of the chosen rows."""
-        return self.resampler.groups_of(chosen) if len(self.rows) else 0
-
-    def means(self, columns: list[Float], chosen: Mask, shares: bool | Sequence[bool] = False) -> list[Estimate]:
-        """Return the mean of each column over the chosen rows.
-
-        A mean over a part of the rows is a ratio of two sums over all rows: the interval then also knows that chance
-        decides how many rows of that part a resample has.
+    def scores(self, sign: Float, chosen: Mask) -> tuple[Estimate, Estimate, Estimate]:
+        """Return a response's mean score with the judge, with people, and the difference of the two.
 
         Args:
-            columns: each of shape (rows,); rows that are not chosen may hold NaN.
-            chosen: shape (rows,), at least one True.
-            shares: which columns lie between 0 and 1 (see `Resampler.estimate`).
+            sign: 1 where the response is A, -1 where it is B, shape (rows,).
+            chosen: the rows that count, shape (rows,), at least one True.
         """
-        table = np.where(chosen[:, np.newaxis], np.column_stack(columns), 0.0)
-        return self.resampler.estimate(
-            np.column_stack([table, chosen]),
-            lambda totals, _: totals[:-1] / totals[-1],
-            about=chosen,
-            shares=shares,
-        )
+        judge, people = (0.5 + sign * (score - 0.5) for score in (self.judge, self.people))
+        means = self.resampler.means([judge, people, judge - people], chosen, [True, True, False])
+        return means[0], means[1], means[2]
 
     def mean(self, column: Float, chosen: Mask) -> Estimate | None:
         """Return the mean of one column over the chosen rows, or None if no row is chosen."""
-        return self.means([column], chosen)[0] if chosen.any() else None
+        return self.resampler.means([column], chosen)[0] if chosen.any() else None
 
     def effect(self, wording: Wording, column: Float, chosen: Mask, otherwise: str) -> Effect:
         """Return the mean of a column over the chosen rows as an effect; `otherwise` says why no row is chosen."""
         estimate = self.mean(column, chosen)
         if estimate is None:
             return not_measured(wording, otherwise if self.scored.any() else "no row was scored")
-        groups, rows = self.groups(chosen), int(chosen.sum())
+        groups, rows = self.resampler.groups_of(chosen), int(chosen.sum())
         call = call_of(estimate, groups)
         return Effect(
             wording.key, wording.title, rows, groups, estimate, call, sentence(wording, estimate, call, rows, groups)
@@ -125,7 +110,6 @@ class ScoredRows:
         """Return by how much more than people the judge favours the marked response, in rows with one marked response.
 
         Args:
-            wording: what to call it.
             marked: which of A and B have the mark, shape (rows, 2).
             otherwise: why it is not measured where no row has exactly one.
         """

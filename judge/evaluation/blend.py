@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.prompting.verdict import Float
+from judge.prompting.verdict import Float, probabilities
 
 # Weights are rounded to millionths: further digits are noise, and would differ between machines.
 _PARTS = 1_000_000
@@ -26,8 +26,7 @@ _PARTS = 1_000_000
 def log_probabilities(p: NDArray[np.floating]) -> Float:
     """Return finite logarithms of probabilities, shape (..., 3): zeros count as 2.2e-16, rows are normalised."""
     values = np.maximum(np.asarray(p, dtype=np.float64), np.finfo(np.float64).eps)
-    result: Float = np.log(values / values.sum(axis=-1, keepdims=True))
-    return result
+    return np.asarray(np.log(values / values.sum(axis=-1, keepdims=True)))
 
 
 def blend(p: NDArray[np.floating], weights: Sequence[float] | Float, scored: NDArray[np.bool_] | None = None) -> Float:
@@ -48,10 +47,7 @@ def blend(p: NDArray[np.floating], weights: Sequence[float] | Float, scored: NDA
         shares = np.where(usable, shares, 0.0)
         shares = np.where(shares.sum(axis=0) > 0, shares, usable)
         shares = shares / shares.sum(axis=0)
-    logs = (shares[:, :, np.newaxis] * log_probabilities(p)).sum(axis=0)
-    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
-    result: Float = powers / powers.sum(axis=1, keepdims=True)
-    return result
+    return probabilities((shares[:, :, np.newaxis] * log_probabilities(p)).sum(axis=0))
 
 
 def fit_weights(p: NDArray[np.floating], labels: NDArray[np.integer]) -> Float:
@@ -100,12 +96,10 @@ def fit_weights(p: NDArray[np.floating], labels: NDArray[np.integer]) -> Float:
 def on_simplex(weights: Float) -> Float:
     """Return the weights with negative ones set to 0, scaled to sum to 1."""
     positive = np.clip(weights, 0, None)
-    result: Float = positive / positive.sum()
-    return result
+    return np.asarray(positive / positive.sum())
 
 
 def _rounded(weights: Float) -> Float:
     parts = np.rint(weights * _PARTS)
     parts[np.argmax(parts)] += _PARTS - parts.sum()
-    result: Float = parts / _PARTS
-    return result
+    return np.asarray(parts / _PARTS)

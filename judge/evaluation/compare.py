@@ -16,7 +16,7 @@ from judge.stats.metrics import MEASURES, Metric, hits
 from judge.stats.permutation import sign_flip_test
 from judge.stats.resample import Estimate, Resampler, check_resampling
 from judge.stats.words import amount, amount_interval, p_text
-from judge.tables.comparison import VERDICTS, Comparison
+from judge.tables.comparison import VERDICTS
 from judge.tables.table import Table
 
 # A difference counts as shown only if its p-value is below this.
@@ -85,21 +85,24 @@ def compare(
     Args:
         members: two, of `judge.evaluation.members.read_members`: A and B.
         table: read twice, in a stream: for labels, and for the prompts of the rows that are listed.
-        settings: the defaults if None.
 
     Raises:
         JudgeError: a setting is out of range, the ids are not the table's, no row has a label, or rows trained one of
             the judges (unless dropped).
     """
     settings = settings or CompareSettings()
-    _check(settings)
+    check_resampling(settings.resamples, settings.seed)
+    if not 100 <= settings.permutations <= _MOST_PERMUTATIONS:
+        raise JudgeError(f"--permutations={settings.permutations}: expected 100 to {_MOST_PERMUTATIONS:,}")
+    if settings.rows < 0:
+        raise JudgeError(f"--rows={settings.rows}: expected a number of 0 or more")
     labelled = labelled_rows(members, table, settings.trained_rows, settings.partial)
     names = (members[0].name, members[1].name)
     return CompareResult(
         names=names,
         table=table.name,
         settings=settings,
-        rows=len(labelled),
+        rows=len(labelled.rows),
         groups=len(np.unique(labelled.rows.groups)),
         unlabelled=labelled.unlabelled,
         unpredicted=labelled.unpredicted,
@@ -109,14 +112,6 @@ def compare(
         most_changed=_most_changed(labelled, table, settings.rows),
         warnings=labelled.warnings(),
     )
-
-
-def _check(settings: CompareSettings) -> None:
-    check_resampling(settings.resamples, settings.seed)
-    if not 100 <= settings.permutations <= _MOST_PERMUTATIONS:
-        raise JudgeError(f"--permutations={settings.permutations}: expected 100 to {_MOST_PERMUTATIONS:,}")
-    if settings.rows < 0:
-        raise JudgeError(f"--rows={settings.rows}: expected a number of 0 or more")
 
 
 def _differences(labelled: MemberRows, names: tuple[str, str], settings: CompareSettings) -> dict[str, Difference]:
@@ -181,14 +176,10 @@ def _most_changed(labelled: MemberRows, table: Table, count: int) -> list[Change
 def prompts_of(table: Table, ids: set[str]) -> dict[str, str]:
     """Return the first prompt of each of these rows that is not blank; the table is read again, as far as needed."""
     prompts: dict[str, str] = {}
-    if not ids:
-        return prompts
-    for chunk in table.chunks():
-        prompts |= {str(row.id): _prompt(row) for row in chunk if str(row.id) in ids}
+    for chunk in table.chunks() if ids else ():
+        for row in chunk:
+            if str(row.id) in ids:
+                prompts[str(row.id)] = next((turn for turn in row.prompt if turn and turn.strip()), "")
         if len(prompts) == len(ids):
             break
     return prompts
-
-
-def _prompt(row: Comparison) -> str:
-    return next((turn for turn in row.prompt if turn and turn.strip()), "")

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
 from judge.evaluation.blend import blend, fit_weights, on_simplex
-from judge.evaluation.members import MemberRows, has_scored, joint_flags, labelled_rows
+from judge.evaluation.members import MemberRows, joint_flags, labelled_rows
 from judge.evaluation.settings import EnsembleSettings
 from judge.predictions.file import StoredPredictions
 from judge.prompting.verdict import Float
 from judge.stats.metrics import hits, log_losses
 from judge.stats.resample import Estimate, Resampler, check_resampling
 from judge.stats.words import interval
+from judge.tables.comparison import UNREAD
 from judge.tables.split import folds
 from judge.tables.table import Table
 
@@ -41,15 +42,12 @@ class EnsembleFigures:
         folds: number of folds of the cross-validation: each row is blended with weights that were fitted on other
             prompt groups; None where the weights were given.
         fold_weights: the weights of each fold, shape (folds, members).
-        members: the score of each member, in their order.
         equal: the score of the blend with equal weights.
         blend: the score of the blend; out of fold where its weights were fitted.
         best: name of the member with the lowest log loss on these rows. It is chosen on the same rows that it is
             compared on, which favours it.
         gain: the best member's log loss minus the blend's; over 0 where the blend is better. All resamples of the
             interval use the same weights of the folds.
-        conclusion: one sentence on the gain.
-        warnings: whole lines for the user.
     """
 
     table: str
@@ -74,8 +72,7 @@ class Ensemble:
     """A blend of members, in the order of the first one's rows.
 
     Attributes:
-        names: of the members.
-        weights: of each, summing to 1.
+        weights: of each member, summing to 1.
         fitted: whether they were fitted on labelled rows.
         p: probabilities of A, B and tie, shape (rows, 3).
         flags: the members' flags together, shape (rows,).
@@ -128,7 +125,6 @@ def ensemble(
     Args:
         members: of `judge.evaluation.members.read_members`, at least two.
         table: to fit the weights on and to measure with; read once. None: equal or given weights, nothing measured.
-        settings: the defaults if None.
 
     Raises:
         JudgeError: fewer than two members, impossible weights or settings, ids that are not the table's, rows that
@@ -144,7 +140,7 @@ def ensemble(
         fold_weights: list[Float] = []
         if settings.weights is None:
             out_of_fold, fold_weights = _cross_validated(labelled, settings)
-            weights = _fit(labelled, np.ones(len(labelled), dtype=np.bool_))
+            weights = _fit(labelled, np.ones(len(labelled.rows), dtype=np.bool_))
         else:
             out_of_fold = blend(labelled.p, weights, labelled.scored)
         measured = _measured(members, labelled, weights, out_of_fold, fold_weights, table, settings)
@@ -152,7 +148,7 @@ def ensemble(
         names=[member.name for member in members],
         weights=[float(w) for w in weights],
         fitted=table is not None and settings.weights is None,
-        p=blend(np.stack([m.p for m in members]), weights, np.stack([has_scored(m) for m in members])),
+        p=blend(np.stack([m.p for m in members]), weights, np.stack([~m.has(UNREAD) for m in members])),
         flags=joint_flags(members),
         measured=measured,
     )

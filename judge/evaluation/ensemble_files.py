@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from judge.evaluation.ensemble import Ensemble, ensemble
 from judge.evaluation.members import read_members
 from judge.evaluation.settings import EnsembleSettings
 from judge.files import whole_file
+from judge.models.bundle import file_digest
 from judge.predictions.predictions import check_output, write_predictions
 from judge.predictions.submission import SubmissionOptions, check_form, write_submission
 from judge.prompting.verdict import NAMES
@@ -65,7 +65,7 @@ def blend_files(
         record.unlink(missing_ok=True)  # it belongs to the file that is overwritten now
         write_predictions(output, predictions_table(found, ids, order))
     if submission.path is not None:
-        write_submission(submission.path, ids, found.p[order], form, submission.floor)
+        write_submission(submission.path, ids.to_pylist(), found.p[order], form, submission.floor)
     if record is not None:
         _write_record(record, members, table_path, settings, found)
     return found
@@ -133,16 +133,11 @@ def _write_record(
         "version": __version__,
         "kind": "ensemble",
         "members": [
-            {"name": name, "sha256": _sha256(file), "weight": weight}
+            {"name": name, "sha256": file_digest(file), "weight": weight}
             for name, file, weight in zip(found.names, members, found.weights, strict=True)
         ],
-        "table": None if table is None else _sha256(table),
+        "table": None if table is None else file_digest(table),
         **content_of(found, settings),
     }
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,7 @@ import numpy as np
 from judge.errors import counted
 from judge.evaluation.agreement import AgreementFigure, agreement_figures
 from judge.evaluation.bias import Bias, bias_report
-from judge.evaluation.judged_rows import DROP, JudgedRows, join, without_trained
+from judge.evaluation.judged_rows import DROP, JudgedRows, few_groups_text, join, without_trained
 from judge.evaluation.quality import Figures, figures_of
 from judge.evaluation.settings import EvaluateSettings
 from judge.evaluation.slices import Slice, slices_of
@@ -90,8 +90,6 @@ def evaluate(
         stored: `judge.predictions.file.read_predictions` of a file.
         table: read once, in a stream. Its texts only tell which rows share a prompt, so open it with
             `on_bad_row="placeholder"`.
-        settings: the defaults if None.
-        progress: takes how far the reading of the table is.
 
     Raises:
         JudgeError: the ids of the two are not the same, no row has a label, a labelled row trained the judge
@@ -110,7 +108,11 @@ def evaluate_joined(
     Raises:
         JudgeError: a row trained the judge, unless the settings allow it.
     """
-    rows = _handle_trained(joined, stored, settings)
+    rows = joined
+    if settings.trained_rows != "mark":
+        ways = f"{DROP}, or --trained-rows=mark to evaluate all the same"
+        why = "so its figures would say little about new rows"
+        rows = without_trained(joined, [stored.name], settings.trained_rows, why, ways)
     trained = rows.has(Flag.TRAINED_ON)
     parts: dict[Part, JudgedRows] = {"all": rows}
     if trained.any() and not trained.all():
@@ -143,30 +145,17 @@ def evaluate_joined(
         settings,
         counts,
         figures,
-        bias_report(parts[new], resamplers[new], self_names=settings.self_names),
+        bias_report(parts[new], resamplers[new], settings.self_names),
         agreement_figures(parts[new], resamplers[new]),
         slices_of(parts[new], resamplers[new]),
         _warnings(counts, figures),
     )
 
 
-def _handle_trained(rows: JudgedRows, stored: StoredPredictions, settings: EvaluateSettings) -> JudgedRows:
-    """Return the rows to evaluate.
-
-    Raises:
-        JudgeError: rows trained the judge, and the settings refuse them or leave nothing without them.
-    """
-    if settings.trained_rows == "mark":
-        return rows
-    ways = f"{DROP}, or --trained-rows=mark to evaluate all the same"
-    why = "so its figures would say little about new rows"
-    return without_trained(rows, [stored.name], settings.trained_rows, why, ways)
-
-
 def _warnings(counts: RowCounts, figures: dict[Part, Figures]) -> list[str]:
     """Return what the user must know to read the figures, the most serious first."""
     judged = figures.get("untrained", figures["all"])
-    warnings: list[tuple[Any, str]] = [
+    about_judge: list[tuple[Any, str]] = [
         (
             counts.trained_on,
             f"TRAINED ROWS: {counts.trained_on} of {counted(counts.evaluated, 'row')} trained this judge; figures "
@@ -186,36 +175,23 @@ def _warnings(counts: RowCounts, figures: dict[Part, Figures]) -> list[str]:
             "the judge knows nothing that the class rates don't say: its log loss is "
             f"{judged.log_loss.value:.4f}, that of always giving the class rates {judged.class_rates_log_loss:.4f}",
         ),
+        (judged.groups < FEW_GROUPS, few_groups_text(judged.groups)),
         (
-            judged.groups < FEW_GROUPS,
-            f"only {counted(judged.groups, 'prompt group')}: "
-            + ("there is no interval" if judged.groups < 2 else "the intervals are too narrow"),
-        ),
-        (
-            isinstance(judged.reliability[0].error, Undefined),
-            f"no calibration error: {getattr(judged.reliability[0].error, 'reason', '')}",
-        ),
-        (
-            counts.impossible,
-            f"{counted(counts.impossible, 'row')} got a probability of 0 for the true verdict, 36 nats each",
-        ),
-        (counts.not_scored, f"{counted(counts.not_scored, 'row')} could not be scored and count with 1/3 each"),
-        (
-            counts.priors,
-            f"{counted(counts.priors, 'row')} could not be read before the deadline and count with the class priors",
-        ),
-        (
-            counts.smaller_budget,
-            f"{counted(counts.smaller_budget, 'row')} were read with fewer tokens than the budget, for the deadline",
-        ),
-        (
-            counts.swap_left_out,
-            f"{counted(counts.swap_left_out, 'row')} were not read in the exchanged order, for the deadline",
-        ),
-        (
-            counts.bad_cells,
-            f"{counted(counts.bad_cells, 'row')} of the table with a cell that cannot be read: rows with such a "
-            "prompt are grouped by their responses",
+            isinstance(judged.ece, Undefined),
+            f"no calibration error: {getattr(judged.ece, 'reason', '')}",
         ),
     ]
-    return [text for holds, text in warnings if holds]
+    about_rows = (
+        (counts.impossible, "got a probability of 0 for the true verdict, 36 nats each"),
+        (counts.not_scored, "could not be scored and count with 1/3 each"),
+        (counts.priors, "could not be read before the deadline and count with the class priors"),
+        (counts.smaller_budget, "were read with fewer tokens than the budget, for the deadline"),
+        (counts.swap_left_out, "were not read in the exchanged order, for the deadline"),
+        (
+            counts.bad_cells,
+            "of the table with a cell that cannot be read: rows with such a prompt are grouped by their responses",
+        ),
+    )
+    return [text for holds, text in about_judge if holds] + [
+        f"{counted(rows, 'row')} {what}" for rows, what in about_rows if rows
+    ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,13 +54,11 @@ class JudgedRows:
 
     def has(self, flag: Flag) -> NDArray[np.bool_]:
         """Return which rows have a flag, shape (rows,)."""
-        chosen: NDArray[np.bool_] = (self.flags & np.uint32(flag)) != 0
-        return chosen
+        return np.asarray((self.flags & np.uint32(flag)) != 0)
 
     def where(self, chosen: NDArray[np.bool_]) -> JudgedRows:
         """Return the chosen rows."""
-        arrays = {f.name: getattr(self, f.name)[chosen] for f in fields(self) if f.name != "facts"}
-        return JudgedRows(**arrays, facts=self.facts.where(chosen))
+        return JudgedRows(*(values[chosen] for values in vars(self).values()))
 
 
 def join(
@@ -73,9 +71,7 @@ def join(
     """Return the labelled rows of a table with their predictions, joined by id.
 
     Args:
-        stored: the predictions.
         table: read once, in a stream.
-        progress: takes how far the reading of the table is.
         partial: leave out rows without a prediction, such as those that trained the judge.
 
     Raises:
@@ -123,11 +119,9 @@ def without_trained(
     """Return the rows that trained none of the judges.
 
     Args:
-        rows: joined.
         names: of the prediction files whose judges these rows may have trained.
         choice: refuse such rows, or drop them.
-        why: what is wrong with figures on them, for the error.
-        ways: what to do about it, for the error.
+        why, ways: what is wrong with figures on them, and what to do about it, for the error.
 
     Raises:
         JudgeError: there are such rows and they are refused, or no other row is left.
@@ -146,7 +140,7 @@ def without_trained(
     return rows.where(~trained)
 
 
-def left_out_text(unlabelled: int, unpredicted: int, dropped: int, trained: str) -> str:
+def left_out_text(unlabelled: int, unpredicted: int, dropped: int, trained: str, not_scored: int = 0) -> str:
     """Say which rows of a table are left out: `; left out: 3 without a label`; empty if none is.
 
     Args:
@@ -156,9 +150,25 @@ def left_out_text(unlabelled: int, unpredicted: int, dropped: int, trained: str)
         (unlabelled, "without a label"),
         (unpredicted, "without a prediction"),
         (dropped, f"that trained {trained}"),
+        (not_scored, "that could not be scored"),
     )
     kinds = ", ".join(f"{count:,} {kind}" for count, kind in counts if count)
     return f"; left out: {kinds}" if kinds else ""
+
+
+def few_groups_text(groups: int) -> str:
+    """Return the warning about fewer than `FEW_GROUPS` prompt groups."""
+    what = "there is no interval" if groups < 2 else "the intervals are too narrow"
+    return f"only {counted(groups, 'prompt group')}: {what}"
+
+
+def only_in_one(first: Set[str], second: Set[str], first_only: str, second_only: str) -> list[str]:
+    """Return what is wrong if two sets of ids differ: how many are in one of them alone, and one of these."""
+    return [
+        what.format(counted(len(ids), "row")) + f" (for example id {printable(min(ids), 40)})"
+        for ids, what in ((first - second, first_only), (second - first, second_only))
+        if ids
+    ]
 
 
 def _check_types_of_ids(known: set[str], predicted: set[str], name: str, table: str) -> None:
@@ -175,19 +185,18 @@ def _order(logprobs: Float | None, rows: NDArray[np.integer]) -> Float:
 
 
 def _check_same_ids(known: set[str], predicted: dict[str, int], name: str, table: str, partial: bool) -> None:
-    problems = []
-    unread = set() if partial and not known.isdisjoint(predicted) else known - predicted.keys()
-    for missing, what in (
-        (unread, f"{name}: has no prediction for {{}} of {table}"),
-        (predicted.keys() - known, f"{name}: has predictions for {{}} that {table} does not have"),
-    ):
-        if missing:
-            example = printable(min(missing), 40)
-            problems.append(what.format(counted(len(missing), "row")) + f" (for example id {example})")
-    if problems and known.isdisjoint(predicted):
+    apart = known.isdisjoint(predicted)
+    expected = known & predicted.keys() if partial and not apart else known
+    problems = only_in_one(
+        expected,
+        predicted.keys(),
+        f"{name}: has no prediction for {{}} of {table}",
+        f"{name}: has predictions for {{}} that {table} does not have",
+    )
+    if problems and apart:
         _check_types_of_ids(known, set(predicted), name, table)
     if problems:
         advice = "; give the predictions and the table that belong together"
-        if len(problems) == 1 and unread and not known.isdisjoint(predicted):
+        if len(problems) == 1 and not apart and expected - predicted.keys():
             advice += ", or pass --partial to leave out the rows without a prediction"
         raise JudgeError("; ".join(problems) + advice)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError, counted, printable
-from judge.evaluation.judged_rows import JudgedRows, join, without_trained
+from judge.evaluation.judged_rows import JudgedRows, few_groups_text, join, only_in_one, without_trained
 from judge.evaluation.settings import RefuseOrDrop
 from judge.predictions.file import StoredPredictions, read_predictions
 from judge.prompting.verdict import Float
@@ -30,8 +30,7 @@ class MemberRows:
         p: probabilities of A, B and tie, shape (members, rows, 3).
         scored: which members could score which rows, shape (members, rows).
         unlabelled: how many of the table's rows have no label.
-        unpredicted: how many labelled rows have no prediction.
-        dropped: how many labelled rows were left out because they trained a member.
+        unpredicted, dropped: how many labelled rows have no prediction, or trained a member; they are left out.
         flagless: names of the members whose file has no flags.
     """
 
@@ -42,9 +41,6 @@ class MemberRows:
     unpredicted: int
     dropped: int
     flagless: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def warnings(self) -> list[str]:
         """Return what the user must know to read figures of these rows, as whole lines."""
@@ -61,11 +57,7 @@ class MemberRows:
                 f"{counted(same_prompt, 'row')} with the prompt of another row that trained a judge: the figures may "
                 "be too good",
             ),
-            (
-                groups < FEW_GROUPS,
-                f"only {counted(groups, 'prompt group')}: "
-                + ("there is no interval" if groups < 2 else "the intervals are too narrow"),
-            ),
+            (groups < FEW_GROUPS, few_groups_text(groups)),
             (
                 not_scored,
                 f"{counted(not_scored, 'row')} that a judge could not score: they count with 1/3 each for that judge",
@@ -83,10 +75,9 @@ def read_members(paths: Sequence[Path]) -> list[StoredPredictions]:
         JudgeError: a file cannot be read (`read_predictions`), its ids are not those of the first, a file is given
             twice, or two files hold the same probabilities.
     """
-    places = [path.resolve() for path in paths]
-    for k, place in enumerate(places):
-        if place in places[:k]:
-            raise JudgeError(f"{printable(str(paths[k]), 4096)}: is given twice; give each judge once")
+    for k, path in enumerate(paths):
+        if path.resolve() in [other.resolve() for other in paths[:k]]:
+            raise JudgeError(f"{printable(str(path), 4096)}: is given twice; give each judge once")
     members = [read_predictions(path) for path in paths]
     names = Counter(member.name for member in members)
     members = [
@@ -104,29 +95,17 @@ def read_members(paths: Sequence[Path]) -> list[StoredPredictions]:
 def _aligned(member: StoredPredictions, first: StoredPredictions) -> StoredPredictions:
     """Return a member's rows in the order of the first member's."""
     places = {row_id: i for i, row_id in enumerate(member.ids)}
-    missing = [row_id for row_id in first.ids if row_id not in places]
-    surplus = places.keys() - set(first.ids)
-    problems = []
-    for ids, what in (
-        (missing, f"has no prediction for {{}} of {first.name}"),
-        (surplus, f"has predictions for {{}} that {first.name} does not have"),
-    ):
-        if ids:
-            problems.append(what.format(counted(len(ids), "row")) + f" (for example id {printable(min(ids), 40)})")
+    problems = only_in_one(
+        set(first.ids),
+        places.keys(),
+        f"has no prediction for {{}} of {first.name}",
+        f"has predictions for {{}} that {first.name} does not have",
+    )
     if problems:
         raise JudgeError(f"{member.name}: {'; '.join(problems)}; give predictions of the same table")
     order = np.array([places[row_id] for row_id in first.ids])
-    columns = {field.name: getattr(member, field.name) for field in fields(member)}
-    ordered = {name: values[order] for name, values in columns.items() if isinstance(values, np.ndarray)}
+    ordered = {name: values[order] for name, values in vars(member).items() if isinstance(values, np.ndarray)}
     return replace(member, ids=first.ids, **ordered)
-
-
-def has_scored(member: StoredPredictions) -> NDArray[np.bool_]:
-    """Return which rows a member could score, shape (rows,); all where its file has no flags."""
-    if member.flags is None:
-        return np.ones(len(member.ids), dtype=np.bool_)
-    scored: NDArray[np.bool_] = (member.flags & np.uint32(UNREAD)) == 0
-    return scored
 
 
 def joint_flags(members: Sequence[StoredPredictions]) -> NDArray[np.uint32]:
@@ -135,9 +114,8 @@ def joint_flags(members: Sequence[StoredPredictions]) -> NDArray[np.uint32]:
     for member in members:
         if member.flags is not None:
             flags |= member.flags
-    scored = np.any([has_scored(member) for member in members], axis=0)
-    joint: NDArray[np.uint32] = np.where(scored, flags & ~np.uint32(UNREAD), flags)
-    return joint
+    unread = np.all([member.has(UNREAD) for member in members], axis=0)
+    return np.asarray(np.where(unread, flags, flags & ~np.uint32(UNREAD)))
 
 
 def labelled_rows(
@@ -148,8 +126,6 @@ def labelled_rows(
     Args:
         members: of `read_members`.
         table: read once, in a stream; open it with `on_bad_row="placeholder"`.
-        trained_rows: refuse labelled rows that trained a member, or drop them.
-        partial: leave out rows without a prediction.
 
     Raises:
         JudgeError: the ids are not the table's, no row has a label, rows trained a member and are refused, or no row
@@ -157,20 +133,16 @@ def labelled_rows(
     """
     together = replace(members[0], flags=joint_flags(members))
     rows = join(together, table, partial=partial)
-    kept = without_trained(rows, _trained(members), trained_rows, "so figures on them would say little about new rows")
+    names = [member.name for member in members if member.has(Flag.TRAINED_ON).any()]
+    kept = without_trained(rows, names, trained_rows, "so figures on them would say little about new rows")
     places = {row_id: i for i, row_id in enumerate(members[0].ids)}
     order = np.array([places[row_id] for row_id in kept.ids])
     return MemberRows(
         rows=kept,
         p=np.stack([member.p[order] for member in members]),
-        scored=np.stack([has_scored(member)[order] for member in members]),
+        scored=np.stack([~member.has(UNREAD)[order] for member in members]),
         unlabelled=table.counts["rows"] - table.counts["labelled"],
         unpredicted=table.counts["labelled"] - len(rows),
         dropped=len(rows) - len(kept),
         flagless=tuple(member.name for member in members if member.flags is None),
     )
-
-
-def _trained(members: Sequence[StoredPredictions]) -> list[str]:
-    """Return the names of the prediction files that hold rows which trained their own judge."""
-    return [m.name for m in members if m.flags is not None and ((m.flags & np.uint32(Flag.TRAINED_ON)) != 0).any()]

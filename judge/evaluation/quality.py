@@ -98,12 +98,7 @@ class Figures:
 
 
 def figures_of(rows: JudgedRows, resampler: Resampler) -> Figures:
-    """Return the figures of some rows.
-
-    Args:
-        rows: at least one.
-        resampler: of the same rows.
-    """
+    """Return the figures of some rows, at least one; the resampler is of the same rows."""
     rates = label_rates(rows.labels)
     losses = log_losses(rows.p, rows.labels)
     # All resamples use the same class rates. Fitting the rates to each resample would change the interval in second
@@ -132,7 +127,7 @@ def figures_of(rows: JudgedRows, resampler: Resampler) -> Figures:
         uniform_log_loss=UNIFORM_LOG_LOSS,
         uniform_accuracy=1 / 3,
         uniform_brier=2 / 3,
-        mean_p=as_three(_normalised(rows.p).mean(axis=0)),
+        mean_p=as_three((rows.p / rows.p.sum(axis=1, keepdims=True)).mean(axis=0)),
         label_rates=as_three(rates),
         median_verdict_mass=float(np.median(mass)) if len(mass) else None,
         reliability=reliability,
@@ -173,7 +168,6 @@ def area_under_curve(score: Float, true: NDArray[np.bool_], resampler: Resampler
     Args:
         score: shape (rows,), higher where `true` is more likely.
         true: shape (rows,), with both values in it.
-        resampler: of the same rows.
     """
     positive, negative = np.sort(score[true]), np.sort(score[~true])
     placement = np.where(true, _share_below(negative, score), 1 - _share_below(positive, score))
@@ -192,31 +186,19 @@ def area_under_curve(score: Float, true: NDArray[np.bool_], resampler: Resampler
 
 def _share_below(ordered: Float, score: Float) -> Float:
     below, up_to = (np.searchsorted(ordered, score, side) for side in ("left", "right"))
-    share: Float = (below + up_to) / (2 * len(ordered))
-    return share
+    return np.asarray((below + up_to) / (2 * len(ordered)))
 
 
 def mean_where(
     values: NDArray[np.generic], weight: NDArray[np.generic], resampler: Resampler, reason: str, *, share: bool = False
 ) -> Figure:
-    """Return the weighted mean of `values`, or `Undefined` with the reason if all weights are 0.
+    """Return the mean of numbers or truth values, or `Undefined` with the reason if all weights are 0.
 
     Args:
-        values: numbers or truth values, shape (rows,).
-        weight: of each row, 0 or more, shape (rows,).
-        resampler: of the same rows.
-        reason: why there is no mean if all weights are 0.
+        values, weight: shape (rows,); weights are 0 or more.
         share: whether the values lie between 0 and 1 (see `Resampler.estimate`).
     """
-    each = np.asarray(weight, dtype=np.float64)
-    if not each.any():
-        return Undefined(reason)
-
-    def mean(totals: Float, _: Float) -> Float:
-        return np.stack([totals[0] / totals[1]])
-
-    columns = np.column_stack([np.asarray(values, dtype=np.float64) * each, each])
-    return resampler.estimate(columns, mean, about=each, shares=share)[0]
+    return resampler.means([values], weight, share)[0] if weight.any() else Undefined(reason)
 
 
 def _tie_losses(rows: JudgedRows, losses: Float, resampler: Resampler) -> TieLosses:
@@ -231,11 +213,7 @@ def _tie_losses(rows: JudgedRows, losses: Float, resampler: Resampler) -> TieLos
     )
 
 
-def _normalised(p: Float) -> Float:
-    return np.asarray(p / p.sum(axis=1, keepdims=True))
-
-
-def length_baseline(rows: JudgedRows, seed: int = 0) -> Float | Undefined:
+def length_baseline(rows: JudgedRows) -> Float | Undefined:
     """Return the log loss of each row by a model that knows only the lengths of the two responses.
 
     People prefer the longer response more often than not, and call a tie less often the more the lengths differ. On
@@ -254,7 +232,7 @@ def length_baseline(rows: JudgedRows, seed: int = 0) -> Float | Undefined:
     if groups < LENGTH_FOLDS:
         return Undefined(f"fewer prompt groups ({groups}) than folds ({LENGTH_FOLDS})")
     design = _length_design(rows.facts.characters)
-    fold = folds(rows.groups, rows.labels, LENGTH_FOLDS, seed)
+    fold = folds(rows.groups, rows.labels, LENGTH_FOLDS, seed=0)
     losses = np.empty(len(rows))
     for number in range(LENGTH_FOLDS):
         held = fold == number
@@ -271,11 +249,7 @@ def _length_design(characters: np.ndarray) -> Float:
     Args:
         characters: of the prompt, of A and of B, shape (rows, 3).
     """
-    a, b = np.log1p(characters[:, 1].astype(np.float64)), np.log1p(characters[:, 2].astype(np.float64))
-    ratio = a - b
-    design = np.zeros((len(ratio), 3, 6))
-    for verdict in (0, 2):  # B's logit is 0: the softmax needs only differences
-        design[:, verdict, 3 * (verdict // 2) : 3 * (verdict // 2) + 3] = np.column_stack(
-            [np.ones(len(ratio)), ratio, np.abs(ratio)]
-        )
+    a, b = np.log1p(characters[:, 1:].astype(np.float64)).T
+    design = np.zeros((len(a), 3, 6))  # B's logit is 0: the softmax needs only differences
+    design[:, 0, :3] = design[:, 2, 3:] = np.column_stack([np.ones(len(a)), a - b, np.abs(a - b)])
     return design

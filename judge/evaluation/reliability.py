@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from judge.evaluation.judged_rows import JudgedRows
 from judge.stats.metrics import BINS, bin_gaps, bin_numbers, hits
@@ -75,7 +74,7 @@ def _reliability(of: str, chance: Float, right: Float, resampler: Resampler) -> 
     bins = _bins(chance, right, resampler)
     if len(chance) < BINS:
         return Reliability(of, bins, _too_few(len(chance)), None)
-    return Reliability(of, bins, *calibration_error(bin_gaps(chance, right), resampler, certain=_same(right)))
+    return Reliability(of, bins, *calibration_error(bin_gaps(chance, right), resampler, certain=np.ptp(right) == 0))
 
 
 def _bins(chance: Float, right: Float, resampler: Resampler) -> list[Bin]:
@@ -102,11 +101,7 @@ def class_wise_error(rows: JudgedRows, resampler: Resampler) -> Estimate | Undef
         return _too_few(len(rows))
     p = rows.p / rows.p.sum(axis=1, keepdims=True)
     gaps = [bin_gaps(p[:, k], rows.labels == k) for k in range(3)]
-    return calibration_error(np.hstack(gaps) / 3, resampler, certain=_same(rows.labels))[0]
-
-
-def _same(values: NDArray[np.generic]) -> bool:
-    return bool((values == values[0]).all())
+    return calibration_error(np.hstack(gaps) / 3, resampler, certain=np.ptp(rows.labels) == 0)[0]
 
 
 def _too_few(rows: int) -> Undefined:
@@ -121,7 +116,6 @@ def calibration_error(gaps: Float, resampler: Resampler, *, certain: bool = Fals
 
     Args:
         gaps: `judge.stats.metrics.bin_gaps`, or several of them side by side, shape (rows, bins).
-        resampler: of the same rows.
         certain: whether the same came true in every row. Then no resample shows that something else could have, and
             the interval is widened by what they may miss (`Resampler.reach`).
     """

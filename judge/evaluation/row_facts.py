@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,22 +39,22 @@ class Facts:
     refusal: NDArray[np.bool_]
     identical: NDArray[np.bool_]
 
-    def where(self, chosen: NDArray[np.bool_]) -> Facts:
+    def __getitem__(self, chosen: NDArray[np.bool_]) -> Facts:
         """Return the facts of the chosen rows."""
-        return Facts(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+        return Facts(*(values[chosen] for values in vars(self).values()))
 
 
 def facts_of(row: Comparison) -> Fact:
     """Return the facts of one row, in the order of the fields of `Facts`."""
-    responses = (row.response_a, row.response_b)
+    a, b = row.response_a, row.response_b
     return (
         row.turn_count,
-        (_characters(row.prompt), _characters(row.response_a), _characters(row.response_b)),
+        (_characters(row.prompt), _characters(a), _characters(b)),
         language_of(row),
         row.source,
         row.models,
-        (_says_nothing(row.response_a), _says_nothing(row.response_b)),
-        (declines(responses[0]), declines(responses[1])),
+        (_says_nothing(a), _says_nothing(b)),
+        (declines(a), declines(b)),
         Flag.IDENTICAL in row.flags,
     )
 

@@ -104,28 +104,14 @@ def model_scores(measured: ScoredRows) -> tuple[list[ModelScore], int]:
     for name in often[:MOST_MODELS]:
         sign: Float = (a == name).astype(np.float64) - (b == name)
         chosen: Mask = measured.scored & (sign != 0)
-        if measured.groups(chosen) >= LEAST_GROUPS:
-            measured_models.append((name, int(chosen.sum()), _scores(measured, sign, chosen)))
+        if measured.resampler.groups_of(chosen) >= LEAST_GROUPS:
+            measured_models.append((name, int(chosen.sum()), measured.scores(sign, chosen)))
     adjusted = holm([p_value(difference) for _, _, (_, _, difference) in measured_models])
     scores = [
         ModelScore(name, rows, *estimates, p, _call_after_holm(estimates[2], p))
         for (name, rows, estimates), p in zip(measured_models, adjusted, strict=True)
     ]
     return sorted(scores, key=lambda one: (-one.difference.value, one.name)), len(names) - len(measured_models)
-
-
-def _scores(measured: ScoredRows, sign: Float, chosen: Mask) -> tuple[Estimate, Estimate, Estimate]:
-    """Return a model's mean score with the judge, with people, and the difference of the two.
-
-    Args:
-        measured: the rows.
-        sign: 1 where the model wrote A, -1 where it wrote B, shape (rows,).
-        chosen: rows in which it wrote exactly one response, shape (rows,).
-    """
-    judge = 0.5 + sign * (measured.judge - 0.5)
-    people = 0.5 + sign * (measured.people - 0.5)
-    first, second, third = measured.means([judge, people, judge - people], chosen, [True, True, False])
-    return first, second, third
 
 
 def p_value(estimate: Estimate) -> float | None:

@@ -42,7 +42,7 @@ def find_row(stored: StoredPredictions, table: Table, row_id: str) -> ShownRow:
     row = next((row for chunk in table.chunks() for row in chunk if str(row.id) == row_id), None)
     if row is None:
         known = [str(i) for i in table.ids().to_pylist()]
-        hint = _close(row_id, known) or f"; the first one is '{printable(known[0])}'"
+        hint = suggestion(row_id, filter(str.isprintable, known)) or f"; the first one is '{printable(known[0])}'"
         raise JudgeError(f"{table.name}: no row has the id '{printable(row_id)}'{hint}")
     if row_id not in stored.ids:
         raise JudgeError(
@@ -59,12 +59,7 @@ def find_row(stored: StoredPredictions, table: Table, row_id: str) -> ShownRow:
     )
 
 
-def _close(row_id: str, known: list[str]) -> str:
-    return suggestion(row_id, [word for word in known if word.isprintable()])
-
-
 def _order(logprobs: Float | None, i: int) -> Float | None:
     if logprobs is None or not np.isfinite(logprobs[i]).any():
         return None
-    one: Float = probabilities(logprobs[i : i + 1])[0]
-    return one
+    return np.asarray(probabilities(logprobs[i : i + 1])[0])

@@ -71,21 +71,14 @@ def _dimensions(rows: JudgedRows) -> Iterator[tuple[str, NDArray[np.object_]]]:
     facts = rows.facts
     yield "language", facts.language
     yield "turns", np.where(facts.turns >= 4, "4 or more", facts.turns.astype(str)).astype(object)
-    yield "length", _length_names(facts.characters.sum(axis=1))
+    length = np.searchsorted(LENGTH_EDGES, facts.characters.sum(axis=1), side="right")
+    yield "length", np.array(_ORDERS["length"], dtype=object)[length]
     yield "budget", np.where(rows.cut, "cut", "whole").astype(object)
     yield "source", facts.source
     names = np.where(facts.empty.any(axis=1), "one or both empty", "ordinary")
     yield "responses", np.where(facts.identical, "identical", names).astype(object)
-    yield "models", _pairs(facts.models)
-
-
-def _length_names(characters: NDArray[np.int64]) -> NDArray[np.object_]:
-    return np.array(_ORDERS["length"], dtype=object)[np.searchsorted(LENGTH_EDGES, characters, side="right")]
-
-
-def _pairs(models: NDArray[np.object_]) -> NDArray[np.object_]:
-    both = [" / ".join(sorted(pair)) if all(pair) else "" for pair in models.tolist()]
-    return np.array(both, dtype=object)
+    pairs = [" / ".join(sorted(pair)) if all(pair) else "" for pair in facts.models.tolist()]
+    yield "models", np.array(pairs, dtype=object)
 
 
 def _parts(values: NDArray[np.object_], in_order: list[str] | None) -> Iterator[tuple[str, NDArray[np.bool_]]]:

@@ -78,11 +78,6 @@ class Calibration(BaseModel):
     bias: tuple[_Finite, _Finite, _Finite]
     fitted: Fitted | None = None
 
-    @property
-    def frame(self) -> Literal["row", "order"]:
-        """Whether it acts on a row's averaged probabilities, or on each order as the prompt shows it."""
-        return "order" if self.method in IN_PROMPT else "row"
-
     def apply(self, first: NDArray[np.floating], second: NDArray[np.floating]) -> Float:
         """Return calibrated probabilities, averaged over the orders that were read, shape (rows, 3).
 
@@ -93,7 +88,7 @@ class Calibration(BaseModel):
         Returns:
             float64; NaN for a row that was not read at all.
         """
-        if self.frame == "row":
+        if self.method not in IN_PROMPT:
             return self._transformed(mean_of_read(first, second))
         exchanged = np.asarray(second, dtype=np.float64)[:, SWAPPED]
         return mean_of_read(self._transformed(first), self._transformed(exchanged)[:, SWAPPED])
@@ -103,12 +98,12 @@ class Calibration(BaseModel):
 
     def numbers(self) -> str:
         """Return all numbers that decide its results, in full precision: equal texts mean equal calibrations."""
-        parts = {"scale": self.scale, "bias": self.bias}
-        return " ".join([self.method, *(f"{name}={','.join(map(repr, three))}" for name, three in parts.items())])
+        scale, bias = (",".join(map(repr, three)) for three in (self.scale, self.bias))
+        return f"{self.method} scale={scale} bias={bias}"
 
     def in_words(self) -> str:
         """Return its parameters as a person reads them."""
-        names = ("first", "second", "tie") if self.frame == "order" else ("A", "B", "tie")
+        names = ("first", "second", "tie") if self.method in IN_PROMPT else ("A", "B", "tie")
         bias = ", ".join(f"{name} {round(value, 2) + 0.0:+.2f}" for name, value in zip(names, self.bias, strict=True))
         if self.method == "contextual":
             return f"log-probabilities without content subtracted: {bias}"
@@ -146,8 +141,7 @@ def _said_too_often(names: tuple[str, str, str], bias: tuple[float, float, float
 def log_of(p: NDArray[np.floating]) -> Float:
     """Return log-probabilities, float64, shape (rows, 3): none below that of `SMALLEST`. NaN stays."""
     values = np.asarray(p, dtype=np.float64)
-    result: Float = np.log(np.maximum(values / values.sum(axis=1, keepdims=True), SMALLEST))
-    return result
+    return np.asarray(np.log(np.maximum(values / values.sum(axis=1, keepdims=True), SMALLEST)))
 
 
 def orders_read(first: NDArray[np.floating], second: NDArray[np.floating]) -> Orders:

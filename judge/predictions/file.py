@@ -59,6 +59,12 @@ class StoredPredictions:
     second: Float | None = None
     cut: NDArray[np.bool_] | None = None
 
+    def has(self, flag: Flag) -> NDArray[np.bool_]:
+        """Return which rows have a flag, shape (rows,); no row has one if the file has no flags."""
+        if self.flags is None:
+            return np.zeros(len(self.ids), dtype=np.bool_)
+        return np.asarray((self.flags & np.uint32(flag)) != 0)
+
 
 def read_predictions(path: Path) -> StoredPredictions:
     """Read a file of probabilities, .parquet or .csv, or a folder of Parquet files, and check every row.

@@ -16,7 +16,6 @@ from judge.errors import JudgeError, counted
 from judge.files import whole_file
 from judge.models.calibration import Calibration
 from judge.models.judge_file import JudgeFile
-from judge.predictions.file import read_predictions
 from judge.prompting.verdict import NAMES, Float, mean_of_read, probabilities, unread, verdict_mass
 from judge.runs.prepared import Prepared
 from judge.stats.metrics import UNIFORM_LOG_LOSS, accuracy, log_loss
@@ -262,18 +261,6 @@ def predictions_table(predictions: Predictions) -> pa.Table:
     columns["cut_turns"] = pa.array(np.ascontiguousarray(rows["cut_turns"]))
     columns["flags"] = pa.array([Flag(int(f)).names() for f in flags], pa.string())
     return pa.table(columns)
-
-
-def read_probabilities(path: Path) -> tuple[pa.Array, NDArray[np.float64]]:
-    """Return the ids, as text, and the probabilities, shape (rows, 3), of a predictions file.
-
-    Raises:
-        JudgeError: see `judge.predictions.file.read_predictions`.
-    """
-    import pyarrow as pa
-
-    stored = read_predictions(path)
-    return pa.array(stored.ids, pa.string()), stored.p
 
 
 def write_predictions(path: Path, table: pa.Table) -> None:

@@ -25,7 +25,6 @@ from judge.tables.table_files import csv_rows
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 PROBABILITY_COLUMNS = ("id", *LABEL_COLUMNS)
 WINNER_COLUMNS = ("id", "winner")
@@ -118,12 +117,12 @@ def quick_submission(table: Table, options: SubmissionOptions, form: Form) -> in
         if rows >= options.quick_below:
             return None
     # a floor changes nothing in the uniform distribution
-    write_submission(options.path, table.ids(), np.full((rows, 3), 1 / 3), form)
+    write_submission(options.path, table.ids().to_pylist(), np.full((rows, 3), 1 / 3), form)
     return rows
 
 
 def write_submission(
-    path: Path, ids: pa.Array, p: NDArray[np.floating], form: Form | None = None, floor: float = DEFAULT_FLOOR
+    path: Path, ids: Sequence[RowId], p: NDArray[np.floating], form: Form | None = None, floor: float = DEFAULT_FLOOR
 ) -> None:
     """Write a submission, whole or not at all.
 
@@ -138,7 +137,7 @@ def write_submission(
     import pandas as pd
 
     form = form or Form()
-    own = [str(i) for i in ids.to_pylist()]
+    own = [str(i) for i in ids]
     order = _order(own, form.ids)
     frame = pd.DataFrame({"id": [own[i] for i in order]}, dtype=object)
     if "winner" in form.columns:
@@ -211,7 +210,8 @@ def check_submission(path: Path, table_ids: Sequence[Any]) -> Findings:
         return Findings(len(frame), [f"columns that appear more than once: {', '.join(twice)}"], [])
     problems, notes = _check_ids(frame, [str(i) for i in table_ids])
     if "winner" in columns:
-        problems += _check_winners(frame)
+        known = frame["winner"].isin(["model_a", "model_b"]).to_numpy()
+        problems += _problem(frame, ~known, "a winner that is not model_a or model_b")
     elif set(LABEL_COLUMNS) <= columns:
         more_problems, more_notes = _check_probabilities(frame)
         problems += more_problems
@@ -245,37 +245,28 @@ def _check_ids(frame: pd.DataFrame, table_ids: list[str]) -> tuple[list[str], li
     return problems, [] if in_order else ["the rows are in another order than the table's"]
 
 
-def _check_winners(frame: pd.DataFrame) -> list[str]:
-    bad = _row_names(frame)[~frame["winner"].isin(["model_a", "model_b"])].tolist()
-    return [f"{counted(len(bad), 'row')} with a winner that is not model_a or model_b: {_ids(bad)}"] if bad else []
-
-
 def _check_probabilities(frame: pd.DataFrame) -> tuple[list[str], list[str]]:
     import pandas as pd
 
-    ids = _row_names(frame)
     numbers = frame[list(LABEL_COLUMNS)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     finite = np.isfinite(numbers)
     outside = finite & ((numbers < 0) | (numbers > 1))
     sums = np.where(finite, numbers, 0).sum(axis=1)
     off = finite.all(axis=1) & ~outside.any(axis=1) & (np.abs(sums - 1) > SUM_TOLERANCE)
-    problems = []
-    for rows, what in (
-        (~finite.all(axis=1), "a value that is missing, NaN, infinite or no number"),
-        (outside.any(axis=1), "a probability outside 0 to 1"),
-        (off, "probabilities that do not sum to 1"),
-    ):
-        if rows.any():
-            problems.append(f"{counted(int(rows.sum()), 'row')} with {what}: {_ids(ids[rows].tolist())}")
+    problems = [
+        *_problem(frame, ~finite.all(axis=1), "a value that is missing, NaN, infinite or no number"),
+        *_problem(frame, outside.any(axis=1), "a probability outside 0 to 1"),
+        *_problem(frame, off, "probabilities that do not sum to 1"),
+    ]
     zeros = int((numbers == 0).any(axis=1).sum())
     notes = [f"{counted(zeros, 'row')} with a probability of 0, which costs 36 nats if wrong"] if zeros else []
     return problems, notes
 
 
-def _row_names(frame: pd.DataFrame) -> pd.Series[str]:
-    import pandas as pd
-
-    return frame["id"] if "id" in frame.columns else pd.Series([f"of row {i + 1}" for i in range(len(frame))])
+def _problem(frame: pd.DataFrame, bad: NDArray[np.bool_], what: str) -> list[str]:
+    rows = np.flatnonzero(bad)
+    ids = [frame["id"].iat[i] if "id" in frame.columns else f"of row {i + 1}" for i in rows]
+    return [f"{counted(len(rows), 'row')} with {what}: {_ids(ids)}"] if ids else []
 
 
 def _ids(ids: Sequence[object]) -> str:

@@ -11,14 +11,8 @@ from judge.deadline import Deadline
 from judge.engine.protocol import EngineConfig
 from judge.errors import JudgeError, RunInterrupted
 from judge.models.bundle import ModelFolder, open_model
-from judge.predictions.predictions import (
-    check_output,
-    predictions_table,
-    read_probabilities,
-    summary,
-    what_is_missing,
-    write_predictions,
-)
+from judge.predictions.file import read_predictions
+from judge.predictions.predictions import check_output, predictions_table, summary, what_is_missing, write_predictions
 from judge.predictions.submission import Form, SubmissionOptions, check_form, quick_submission, write_submission
 from judge.runs.folder import RunFolder
 from judge.runs.progress import Progress
@@ -99,7 +93,9 @@ def score_table(request: ScoreRequest, progress: Progress) -> Scored:
             predictions = scorer.score(table, run, progress, request.deadline, request.restart)
             write_predictions(output, predictions_table(predictions))
             if submission.path is not None:
-                write_submission(submission.path, predictions.prepared.ids(), predictions.p, form, submission.floor)
+                write_submission(
+                    submission.path, predictions.prepared.ids().to_pylist(), predictions.p, form, submission.floor
+                )
             figures = summary(predictions)
             if run.finish(figures, request.restart):
                 progress.note(f"what was read is kept in {parts}: the same command goes on with it")
@@ -171,6 +167,6 @@ def _take_finished(
     if (run.path / "manifest.json").exists():  # the run was killed while its folder was being removed
         run.remove()
     if submission.path is not None:
-        ids, p = read_probabilities(output)
-        write_submission(submission.path, ids, p, form, submission.floor)
+        stored = read_predictions(output)
+        write_submission(submission.path, stored.ids, stored.p, form, submission.floor)
         progress.note(f"wrote {submission.path} from it")

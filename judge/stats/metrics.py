@@ -30,12 +30,8 @@ def log_losses(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[
     Raises:
         ValueError: no rows, another number of labels than rows, or a row without a label (-1).
     """
-    _check_labels(p, labels)
-    values = np.asarray(p, dtype=np.float64)
-    values = values / values.sum(axis=1, keepdims=True)
-    chosen = values[np.arange(len(labels)), labels]
-    result: NDArray[np.float64] = -np.log(np.clip(chosen, np.finfo(np.float64).eps, 1.0))
-    return result
+    chosen = _normalised(p, labels)[np.arange(len(labels)), labels]
+    return np.asarray(-np.log(np.clip(chosen, np.finfo(np.float64).eps, 1.0)))
 
 
 def log_loss(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
@@ -50,8 +46,7 @@ def hits(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.flo
     distribution is right in a third of the rows; a row with NaN gives NaN. Arguments and errors as of `log_losses`.
     """
     _check_labels(p, labels)
-    result: NDArray[np.float64] = called(p)[np.arange(len(labels)), labels]
-    return result
+    return np.asarray(called(p)[np.arange(len(labels)), labels])
 
 
 def called(p: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -63,8 +58,7 @@ def called(p: NDArray[np.floating]) -> NDArray[np.float64]:
     values = np.asarray(p)
     best = values == values.max(axis=1, keepdims=True)
     share = best / np.maximum(best.sum(axis=1, keepdims=True), 1)
-    result: NDArray[np.float64] = np.where(np.isnan(values).any(axis=1, keepdims=True), np.nan, share)
-    return result
+    return np.where(np.isnan(values).any(axis=1, keepdims=True), np.nan, share)
 
 
 def verdicts(p: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -78,8 +72,7 @@ def verdicts(p: NDArray[np.floating]) -> NDArray[np.int64]:
     """
     values = np.asarray(p)
     best = values == values.max(axis=1, keepdims=True)
-    result: NDArray[np.int64] = np.where(best.sum(axis=1) == 1, best.argmax(axis=1), 2)
-    return result
+    return np.where(best.sum(axis=1) == 1, best.argmax(axis=1), 2)
 
 
 def brier_scores(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -88,11 +81,7 @@ def brier_scores(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArra
     The form for several classes of G. W. Brier, Verification of forecasts expressed in terms of probability, 1950.
     Rows are normalised first. Arguments and errors are those of `log_losses`.
     """
-    _check_labels(p, labels)
-    values = np.asarray(p, dtype=np.float64)
-    values = values / values.sum(axis=1, keepdims=True)
-    result: NDArray[np.float64] = ((values - np.eye(3)[labels]) ** 2).sum(axis=1)
-    return result
+    return np.asarray(((_normalised(p, labels) - np.eye(3)[labels]) ** 2).sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -158,10 +147,8 @@ def expected_calibration_error(p: NDArray[np.floating], labels: NDArray[np.integ
 
     The confidence is the largest of the row's three probabilities. Arguments and errors are those of `log_losses`.
     """
-    right = hits(p, labels)
-    values = np.asarray(p, dtype=np.float64)
-    confidence = (values / values.sum(axis=1, keepdims=True)).max(axis=1)
-    return float(np.abs(bin_gaps(confidence, right, bins).mean(axis=0)).sum())
+    confidence = _normalised(p, labels).max(axis=1)
+    return float(np.abs(bin_gaps(confidence, hits(p, labels), bins).mean(axis=0)).sum())
 
 
 def accuracy(p: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
@@ -176,13 +163,18 @@ def label_rates(labels: NDArray[np.integer]) -> NDArray[np.float64]:
         ValueError: no rows, or a row without a label (-1).
     """
     _check_labels(np.empty((len(labels), 3)), labels)
-    rates: NDArray[np.float64] = np.bincount(labels, minlength=3) / len(labels)
-    return rates
+    return np.asarray(np.bincount(labels, minlength=3) / len(labels))
 
 
 def rates_text(rates: NDArray[np.floating]) -> str:
     """Return rates of the three verdicts as `A 40.0%, B 35.0%, tie 25.0%`."""
     return ", ".join(f"{name} {rate:.1%}" for name, rate in zip(VERDICTS, rates, strict=True))
+
+
+def _normalised(p: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    _check_labels(p, labels)
+    values = np.asarray(p, dtype=np.float64)
+    return np.asarray(values / values.sum(axis=1, keepdims=True))
 
 
 def _check_labels(p: NDArray[np.floating], labels: NDArray[np.integer]) -> None:

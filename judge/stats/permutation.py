@@ -63,8 +63,7 @@ def sign_flip_test(
         sums = np.bincount(blocks, weights=sums).astype(np.float64)
     reached = abs(float(sums.sum())) - _ROUNDING * float(np.abs(sums).sum())
     if len(sums) < permutations.bit_length():  # 2^groups <= permutations
-        count, total = _count_all(sums, reached), 1 << len(sums)
-        return count / total
+        return _count_all(sums, reached) / (1 << len(sums))
     return (1 + _count_drawn(sums, reached, permutations, seed)) / (1 + permutations)
 
 

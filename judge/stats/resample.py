@@ -63,8 +63,7 @@ class Undefined:
 
 def means(totals: Float, counts: Float) -> Float:
     """Return the mean of each column over rows: shape (columns, resamples) for totals of that shape."""
-    result: Float = totals / counts
-    return result
+    return np.asarray(totals / counts)
 
 
 def check_resampling(resamples: int, seed: int) -> None:
@@ -114,7 +113,9 @@ class Resampler:
         self.groups, self.level = len(keys), level
         self._group = number
         if len(keys) > MOST_BLOCKS:
-            number, keys = _blocks(keys)[number], np.arange(MOST_BLOCKS)
+            # the permutation is fixed, so that the blocks do not depend on the seed of the resampling
+            blocks = np.random.default_rng(0).permutation(len(keys)) % MOST_BLOCKS
+            number, keys = blocks[number], np.arange(MOST_BLOCKS)
         self._blocks, self._number = len(keys), number
         self._times = _times_drawn(len(keys), resamples, np.random.default_rng(seed))
 
@@ -217,56 +218,45 @@ class Resampler:
                 return [Estimate(float(point), None, None) for point in points]
             drawn = self._sums(table) @ self._times
             figures = statistic(drawn[:-1], drawn[-1])
-        estimates = [
-            _interval(float(point), row, self.tail(count)) if count > 1 else Estimate(float(point), None, None)
-            for point, row, count in zip(points, figures, groups, strict=True)
-        ]
         kinds = [shares] * len(points) if isinstance(shares, bool) else shares
-        return [
-            self._widened(estimate, part) if share else estimate
-            for estimate, part, share in zip(estimates, parts, kinds, strict=True)
-        ]
+        each = zip(points.tolist(), figures, parts, groups, kinds, strict=True)
+        return [self._interval(*of_figure) for of_figure in each]
 
-    def _widened(self, share: Estimate, about: NDArray[np.generic] | None) -> Estimate:
-        """Return a share of exactly 0 or 1 with an interval as wide as `reach`; other shares stay as they are."""
-        if share.value == share.low == share.high == 0:
-            return Estimate(0.0, 0.0, self.reach(about))
-        if share.value == share.low == share.high == 1:
-            return Estimate(1.0, 1 - self.reach(about), 1.0)
-        return share
+    def means(
+        self,
+        columns: Sequence[NDArray[np.generic]],
+        weights: NDArray[np.generic],
+        shares: bool | Sequence[bool] = False,
+    ) -> list[Estimate]:
+        """Estimate the weighted mean of each column.
 
+        A mean over a part of the rows is a ratio of two sums over all rows: the interval then also knows that chance
+        decides how many rows of that part a resample has.
 
-def _interval(point: float, drawn: Float, tail: float) -> Estimate:
-    finite = drawn[np.isfinite(drawn)]
-    if len(finite) < len(drawn) / 2:
-        return Estimate(point, None, None)
-    low, high = np.quantile(finite, [tail, 1 - tail])
-    return Estimate(point, float(low), float(high))
+        Args:
+            columns: numbers or truth values, each of shape (rows,); rows that weigh 0 may hold NaN.
+            weights: of the rows, 0 or more and not all 0, shape (rows,).
+            shares: which columns lie between 0 and 1 (see `estimate`).
+        """
+        each = np.asarray(weights, dtype=np.float64)[:, np.newaxis]
+        table = np.where(each != 0, np.column_stack(columns), 0.0) * each
+        return self.estimate(
+            np.column_stack([table, each]), lambda totals, _: totals[:-1] / totals[-1], about=weights, shares=shares
+        )
 
-
-def group_bootstrap(
-    values: NDArray[np.floating],
-    groups: NDArray[np.integer],
-    statistic: Statistic = means,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = CONFIDENCE,
-) -> list[Estimate]:
-    """Estimate figures of the rows and their intervals: `Resampler.estimate` for a single use.
-
-    Raises:
-        ValueError: no rows, shapes that do not belong together, or a value that is NaN or infinite.
-    """
-    return Resampler(groups, resamples, seed, level).estimate(values, statistic)
-
-
-def _blocks(keys: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Return the block of each of the sorted keys, shape (groups,); the blocks hold equally many groups."""
-    # the permutation is fixed, so that the blocks do not depend on the seed of the resampling
-    order = np.random.default_rng(0).permutation(len(keys))
-    numbers: NDArray[np.integer] = order % MOST_BLOCKS
-    return numbers
+    def _interval(
+        self, point: float, drawn: Float, about: NDArray[np.generic] | None, groups: int, share: bool
+    ) -> Estimate:
+        """Return a figure with its interval; a share of exactly 0 or 1 has one as wide as `reach`."""
+        finite = drawn[np.isfinite(drawn)]
+        if groups < 2 or len(finite) < len(drawn) / 2:
+            return Estimate(point, None, None)
+        tail = self.tail(groups)
+        low, high = (float(end) for end in np.quantile(finite, [tail, 1 - tail]))
+        if share and low == point == high and point in (0, 1):
+            reach = self.reach(about)
+            low, high = max(0.0, point - reach), min(1.0, point + reach)
+        return Estimate(point, low, high)
 
 
 def _times_drawn(blocks: int, resamples: int, rng: np.random.Generator) -> Float:

@@ -72,8 +72,7 @@ def fit_softmax(
         loss.ridge = RIDGE
         zero = np.clip(np.zeros(parameters), low * size, high * size)
         theta = _minimum(loss, zero, low * size, high * size)
-    result: Float = np.clip(theta / size, low, high)
-    return result
+    return np.asarray(np.clip(theta / size, low, high))
 
 
 def _checked(
@@ -99,12 +98,11 @@ def _checked(
 
 
 def _limits(bounds: Bounds | None, parameters: int) -> tuple[Float, Float]:
-    if bounds is None:
-        return np.full(parameters, -np.inf), np.full(parameters, np.inf)
-    if len(bounds) != parameters:
-        raise ValueError(f"expected {parameters} bounds, found {len(bounds)}")
-    low = np.array([-np.inf if bound[0] is None else bound[0] for bound in bounds], dtype=np.float64)
-    high = np.array([np.inf if bound[1] is None else bound[1] for bound in bounds], dtype=np.float64)
+    given = [(None, None)] * parameters if bounds is None else bounds
+    if len(given) != parameters:
+        raise ValueError(f"expected {parameters} bounds, found {len(given)}")
+    low, high = np.array(given, dtype=np.float64).reshape(-1, 2).T  # None becomes NaN
+    low, high = np.where(np.isnan(low), -np.inf, low), np.where(np.isnan(high), np.inf, high)
     if not (low <= high).all():
         raise ValueError("a lower bound lies above its upper bound")
     return low, high
@@ -151,8 +149,7 @@ class _Loss:
         p, _ = self._probabilities(theta)
         spread = self.columns - np.einsum("rc,krc->kr", p, self.columns)[:, :, np.newaxis]
         spread *= np.sqrt(p * self.share[:, np.newaxis])
-        result: Float = np.einsum("krc,lrc->kl", spread, spread) + (self.ridge + _DAMPING) * np.eye(len(theta))
-        return result
+        return np.asarray(np.einsum("krc,lrc->kl", spread, spread) + (self.ridge + _DAMPING) * np.eye(len(theta)))
 
 
 def _minimum(loss: _Loss, start: Float, low: Float, high: Float) -> Float:

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judge.cli.evaluate import bias_lines
-from judge.evaluation.bias import Bias, bias_report
+from judge.evaluation.bias import Bias
 from judge.evaluation.bias_effects import LEAST_GROUPS, call_of
 from judge.evaluation.judged_rows import JudgedRows
-from judge.stats.resample import Estimate, Resampler
-from tests.kit.effects import effect, value
+from judge.stats.resample import Estimate
+from tests.kit.effects import bias_of, effect, value
 from tests.kit.made_rows import certain, made_rows, probabilities_of, sampled
 
 
@@ -49,7 +49,7 @@ def simulated(
 
 @pytest.fixture(scope="module")
 def clean() -> Bias:
-    return bias_report(simulated(20_000, np.random.default_rng(1)), resamples=400)
+    return bias_of(simulated(20_000, np.random.default_rng(1)), resamples=400)
 
 
 @pytest.mark.parametrize("key", ["position", "verbosity", "ties"])
@@ -70,7 +70,7 @@ def test_no_bias_is_called_absent(clean: Bias, key: str) -> None:
     ],
 )
 def test_a_planted_bias_is_found_and_the_others_are_not(planted: dict[str, float], words: str) -> None:
-    bias = bias_report(simulated(20_000, np.random.default_rng(2), **planted), resamples=400)
+    bias = bias_of(simulated(20_000, np.random.default_rng(2), **planted), resamples=400)
     (name,) = planted
     keys = {"position": "position", "verbosity": "verbosity", "tie": "ties"}
     for planted_name, key in keys.items():
@@ -100,7 +100,7 @@ def test_the_intervals_hold_the_truth_in_about_95_of_100_sets() -> None:
     planted = {"position": 0.03, "verbosity": 0.04, "ties": -0.02}
     for _ in range(sets):
         rows = simulated(240, rng, position=0.03, verbosity=0.04, tie=-0.02)
-        bias = bias_report(rows, resamples=300)
+        bias = bias_of(rows, resamples=300)
         for key in held:
             found = effect(bias, key).estimate
             assert found is not None
@@ -113,7 +113,7 @@ def test_the_intervals_hold_the_truth_in_about_95_of_100_sets() -> None:
 
 def test_nothing_is_called_from_few_groups() -> None:
     rows = simulated(24, np.random.default_rng(4), position=0.3)
-    found = effect(bias_report(rows), "position")
+    found = effect(bias_of(rows), "position")
     assert found.call == "undecided"
     assert re.fullmatch(
         rf"Cannot be told from 24 rows in {found.groups} prompt groups: \+\S+ \(\S+ to \S+\) points; 30 groups are "
@@ -124,7 +124,7 @@ def test_nothing_is_called_from_few_groups() -> None:
 
 def test_a_single_group_gives_figures_without_intervals() -> None:
     rows = replace(simulated(200, np.random.default_rng(5), position=0.3), groups=np.zeros(200, dtype=np.uint64))
-    bias = bias_report(rows)
+    bias = bias_of(rows)
     for one in bias.effects:
         assert one.call in ("undecided", "not measured")
         assert one.estimate is None or (one.estimate.low, one.estimate.high) == (None, None)
@@ -140,7 +140,7 @@ def test_a_part_of_a_single_group_has_no_interval_either() -> None:
     refusal = np.zeros((100, 2), dtype=bool)
     refusal[:2, 0] = True
     groups = np.arange(100).clip(1)  # rows 0 and 1 share a prompt
-    bias = bias_report(made_rows(probabilities_of(np.zeros(100)), [0] * 100, refusal=refusal, groups=groups))
+    bias = bias_of(made_rows(probabilities_of(np.zeros(100)), [0] * 100, refusal=refusal, groups=groups))
     assert effect(bias, "refusals").estimate == Estimate(-0.5, None, None)
     assert effect(bias, "refusals").rows == 2
 
@@ -149,7 +149,7 @@ def test_position_figures_of_hand_made_rows() -> None:
     # verdicts with A first and with B first: same, towards the first, towards the second, to and from a tie
     first, second = "AABATT", "ABATAT"
     rows = made_rows(certain(first), [0] * 6, first=certain(first), second=certain(second))
-    position = bias_report(rows).position
+    position = bias_of(rows).position
     assert position is not None
     assert position.rows == 6
     assert position.consistency.value == pytest.approx(2 / 6)
@@ -157,12 +157,12 @@ def test_position_figures_of_hand_made_rows() -> None:
     assert position.to_first.value == pytest.approx(2 / 6)  # A then B; A then tie
     assert position.to_second.value == pytest.approx(2 / 6)  # B then A; tie then A
     # scores of A: (0.7, 0.7), (0.7, 0.3), (0.3, 0.7), (0.7, 0.5), (0.5, 0.7), (0.5, 0.5)
-    assert value(bias_report(rows), "position") == pytest.approx(0)
+    assert value(bias_of(rows), "position") == pytest.approx(0)
 
 
 def test_equally_probable_verdicts_favour_no_position() -> None:
     even = np.tile([0.45, 0.45, 0.1], (4, 1))
-    figures = bias_report(made_rows(even, [0] * 4, first=even, second=certain("ABTT")))
+    figures = bias_of(made_rows(even, [0] * 4, first=even, second=certain("ABTT")))
     assert figures.position is not None
     # a tie in the first order; in the second A, which was shown second, then B, which was shown first
     assert figures.position.to_first.value == pytest.approx(1 / 4)
@@ -183,7 +183,7 @@ def test_other_effects_of_hand_made_rows() -> None:
         empty=[[False, False], [False, False], [True, False], [False, False]],
         identical=[False, False, False, True],
     )
-    bias = bias_report(rows)
+    bias = bias_of(rows)
     # scores of A: 0.6, 0.3, 0.5, 0.5; people's: 1, 1, 0.5, 0.5
     assert value(bias, "verbosity") == pytest.approx(((0.6 - 1) - (0.3 - 1) - 0) / 3)
     assert value(bias, "ties") == pytest.approx(0.4 - 0.5)
@@ -222,12 +222,12 @@ def test_probabilities_are_normalised_first() -> None:
     p = np.array([[0.5, 0.3, 0.2], [0.2, 0.4, 0.4]])
     rows, scaled = (made_rows(q, [0, 2], first=q, second=q[::-1]) for q in (p, 1.001 * p))
     for key in ("ties", "position"):
-        assert value(bias_report(scaled), key) == pytest.approx(value(bias_report(rows), key), rel=1e-12)
+        assert value(bias_of(scaled), key) == pytest.approx(value(bias_of(rows), key), rel=1e-12)
 
 
 def test_one_order_says_what_it_cannot_tell_and_what_it_can() -> None:
     p = probabilities_of(np.full(100, 0.2))
-    bias = bias_report(made_rows(p, [0, 1] * 50, first=p))
+    bias = bias_of(made_rows(p, [0, 1] * 50, first=p))
     found = effect(bias, "position")
     assert (found.call, found.estimate, bias.position) == ("not measured", None, None)
     assert found.sentence.startswith(
@@ -236,28 +236,21 @@ def test_one_order_says_what_it_cannot_tell_and_what_it_can() -> None:
 
 
 def test_a_file_without_orders_says_so() -> None:
-    found = effect(bias_report(made_rows(probabilities_of([0.1, 0.2]), [0, 1])), "position")
+    found = effect(bias_of(made_rows(probabilities_of([0.1, 0.2]), [0, 1])), "position")
     assert found.sentence == "Not measured: the file does not hold the log-probabilities of the two orders."
 
 
 def test_position_is_measured_on_the_rows_read_twice() -> None:
     first, second = probabilities_of(np.full(100, 0.2)), probabilities_of(np.full(100, -0.2))
     second[40:] = np.nan
-    bias = bias_report(made_rows(first, [0, 1] * 50, first=first, second=second))
+    bias = bias_of(made_rows(first, [0, 1] * 50, first=first, second=second))
     assert (effect(bias, "position").rows, effect(bias, "position").call) == (40, "present")
     assert value(bias, "position") == pytest.approx(0.2)
 
 
-def test_no_rows_measure_nothing() -> None:
-    bias = bias_report(made_rows(np.empty((0, 3)), []), self_names=["llama"])
-    assert {one.call for one in bias.effects} == {"not measured"}
-    assert (bias.position, bias.ties, bias.a_surplus, bias.models) == (None, None, None, [])
-    json.dumps(asdict(bias), allow_nan=False)
-
-
 def test_rows_that_were_not_scored_are_in_no_effect() -> None:
     p = np.full((3, 3), 1 / 3)
-    bias = bias_report(made_rows(p, [0, 1, 2], first=p, second=p, unscored=[True] * 3))
+    bias = bias_of(made_rows(p, [0, 1, 2], first=p, second=p, unscored=[True] * 3))
     assert bias.rows == 0
     assert {one.sentence for one in bias.effects[:6]} == {"Not measured: no row was scored."}
 
@@ -266,7 +259,7 @@ def test_rows_that_were_not_scored_are_in_no_effect() -> None:
 def test_one_class_only_and_ties_only_give_figures(label: int) -> None:
     rng = np.random.default_rng(6)
     rows = replace(simulated(60, rng), labels=np.full(60, label))
-    bias = bias_report(rows)
+    bias = bias_of(rows)
     json.dumps(asdict(bias), allow_nan=False)
     assert bias.ties is not None
     assert bias.ties.separation is None
@@ -308,8 +301,8 @@ def test_swapping_a_and_b_changes_no_effect(seed: int, count: int) -> None:
         identical=rng.random(count) < 0.3,
         groups=rng.integers(0, 40, count),
     )
-    one = json.loads(json.dumps(asdict(bias_report(rows, resamples=100, self_names=["X"])), allow_nan=False))
-    two = json.loads(json.dumps(asdict(bias_report(swapped(rows), resamples=100, self_names=["X"])), allow_nan=False))
+    one = json.loads(json.dumps(asdict(bias_of(rows, resamples=100, self_names=["X"])), allow_nan=False))
+    two = json.loads(json.dumps(asdict(bias_of(swapped(rows), resamples=100, self_names=["X"])), allow_nan=False))
     before, after = one.pop("a_surplus"), two.pop("a_surplus")
     assert before["value"] == pytest.approx(-after["value"], abs=1e-12)
     assert_close(one, two)
@@ -350,15 +343,10 @@ def test_the_rule_that_calls_an_effect(estimate: Estimate, groups: int, call: st
     assert call_of(estimate, groups) == call
 
 
-def test_the_resampler_that_is_given_is_used() -> None:
-    rows = simulated(100, np.random.default_rng(9))
-    assert bias_report(rows, Resampler(rows.groups, 200, 5)) == bias_report(rows, resamples=200, seed=5)
-
-
 def test_the_text_is_aligned_and_safe_to_print(clean: Bias) -> None:
     rng = np.random.default_rng(10)
     models = rng.choice(np.array(["evil\x1b[31m", "other"], dtype=object), (200, 2))
-    bias = bias_report(replace(simulated(200, rng), facts=replace(simulated(200, rng).facts, models=models)))
+    bias = bias_of(replace(simulated(200, rng), facts=replace(simulated(200, rng).facts, models=models)))
     lines = [*bias_lines(clean), *bias_lines(bias)]
     assert all(line.isprintable() for line in lines)
     assert any("evil\\x1b[31m" in line for line in lines)

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from judge.errors import JudgeError
-from judge.evaluation.bias import bias_report
 from judge.evaluation.judged_rows import JudgedRows
 from judge.evaluation.self_preference import p_value
 from judge.stats.permutation import holm
 from judge.stats.resample import Estimate
-from tests.kit.effects import effect, value
+from tests.kit.effects import bias_of, effect, value
 from tests.kit.made_rows import made_rows, probabilities_of, sampled
 
 
@@ -31,7 +30,7 @@ def with_models(rng: np.random.Generator, taste: float) -> JudgedRows:
 
 
 def test_a_planted_taste_for_its_own_family_is_found() -> None:
-    bias = bias_report(with_models(np.random.default_rng(7), 0.06), self_names=["llama_3 8b"], resamples=400)
+    bias = bias_of(with_models(np.random.default_rng(7), 0.06), self_names=["llama_3 8b"], resamples=400)
     own = effect(bias, "self_preference")
     assert (own.call, bias.own_family) == ("present", ["Meta/Llama-3-8B-Instruct"])
     assert own.sentence.startswith("Self-preference: the judge's own family scores ")
@@ -43,7 +42,7 @@ def test_a_planted_taste_for_its_own_family_is_found() -> None:
 
 
 def test_a_judge_without_a_taste_has_none() -> None:
-    bias = bias_report(with_models(np.random.default_rng(8), 0.0), self_names=["llama"], resamples=400)
+    bias = bias_of(with_models(np.random.default_rng(8), 0.0), self_names=["llama"], resamples=400)
     assert effect(bias, "self_preference").call == "absent"
     assert {model.call for model in bias.models} == {"absent"}
     assert all(model.p_value is not None and model.p_value > 0.05 for model in bias.models)
@@ -59,14 +58,14 @@ def test_a_judge_without_a_taste_has_none() -> None:
     ],
 )
 def test_self_preference_says_why_it_is_not_measured(models: Any, names: list[str], reason: str) -> None:
-    bias = bias_report(made_rows(probabilities_of([0.1, 0.2]), [0, 1], models=models), self_names=names)
+    bias = bias_of(made_rows(probabilities_of([0.1, 0.2]), [0, 1], models=models), self_names=names)
     assert effect(bias, "self_preference").sentence == f"Not measured: {reason}."
 
 
 def test_a_self_name_without_a_letter_is_refused() -> None:
     rows = made_rows(probabilities_of([0.1]), [0], models=[["a", "b"]])
     with pytest.raises(JudgeError, match=re.escape("--self='--': expected (a part of) a model's name")):
-        bias_report(rows, self_names=["--"])
+        bias_of(rows, self_names=["--"])
 
 
 def test_p_values_follow_the_normal_law_and_holm_corrects_them() -> None:

@@ -18,7 +18,7 @@ from judge.experiment.files import results_table, write_results
 from judge.experiment.result import ExperimentResult
 from judge.experiment.text import plan_lines, power_lines
 from judge.stats.metrics import MEASURES, hits, log_losses
-from judge.stats.resample import Estimate, group_bootstrap
+from judge.stats.resample import Estimate, Resampler
 from judge.tables.comparison import VERDICTS
 from tests.kit.made_experiment import FOUR, NOISE, ROWS, made_experiment, page, words
 
@@ -69,7 +69,7 @@ def test_a_trained_arms_interval_holds_the_spread_of_its_seeds() -> None:
     scores = [log_losses(arm.p, labels) for arm in result.arms]
     means = np.array([one.mean() for one in scores]).reshape(2, 2)
     figures = arm_figures(result)[0]
-    (rows_alone,) = group_bootstrap(((scores[0] + scores[1]) / 2)[:, np.newaxis], groups, resamples=200)
+    (rows_alone,) = Resampler(groups, 200).estimate(((scores[0] + scores[1]) / 2)[:, np.newaxis])
     error = t.ppf(0.975, 2) * np.sqrt(means.var(axis=1, ddof=1).mean() / 2)
     assert figures.score is not None
     assert rows_alone.low is not None

@@ -14,7 +14,7 @@ from judge.experiment.statistics import Difference, differences
 from judge.prompting.verdict import Float
 from judge.stats.metrics import MEASURES, Metric, accuracy, brier_scores, log_loss
 from judge.stats.permutation import holm, sign_flip_test
-from judge.stats.resample import Estimate, group_bootstrap
+from judge.stats.resample import Estimate, Resampler
 from tests.kit.clustered_losses import made_groups, made_losses, named
 
 TRUTH = np.array([0, 1, 2, 0])
@@ -72,7 +72,7 @@ def test_the_parts_are_the_bootstrap_the_sign_flips_and_holms_correction() -> No
     assert [one.arm for one in found] == ["1", "2", "3"]
     for one in found:
         paired = scores[one.arm] - scores["0"]
-        (estimate,) = group_bootstrap(paired[:, np.newaxis], groups, resamples=300, seed=7)
+        (estimate,) = Resampler(groups, 300, seed=7).estimate(paired[:, np.newaxis])
         assert [one.estimate.value, one.estimate.low, one.estimate.high] == pytest.approx(
             [estimate.value, estimate.low, estimate.high]
         )

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -23,7 +22,7 @@ P = np.array([[0.5, 0.375, 0.125], [0.2, 0.3, 0.5], [0.25, 0.25, 0.5]])
 
 def written(folder: Path, ids: list[Any], p: NDArray[np.floating[Any]], form: Form | None = None, **more: Any) -> Path:
     path = folder / "submission.csv"
-    write_submission(path, pa.array(ids), p, form, **more)
+    write_submission(path, ids, p, form, **more)
     return path
 
 
@@ -139,12 +138,12 @@ def test_a_sample_of_another_table_is_refused_and_nothing_is_written(tmp_path: P
 def test_nothing_is_left_when_writing_fails_half_way(tmp_path: Path) -> None:
     """The file size is limited to 1,000 bytes, as a full disk would, in a process of its own."""
     program = (
-        "import resource, signal, sys, numpy as np, pyarrow as pa\n"
+        "import resource, signal, sys, numpy as np\n"
         "from pathlib import Path\n"
         "from judge.predictions.submission import write_submission\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "write_submission(Path(sys.argv[1]), pa.array(range(500)), np.full((500, 3), 1 / 3))\n"
+        "write_submission(Path(sys.argv[1]), range(500), np.full((500, 3), 1 / 3))\n"
     )
     path = tmp_path / "submission.csv"
     command = [sys.executable, "-B", "-c", program, str(path)]
@@ -163,7 +162,7 @@ def test_an_older_submission_stays_when_writing_fails(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(JudgeError, match=r"folder\.csv: cannot be written \(Is a directory\)"):
-        write_submission(tmp_path / "folder.csv", pa.array([1, 2, 3]), P)
+        write_submission(tmp_path / "folder.csv", [1, 2, 3], P)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.csv", "submission.csv"]
 
 

@@ -22,7 +22,7 @@ from judge.models.trained_rows import FILE as TRAINED_ROWS
 from judge.runs.progress import Silent
 from judge.scoring.settings import ScoreSettings
 from judge.stats.metrics import log_losses
-from judge.stats.resample import group_bootstrap
+from judge.stats.resample import Resampler
 from judge.tables.split import group_key
 from judge.tables.table import Table
 from quantize.drift import FILE, PREDICTIONS, reference_of, run_drift
@@ -102,7 +102,7 @@ def test_figures_are_those_of_the_scored_rows_that_did_not_train(
     assert bundle.log_loss_change is None
     change = log_losses(read["last"], labels) - log_losses(read["bundle"], labels)
     groups = np.array([group_key(row) for row in rows], dtype=np.uint64)
-    expected = group_bootstrap(np.column_stack([change, change]), groups)[0]
+    expected = Resampler(groups).estimate(np.column_stack([change, change]))[0]
     assert other.log_loss_change is not None
     found = (other.log_loss_change.value, other.log_loss_change.low, other.log_loss_change.high)
     assert found == pytest.approx((expected.value, expected.low, expected.high), abs=1e-6)

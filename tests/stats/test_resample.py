@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from judge.stats.resample import MOST_BLOCKS, Estimate, Float, Resampler, group_bootstrap
+from judge.stats.resample import MOST_BLOCKS, Estimate, Float, Resampler
 
 unhurried = settings(deadline=None, max_examples=30)  # the cores are shared
 KEYS = st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=6, unique=True)
@@ -30,7 +30,7 @@ def test_intervals_over_groups_hold_the_truth_and_those_over_rows_do_not() -> No
     for _ in range(trials):
         values, groups = clustered(rng, 120)
         for kind, keys in (("groups", groups), ("rows", np.arange(len(values)))):
-            (estimate,) = group_bootstrap(values, keys, resamples=300)
+            (estimate,) = Resampler(keys, 300).estimate(values)
             assert estimate.low is not None
             assert estimate.high is not None
             held[kind] += estimate.low <= 1.0 <= estimate.high
@@ -53,7 +53,7 @@ def test_it_is_scipys_percentile_bootstrap_of_ratios_of_sums() -> None:
         confidence_level=1 - 2 * Resampler(groups).tail(),
         rng=np.random.default_rng(5),
     ).confidence_interval
-    found = group_bootstrap(values, groups, resamples=500, seed=5)
+    found = Resampler(groups, 500, seed=5).estimate(values)
     assert [e.value for e in found] == pytest.approx(values.mean(axis=0), rel=1e-13)
     assert [e.low for e in found] == pytest.approx(expected.low, rel=1e-12)
     assert [e.high for e in found] == pytest.approx(expected.high, rel=1e-12)
@@ -68,15 +68,15 @@ def test_neither_the_order_of_rows_nor_names_of_groups_change_an_interval(data: 
     values = np.arange(len(numbers), dtype=np.float64)[:, np.newaxis]  # sums of whole numbers are exact
     groups = np.array(numbers)
     renamed = np.array(sorted(keys), dtype=np.uint64)[groups]
-    expected = group_bootstrap(values, groups, resamples=100)
-    assert group_bootstrap(values[order], renamed[order], resamples=100) == expected
+    expected = Resampler(groups, 100).estimate(values)
+    assert Resampler(renamed[order], 100).estimate(values[order]) == expected
 
 
 def test_the_seed_and_nothing_else_decides_the_resamples() -> None:
     values, groups = clustered(np.random.default_rng(0), 60)
-    first = group_bootstrap(values, groups, resamples=200, seed=1)
-    assert group_bootstrap(values, groups, resamples=200, seed=1) == first
-    other = group_bootstrap(values, groups, resamples=200, seed=2)
+    first = Resampler(groups, 200, seed=1).estimate(values)
+    assert Resampler(groups, 200, seed=1).estimate(values) == first
+    other = Resampler(groups, 200, seed=2).estimate(values)
     assert other[0].value == first[0].value
     assert other[0].low != first[0].low
 
@@ -86,12 +86,12 @@ def test_figures_that_are_estimated_apart_use_the_same_resamples() -> None:
     resampler = Resampler(groups, 200, seed=3)
     both = resampler.estimate(np.hstack([values, values**2]))
     assert resampler.estimate(values) + resampler.estimate(values**2) == both
-    assert both == group_bootstrap(np.hstack([values, values**2]), groups, resamples=200, seed=3)
+    assert both == Resampler(groups, 200, seed=3).estimate(np.hstack([values, values**2]))
 
 
 def test_more_groups_than_blocks_have_intervals_of_the_right_width() -> None:
     values, groups = clustered(np.random.default_rng(1), 3 * MOST_BLOCKS)
-    (found,) = group_bootstrap(values, groups)
+    (found,) = Resampler(groups).estimate(values)
     sums, counts = (np.bincount(groups, weights=w) for w in (values[:, 0], np.ones(len(values))))
     # the ratio's standard error over groups, by linearisation (W. G. Cochran, Sampling Techniques, section 2.11)
     error = np.sqrt(((sums - values.mean() * counts) ** 2).sum()) / len(values)
@@ -109,7 +109,7 @@ def of_the_rest(totals: Float, _: Float) -> Float:
 def test_a_figure_about_rows_that_resamples_lack_leaves_these_out() -> None:
     chosen = np.zeros((40, 1))
     chosen[7] = 1.0
-    nothing = group_bootstrap(0 * np.hstack([chosen, chosen]), np.arange(40), of_the_rest, resamples=300)[0]
+    nothing = Resampler(np.arange(40), 300).estimate(0 * np.hstack([chosen, chosen]), of_the_rest)[0]
     assert np.isnan(nothing.value)
     assert (nothing.low, nothing.high) == (None, None)
     chosen[20] = 1.0  # 87% of the resamples hold a row of the two
@@ -183,7 +183,7 @@ def test_shares_near_the_end_are_held_where_resampling_alone_does_not() -> None:
 
 def test_a_higher_level_gives_a_wider_interval() -> None:
     values, groups = clustered(np.random.default_rng(0), 60)
-    narrow, wide = (group_bootstrap(values, groups, resamples=500, level=level)[0] for level in (0.5, 0.99))
+    narrow, wide = (Resampler(groups, 500, level=level).estimate(values)[0] for level in (0.5, 0.99))
     assert wide.low is not None
     assert wide.high is not None
     assert narrow.low is not None
@@ -199,18 +199,18 @@ def test_columns_share_their_resamples() -> None:
         result: Float = ((totals[0] - totals[1]) / counts)[np.newaxis]
         return result
 
-    (estimate,) = group_bootstrap(np.hstack([values, values - 0.25]), groups, difference, resamples=200)
+    (estimate,) = Resampler(groups, 200).estimate(np.hstack([values, values - 0.25]), difference)
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.25, 0.25, 0.25))
 
 
 def test_a_single_group_has_a_value_and_no_interval() -> None:
-    assert group_bootstrap(np.array([[1.0], [2.0]]), np.array([7, 7])) == [Estimate(1.5, None, None)]
+    assert Resampler(np.array([7, 7])).estimate(np.array([[1.0], [2.0]])) == [Estimate(1.5, None, None)]
 
 
 def test_memory_does_not_grow_with_groups_times_resamples() -> None:
     values = np.random.default_rng(0).random((57_000, 3))
     tracemalloc.start()
-    group_bootstrap(values, np.arange(57_000), resamples=100)
+    Resampler(np.arange(57_000), 100).estimate(values)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 16 << 20  # the resampled groups together are 57,000 x 100 x 8 bytes = 46 MB for each column
@@ -230,4 +230,4 @@ def test_values_that_have_no_mean_are_refused(
     values: NDArray[np.float64], groups: NDArray[np.int64], error: str
 ) -> None:
     with pytest.raises(ValueError, match=error):
-        group_bootstrap(values, groups)
+        Resampler(groups).estimate(values)
