@@ -15,9 +15,9 @@ from rich.text import Text
 
 from judge.cli.commands import Flags
 from judge.cli.options import AsJson, Base
-from judge.doctor.doctor import Examination, examine, without_model
+from judge.doctor.doctor import Examination, examine
 from judge.doctor.finding import Finding
-from judge.errors import JudgeError, counted
+from judge.errors import counted
 from judge.models.prompting import PromptSettings
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
@@ -44,16 +44,7 @@ def doctor(
 
 
 def run_doctor(wanted: Examination, as_json: bool = False) -> int:
-    """Examine and print; return the exit status: 1 if anything is wrong, 0 otherwise.
-
-    Raises:
-        JudgeError: options that belong to a model, and no model.
-    """
-    mistake = without_model(wanted)
-    if mistake is not None:
-        raise JudgeError(mistake.line)
-    if wanted.max_tokens is not None and wanted.max_tokens < 1:
-        raise JudgeError(f"--max-tokens={wanted.max_tokens}: expected at least 1")
+    """Examine and print; return the exit status: 1 if anything is wrong, 0 otherwise."""
     if as_json:
         found = list(examine(wanted))
         print(json_text(found))

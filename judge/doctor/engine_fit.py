@@ -34,7 +34,14 @@ def engine_findings(model: ModelFolder, gpus: Sequence[Gpu], memory: int | None)
         refuse_adapter(model, "vllm", dtype, "cuda" if gpus else "cpu", weights.shapes if model.adapter else None)
     except JudgeError as error:
         yield from_error(error)
-    yield from _copy_findings(weights)
+    if (copy := weights.expansion) is not None:
+        yield note(
+            f"quantised weights are read from a 32-bit copy here ({copy.size / 1e9:,.2f} GB, slower), since "
+            f"{weights.why}",
+            "for full speed use a card of compute capability 7.5 or more, or a CPU with AVX-512",
+        )
+        if not copy.is_made():
+            yield from disk_findings({"cache": copy.folder.parent}, {"cache": copy.size})
     size = weights.loaded_bytes(4 if dtype == "float32" else 2)
     if gpus:
         yield from _card_findings(model, weights, dtype, size, gpus)
@@ -42,16 +49,6 @@ def engine_findings(model: ModelFolder, gpus: Sequence[Gpu], memory: int | None)
         yield from _cpu_findings(model, weights, dtype, size, memory)
 
 
-def _copy_findings(weights: Weights) -> Iterator[Finding]:
-    copy = weights.expansion
-    if copy is None:
-        return
-    yield note(
-        f"quantised weights are read from a 32-bit copy here ({copy.size / 1e9:,.2f} GB, slower), since {weights.why}",
-        "for full speed use a card of compute capability 7.5 or more, or a CPU with AVX-512",
-    )
-    if not copy.is_made():
-        yield from disk_findings({"cache": copy.folder.parent}, {"cache": copy.size})
 
 
 def _card_findings(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,20 +19,14 @@ _LITTLE = 1_000_000  # bytes
 _SOCKET = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
-def leftover_findings(shared: Path, temporary: Path, process: Path = Path("/proc")) -> Iterator[Finding]:
-    """Yield which files this user's ended engines left.
-
-    Args:
-        shared: /dev/shm.
-        temporary: the temporary folder.
-        process: /proc, where programs show which files they hold.
-    """
-    files = [f for f in _own_files(shared) if _SHARED.fullmatch(f.name)]
-    held = _held(process, str(shared)) if files else set()
+def leftover_findings(shared: Path, temporary: Path) -> Iterator[Finding]:
+    """Yield which files this user's ended engines left in shared memory and in the temporary folder."""
+    files = [file for file in _own_files(shared, _SHARED) if file.is_file()]
+    held = _held(str(shared)) if files else set()
     unused = [file for file in files if str(file) not in held]
-    sockets = [f for f in _own_files(temporary) if _SOCKET.fullmatch(f.name) and stat.S_ISSOCK(f.stat().st_mode)]
-    open_sockets = _open_sockets(process) if sockets else set()
-    dead = [file for file in sockets if str(file) not in open_sockets]
+    sockets = [file for file in _own_files(temporary, _SOCKET) if file.is_socket()]
+    open_sockets = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace") if sockets else ""
+    dead = [file for file in sockets if f" {file}\n" not in open_sockets]
     if unused:
         yield _shared_finding(shared, unused)
     if dead:
@@ -44,41 +38,32 @@ def leftover_findings(shared: Path, temporary: Path, process: Path = Path("/proc
 
 def _shared_finding(shared: Path, unused: list[Path]) -> Finding:
     """Return how much memory leftover files in shared memory take; it is a problem if they fill a tenth of it."""
-    size = sum(file.stat().st_size for file in unused)
-    largest = max(unused, key=lambda file: file.stat().st_size)
-    text = (
-        f"{counted(len(unused), 'file')} of ended programs in {shared} ({size / 1e6:,.1f} MB of memory, "
-        f"largest {printable(largest.name)})"
-    )
-    space = os.statvfs(shared)
-    much = size > space.f_blocks * space.f_frsize / 10
+    sizes = {file.name: file.stat().st_size for file in unused}
+    size = sum(sizes.values())
     if size < _LITTLE:
         return ok(f"{counted(len(unused), 'small file')} of ended programs in {shared}, which do no harm")
-    advice = "remove them, unless an engine of yours runs in another container"
-    return problem(text, advice) if much else note(text, advice)
+    level = problem if size > shutil.disk_usage(shared).total / 10 else note
+    return level(
+        f"{counted(len(unused), 'file')} of ended programs in {shared} ({size / 1e6:,.1f} MB of memory, "
+        f"largest {printable(max(sizes, key=sizes.__getitem__))})",
+        "remove them, unless an engine of yours runs in another container",
+    )
 
 
-def _own_files(folder: Path) -> list[Path]:
-    """Return the files in a folder that belong to this user."""
+def _own_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    """Return what belongs to this user in a folder and has names of a kind."""
     found = []
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError:
-        return []
-    for entry in entries:
-        try:
-            status = entry.lstat()
-        except OSError:  # removed meanwhile
-            continue
-        if status.st_uid == os.getuid() and not stat.S_ISDIR(status.st_mode) and not stat.S_ISLNK(status.st_mode):
-            found.append(entry)
+    for entry in sorted(folder.iterdir()) if os.access(folder, os.R_OK) else ():
+        with contextlib.suppress(OSError):  # removed meanwhile
+            if names.fullmatch(entry.name) and not entry.is_symlink() and entry.stat().st_uid == os.getuid():
+                found.append(entry)
     return found
 
 
-def _held(process: Path, folder: str) -> set[str]:
+def _held(folder: str) -> set[str]:
     """Return the files that programs have mapped from a folder, and all files that programs have open."""
     held: set[str] = set()
-    for entry in process.iterdir():
+    for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
@@ -91,11 +76,3 @@ def _held(process: Path, folder: str) -> set[str]:
             with contextlib.suppress(OSError):  # closed meanwhile
                 held.add(str(link.readlink()))
     return held
-
-
-def _open_sockets(process: Path) -> set[str]:
-    try:
-        lines = (process / "net" / "unix").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return set()
-    return {line.split(maxsplit=7)[7] for line in lines[1:] if len(line.split(maxsplit=7)) == 8}

@@ -9,6 +9,7 @@ import resource
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from judge.doctor.finding import Finding, note, ok, problem
@@ -25,6 +26,14 @@ ENOUGH_SHARED = GIB
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 _TRUE = ("1", "true", "yes", "on")
+_ROOM = "to a folder that can be written, on a disk with room"
+# What helps where a folder cannot be written or is full.
+_OTHER_PLACE = {
+    "cache": f"set XDG_CACHE_HOME {_ROOM}",
+    "temporary files": f"set TMPDIR {_ROOM}",
+    "Hugging Face's cache": f"set HF_HOME {_ROOM}",
+    "vLLM's cache": f"set VLLM_CACHE_ROOT {_ROOM}",
+}
 
 
 def core_findings(group: Path = Path("/sys/fs/cgroup")) -> Iterator[Finding]:
@@ -86,30 +95,20 @@ def disk_findings(folders: Mapping[str, Path], needs: Mapping[str, int] | None =
         needs: bytes that are known to be needed there, by the same names.
     """
     for what, folder in folders.items():
-        place = _existing(folder)
-        shown = f"{what} ({printable(str(folder), 200)})"
-        if not place.is_dir():
-            yield problem(f"{shown}: {printable(str(place), 200)} is a file", "name a folder")
-            continue
-        reason = _unwritable(place)
-        if reason:
-            yield problem(f"{shown}: cannot be written ({reason})", _OTHER_PLACE.get(what, "name another folder"))
-            continue
-        yield _space_finding(shown, what, place, (needs or {}).get(what, 0))
+        yield _disk_finding(what, folder.expanduser().absolute(), (needs or {}).get(what, 0))
 
 
-_OTHER_PLACE = {
-    "output": "name another folder",
-    "cache": "set XDG_CACHE_HOME to a folder that can be written, on a disk with room",
-    "temporary files": "set TMPDIR to a folder that can be written, on a disk with room",
-}
-
-
-def _space_finding(shown: str, what: str, place: Path, need: int) -> Finding:
-    usage = shutil.disk_usage(place)
+def _disk_finding(what: str, folder: Path, need: int) -> Finding:
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    shown, other = f"{what} ({printable(str(folder), 200)})", _OTHER_PLACE.get(what, "name another folder")
+    if not place.is_dir():
+        return problem(f"{shown}: {printable(str(place), 200)} is a file", "name a folder")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            usage, inodes = shutil.disk_usage(place), os.statvfs(place)
+    except OSError as error:
+        return problem(f"{shown}: cannot be written ({error.strerror or error})", other)
     free = f"{usage.free / 1e9:,.1f} GB free"
-    other = _OTHER_PLACE.get(what, "name another folder")
-    inodes = os.statvfs(place)
     if inodes.f_files and not inodes.f_favail:
         return problem(f"{shown}: no file can be added (out of inodes)", f"remove small files, or {other}")
     if need and usage.free < need * 1.01 + 50e6:
@@ -119,23 +118,6 @@ def _space_finding(shown: str, what: str, place: Path, need: int) -> Finding:
     if usage.free < ENOUGH_DISK and not need:
         return note(f"{shown}: {free}", f"enough for a table, not for a model; for more, {other}")
     return ok(f"{shown}: {free}" + (f", {need / 1e9:,.1f} GB needed" if need else ""))
-
-
-def _existing(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that exists."""
-    folder = folder.expanduser().absolute()
-    while not folder.exists() and folder.parent != folder:
-        folder = folder.parent
-    return folder
-
-
-def _unwritable(folder: Path) -> str | None:
-    """Return why no file can be made in a folder, by making one without a name."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return None
-    except OSError as error:
-        return str(error.strerror or error)
 
 
 def shared_memory_findings(cards: int, folder: Path = Path("/dev/shm")) -> Iterator[Finding]:  # noqa: S108
@@ -162,21 +144,19 @@ def limit_findings(limits: Mapping[str, tuple[int, int]] | None = None) -> Itera
     Args:
         limits: soft and hard limit of `files`, `address space` and `processes`; those of this process if not given.
     """
-    own = {"files": resource.RLIMIT_NOFILE, "address space": resource.RLIMIT_AS, "processes": resource.RLIMIT_NPROC}
-    known = limits if limits is not None else {name: resource.getrlimit(code) for name, code in own.items()}
+    codes = {"files": resource.RLIMIT_NOFILE, "address space": resource.RLIMIT_AS, "processes": resource.RLIMIT_NPROC}
+    known = limits or {name: resource.getrlimit(code) for name, code in codes.items()}
+    files, space, processes = (known[name][0] for name in codes)
     unlimited = resource.RLIM_INFINITY
-    files = known["files"][0]
     if 0 <= files < FEW_FILES:
         yield problem(f"only {files:,} open files are allowed (ulimit -n)", "run: ulimit -n 4096")
     else:
         yield ok(f"{files:,} open files are allowed" if files != unlimited else "any number of open files is allowed")
-    space = known["address space"][0]
     if space != unlimited:
         yield problem(
             f"the address space is limited to {space / GIB:.1f} GiB (ulimit -v); torch reserves more than it uses",
             "run: ulimit -v unlimited",
         )
-    processes = known["processes"][0]
     if processes != unlimited and processes < FEW_FILES:
         yield note(f"only {processes:,} processes and threads are allowed (ulimit -u)", "run: ulimit -u 4096")
 
@@ -204,9 +184,7 @@ def environment_findings(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield ok("judge reads models from folders only, and its engines run with HF_HUB_OFFLINE=1")
     tokens = [name for name in _TOKENS if environment.get(name)]
     if tokens:
-        yield note(
-            f"{' and '.join(tokens)} is in the environment", "unset it: judge reads local folders and needs none"
-        )
+        yield note(f"{' and '.join(tokens)} is in the environment", "unset it: judge needs none for local folders")
     if environment.get("PYTHONPATH"):
         yield note(
             "PYTHONPATH is set, and what lies there hides installed packages", "unset it if an import goes wrong"
@@ -221,14 +199,12 @@ def home_findings(environment: Mapping[str, str]) -> Iterator[Finding]:
         "Hugging Face's cache": Path(environment.get("HF_HOME") or cache / "huggingface"),
         "vLLM's cache": Path(environment.get("VLLM_CACHE_ROOT") or cache / "vllm"),
     }
-    advice = {"Hugging Face's cache": "HF_HOME", "vLLM's cache": "VLLM_CACHE_ROOT"}
     writable = []
     for what, place in places.items():
-        for finding in disk_findings({what: place}):
-            if finding.level == "ok":
-                writable.append(what)
-            else:
-                text = f"set {advice[what]} to a folder that can be written, on a disk with room"
-                yield Finding(finding.level, finding.text, text)
+        (finding,) = disk_findings({what: place})
+        if finding.level == "ok":
+            writable.append(what)
+        else:
+            yield replace(finding, advice=_OTHER_PLACE[what])
     if writable:
         yield ok(f"{' and '.join(writable)} can be written")

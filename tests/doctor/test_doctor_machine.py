@@ -59,33 +59,35 @@ class FakeNvml:
         return answers[name]
 
 
-def test_the_drivers_answers_are_read_and_it_is_closed() -> None:
+def test_the_drivers_answers_are_read_and_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml([T4, Gpu("1", "Tesla T4", 15 * GIB, (7, 5))], free=10 * GIB, cuda=12040)
     driver = cards.read_driver(nvml)
     assert (driver.version, driver.cuda, nvml.open) == ("580.65.06", (12, 4), 0)
     assert [card.gpu.device for card in driver.cards] == ["0", "1"]
     assert driver.cards[0] == cards.Card(T4, "GPU-0", 10 * GIB, ((1, 0),))
-    assert [card.uuid for card in driver.visible("GPU-1")] == ["GPU-1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1")
+    assert [card.uuid for card in driver.visible()] == ["GPU-1"]
 
 
 def test_a_machine_without_a_driver_is_no_problem_and_a_broken_driver_is() -> None:
     absent = cards.read_driver(FakeNvml([], error="NVML Shared Library Not Found"))
-    assert problems(cards.driver_findings(absent, None, None)) == []
-    assert "engines run on the CPU" in notes(cards.driver_findings(absent, None, None))[0]
+    assert problems(cards.driver_findings(absent, None)) == []
+    assert "engines run on the CPU" in notes(cards.driver_findings(absent, None))[0]
     broken = cards.read_driver(FakeNvml([], error="RM has detected an NVML/RM version mismatch."))
-    assert "restart the machine" in problems(cards.driver_findings(broken, None, None))[0]
+    assert "restart the machine" in problems(cards.driver_findings(broken, None))[0]
 
 
 def test_a_driver_too_old_for_torch_is_named_with_the_one_to_install() -> None:
     driver = cards.read_driver(FakeNvml([T4], cuda=12080))
-    assert problems(cards.driver_findings(driver, None, "12.6")) == []
-    (line,) = problems(cards.driver_findings(driver, None, "13.0"))
+    assert problems(cards.driver_findings(driver, "12.6")) == []
+    (line,) = problems(cards.driver_findings(driver, "13.0"))
     assert "CUDA up to 12.8, and torch is built for CUDA 13.0; install driver 580 or newer" in line
 
 
-def test_hidden_cards_are_counted() -> None:
+def test_hidden_cards_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     driver = cards.read_driver(FakeNvml([T4, T4]))
-    (line,) = notes(cards.driver_findings(driver, "0", None))
+    (line,) = notes(cards.driver_findings(driver, None))
     assert line.startswith("CUDA_VISIBLE_DEVICES=0 hides 1 of 2 cards")
 
 
