@@ -17,16 +17,7 @@ from judge.deadline import parse_deadline
 from judge.engine.choose import usable_gpus
 from judge.errors import JudgeError, RunInterrupted
 from judge.models.bundle import open_model
-from judge.planning.rehearsal import (
-    Costs,
-    Rehearsal,
-    RehearsalVerdict,
-    decide,
-    drift_of,
-    lines,
-    reading_time,
-    total_time,
-)
+from judge.planning.rehearsal import Costs, Rehearsal, decide, drift_of, lines, reading_time, total_time
 from judge.planning.rehearsal_rows import WatchedTable
 from judge.planning.rehearse import rehearse as measure
 from judge.runs.terminal import Terminal
@@ -109,19 +100,19 @@ def run_rehearse(
                 count = sample or (GPU_SAMPLE if scorer.pool.config.device == "cuda" else CPU_SAMPLE)
                 with terminal:
                     found, costs = measure(scorer, table, Path(name), count, seed, terminal)
-                verdict = decide(found, costs, scorer.budget.max_tokens, seconds)
+                fits, line = decide(found, costs, scorer.budget.max_tokens, seconds)
                 cards = [gpu.name for gpu in usable_gpus(settings)]
-                terminal.print_lines(_lines(found, costs, verdict, table, cards, as_json))
+                terminal.print_lines(_lines(found, costs, (fits, line), table, cards, as_json))
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping the engines takes some seconds
             raise RunInterrupted("stopped; a rehearsal leaves nothing behind") from None
         except JudgeError as error:
             raise JudgeError(str(error).split(" (its log: ")[0]) from None  # the log goes with the folder
-    return verdict.fits
+    return fits
 
 
 def _lines(
-    found: Rehearsal, costs: Costs, verdict: RehearsalVerdict, table: WatchedTable, cards: list[str], as_json: bool
+    found: Rehearsal, costs: Costs, verdict: tuple[bool, str], table: WatchedTable, cards: list[str], as_json: bool
 ) -> list[str]:
     assert found.model is not None
     total, reading = total_time(found, costs), reading_time(found.model, drift_of(found.points), costs)
@@ -129,9 +120,10 @@ def _lines(
     if as_json:
         figures = figures_of(found, ids, cards)
         figures |= {"reading_seconds": asdict(reading), "total_seconds": asdict(total)}
-        figures |= {"fits": verdict.fits, "verdict": verdict.line}
+        figures |= {"fits": verdict[0], "verdict": verdict[1]}
         return [json.dumps(figures, indent=1)]
-    return [*lines(found, total, reading, ids, cards), f"{'verdict':14}{verdict.line}"]
+    shown = [*lines(found, total, reading, ids, cards), ("verdict", verdict[1])]
+    return [f"{label:14}{text}" for label, text in shown]
 
 
 def figures_of(found: Rehearsal, ids: list[Any], cards: list[str]) -> dict[str, Any]:

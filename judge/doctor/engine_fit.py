@@ -49,8 +49,6 @@ def engine_findings(model: ModelFolder, gpus: Sequence[Gpu], memory: int | None)
         yield from _cpu_findings(model, weights, dtype, size, memory)
 
 
-
-
 def _card_findings(
     model: ModelFolder, weights: Weights, dtype: machine.Dtype, size: int, gpus: Sequence[Gpu]
 ) -> Iterator[Finding]:

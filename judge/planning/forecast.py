@@ -82,8 +82,7 @@ class Outcome:
     @property
     def total(self) -> TimeRange:
         """Seconds from the start to the last row."""
-        load, read = self.load, self.read
-        return TimeRange(load.low + read.low, load.value + read.value, load.high + read.high)
+        return self.load.plus(self.read)
 
 
 def forecast(outcome: Outcome, deadline: float | None) -> Forecast:
@@ -173,23 +172,20 @@ def _orders(case: Case) -> Changes:
 def _weights(case: Case, works: bool) -> Changes:
     if case.shape.bits >= 16 and not (case.machine.card.is_cpu and works):
         config = {**case.config, "quantization_config": _AWQ}
-        yield (
-            "quantise the weights to 4 bits (judge quantize)",
-            replace(case, shape=case.shape.quantised(), config=config, measured=None),
-        )
+        packed = replace(case, shape=case.shape.quantised(), config=config, measured=None)
+        yield "quantise the weights to 4 bits (judge quantize)", packed
 
 
 def _settings(case: Case, works: bool) -> Changes:
-    options: list[dict[str, Any]] = []
+    options: list[tuple[str, Any]] = []
     if not works and not case.machine.card.is_cpu:
-        options = [{"dtype": "auto"}, {"parallel": "auto"}, {"dtype": "float32"}, {"parallel": "tensor"}]
-        options += [{"batch_tokens": 4096}, {"batch_tokens": 2048}]
+        options = [("dtype", "auto"), ("parallel", "auto"), ("dtype", "float32"), ("parallel", "tensor")]
+        options += [("batch_tokens", 4096), ("batch_tokens", 2048)]
     elif case.machine.count > 1 and case.settings.parallel != "auto":
-        options = [{"parallel": "auto"}]
-    for option in options:
-        (name, value), *_ = option.items()
+        options = [("parallel", "auto")]
+    for name, value in options:
         if getattr(case.settings, name) != value:
-            settings = case.settings.model_copy(update=option)
+            settings = case.settings.model_copy(update={name: value})
             yield f"--{name.replace('_', '-')}={value}", replace(case, settings=settings, measured=None)
 
 

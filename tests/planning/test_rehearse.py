@@ -141,8 +141,7 @@ def test_prompts_are_dealt_out_evenly() -> None:
 def verdict_of(folder: Path, deadline: float | None, share: float | None = 0.0, failed: int = 0) -> tuple[bool, str]:
     found, costs, _ = simulated(1, 0.0, 0.0, folder)
     found.failed = list(range(failed))
-    verdict = decide(found, Costs(costs.lengths, flops, share), 2048, deadline)
-    return verdict.fits, verdict.line
+    return decide(found, Costs(costs.lengths, flops, share), 2048, deadline)
 
 
 def test_the_verdict_is_one_clear_line(tmp_path: Path) -> None:
@@ -181,7 +180,8 @@ def test_figures_name_what_failed_and_print_hostile_ids_safely(tmp_path: Path) -
     found.failed, found.batch_tokens, found.model = [0, 2], (8192, 2048), fit(found.points)
     found.memory = {0: {"host": 3 << 30, "device": 5 << 30, "used": 6 << 30, "total": 15 << 30}}
     estimate = TimeRange(1, 2, 3)
-    text = "\n".join(lines(found, estimate, estimate, ["\x1b[31m", "b", "c\n"], ["Tesla T4"]))
+    figures = lines(found, estimate, estimate, ["\x1b[31m", "b", "c\n"], ["Tesla T4"])
+    text = "\n".join(text for _, text in figures)
     assert "\\x1b[31m, c\\n" in text
     assert "2 rows came out as NaN" in text
     assert "8,192 tokens were too many for the memory; 2,048 worked: --batch-tokens=2048" in text
@@ -248,7 +248,7 @@ def test_rows_too_large_for_memory_are_named_with_the_batch_that_worked(tiny_mod
     assert found.batch_tokens[1] < 1024
     assert found.engine_failures >= 2
     assert found.notes
-    assert decide(found, costs, 512, 3600.0).fits
+    assert decide(found, costs, 512, 3600.0)[0]
 
 
 def test_a_chosen_row_counts_once() -> None:
