@@ -75,7 +75,9 @@ def mix(
         taken = [_draw(table, size, seed) for table, size in zip(tables, _sizes(tables, weights, rows), strict=True)]
         weights = [1.0] * len(tables)
     parts = [MixPart(*part) for part in zip(tables, weights, taken, strict=True)]
-    write_records(output, _columns(parts), _records(parts, cells))
+    soft = SOFT_COLUMNS if any(part.table.rows["soft"][part.taken].any() for part in parts) else ()
+    columns = ["id", *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, *soft, "source", "weight"]
+    write_records(output, columns, _records(parts, cells))
     return _report(parts, prompts)
 
 
@@ -123,11 +125,6 @@ def _draw(table: Survey, size: int, seed: int) -> NDArray[np.bool_]:
             chosen[group] = True
             left -= int(counts[group])
     return chosen[inverse]
-
-
-def _columns(parts: Sequence[MixPart]) -> list[str]:
-    soft = any(part.table.rows["soft"][part.taken].any() for part in parts)
-    return ["id", *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, *(SOFT_COLUMNS if soft else ()), "source", "weight"]
 
 
 def _records(parts: Sequence[MixPart], cells: Cells) -> Iterator[Record]:

@@ -52,8 +52,7 @@ def validate(paths: Sequence[Path], cells: Cells = "auto") -> DataFindings:
     for table in tables:
         found.facts.append(f"{table.name}: {_summary(table.rows)}")
         found.facts.append(f"  {_labels_and_flags(table)}")
-        for note in _notes(table.rows):
-            found.notes.append(f"{table.name}: {note}")
+        found.notes.extend(f"{table.name}: {note}" for note in _notes(table.rows))
         if not table.rows["weight"].any():
             found.problems.append(f"{table.name}: every weight is 0, so nothing would be learnt")
     rows = np.concatenate([table.rows for table in tables])

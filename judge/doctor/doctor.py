@@ -12,14 +12,14 @@ from pathlib import Path
 from judge.doctor.cards import Driver, card_findings, driver_findings, read_driver
 from judge.doctor.engine_fit import engine_findings
 from judge.doctor.finding import Check, Finding, Group, note, run_checks
-from judge.doctor.imports import IMPORTS, import_findings, try_imports
-from judge.doctor.leftovers import leftover_findings
+from judge.doctor.imports import IMPORTS, import_findings
 from judge.doctor.machine import (
     core_findings,
     disk_findings,
     encoding_findings,
     environment_findings,
     home_findings,
+    leftover_findings,
     limit_findings,
     memory_findings,
     shared_memory_findings,
@@ -122,7 +122,7 @@ def _software_checks(quick: bool, cards: int, installed: Installed) -> Iterator[
     if not quick:
         known = installed.versions
         statements = {name: text for name, text in IMPORTS.items() if name in known or f"{name}-cpu" in known}
-        yield "imports", lambda: import_findings(try_imports(statements), cards)
+        yield "imports", lambda: import_findings(statements, cards)
 
 
 def _model_checks(

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 from judge.doctor.finding import Finding, ok, problem
 from judge.errors import printable
@@ -34,34 +33,31 @@ except BaseException as error:
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "PYTHONSAFEPATH": "1"}
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How an import ended.
-
-    Attributes:
-        error: why it failed; empty if it worked.
-        cards: the number of cards that torch sees; None for another package or a CPU build.
-    """
-
-    name: str
-    error: str
-    seconds: float = 0.0
-    cards: int | None = None
-
-
-def try_imports(statements: Mapping[str, str], timeout: float = 180.0) -> list[Outcome]:
-    """Run import statements, each in a process of its own.
+def import_findings(statements: Mapping[str, str], cards: int, timeout: float = 180.0) -> Iterator[Finding]:
+    """Try import statements, each in a process of its own, and yield how they end.
 
     Args:
         statements: the statements by the names of their packages.
+        cards: how many cards the driver shows to this process.
         timeout: seconds for all of them together.
     """
     deadline = time.monotonic() + timeout
-    return [_try(name, text, max(deadline - time.monotonic(), 0.1)) for name, text in statements.items()]
+    for name, statement in statements.items():
+        started = time.monotonic()
+        seen, error = _try_import(statement, max(deadline - started, 0.1))
+        if error:
+            yield problem(f"import {name} fails: {printable(error, 240)}", _advice(name, error))
+            continue
+        yield ok(f"import {name} works ({time.monotonic() - started:.0f} s)")
+        if name == "torch" and seen and int(seen) < cards:
+            yield problem(
+                f"torch sees {seen} of the driver's {cards} cards",
+                "see `python -c 'import torch; torch.cuda.init()'` for the reason; mostly the driver is too old",
+            )
 
 
-def _try(name: str, statement: str, timeout: float) -> Outcome:
-    started = time.monotonic()
+def _try_import(statement: str, timeout: float) -> tuple[str, str]:
+    """Return how many cards torch sees (empty for a CPU build), and why the import failed (empty if it worked)."""
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and program
             [sys.executable, "-c", _PROGRAM, statement],
@@ -73,35 +69,15 @@ def _try(name: str, statement: str, timeout: float) -> Outcome:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Outcome(name, f"not done after {timeout:.0f} s")
+        return "", f"not done after {timeout:.0f} s"
     if done.returncode < 0:
-        return Outcome(name, f"killed by {signal.Signals(-done.returncode).name}")
+        return "", f"killed by {signal.Signals(-done.returncode).name}"
     if done.returncode:
-        return Outcome(name, (done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1])
-    seen = done.stdout.splitlines()[-1]
-    return Outcome(name, "", time.monotonic() - started, int(seen) if name == "torch" and seen else None)
+        return "", (done.stderr.splitlines() or [f"exit status {done.returncode}"])[-1]
+    return done.stdout.splitlines()[-1], ""
 
 
-def import_findings(outcomes: Sequence[Outcome], cards: int) -> Iterator[Finding]:
-    """Yield how the imports ended.
-
-    Args:
-        cards: how many cards the driver shows to this process.
-    """
-    for outcome in outcomes:
-        if outcome.error:
-            yield problem(f"import {outcome.name} fails: {printable(outcome.error, 240)}", _advice(outcome))
-        else:
-            yield ok(f"import {outcome.name} works ({outcome.seconds:.0f} s)")
-        if outcome.cards is not None and outcome.cards < cards:
-            yield problem(
-                f"torch sees {outcome.cards} of the driver's {cards} cards",
-                "see `python -c 'import torch; torch.cuda.init()'` for the reason; mostly the driver is too old",
-            )
-
-
-def _advice(outcome: Outcome) -> str:
-    error = outcome.error
+def _advice(name: str, error: str) -> str:
     if "torchvision" in error or "torchaudio" in error:
         return "run: pip uninstall torchvision torchaudio torchcodec (judge does not need them)"
     if "SIGILL" in error:
@@ -111,5 +87,5 @@ def _advice(outcome: Outcome) -> str:
     if "No module named" in error:
         return "run: make install, or install what is missing with pip"
     if "undefined symbol" in error or "cannot open shared object" in error:
-        return f"{outcome.name} and torch are of different builds; install both anew together (make install)"
-    return f"install it anew (make install), or see: python -c '{IMPORTS.get(outcome.name, '')}'"
+        return f"{name} and torch are of different builds; install both anew together (make install)"
+    return f"install it anew (make install), or see: python -c '{IMPORTS.get(name, '')}'"

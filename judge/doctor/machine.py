@@ -1,7 +1,8 @@
-"""The machine besides its cards: cores, memory, disks, shared memory, limits and environment of the process."""
+"""The machine besides its cards: cores, memory, disks, limits, the environment, and what ended engines left."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -26,6 +27,11 @@ ENOUGH_SHARED = GIB
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 _TRUE = ("1", "true", "yes", "on")
+# Engines give these names: Python's shared memory and semaphores, vLLM's offloading, NCCL, torch, Intel's OpenMP.
+_SHARED = re.compile(r"psm_\w+|sem\.mp-\w+|vllm\w*.*|nccl-\w+|torch_\d+_.*|__KMP_REGISTERED_LIB_\d+_\d+")
+_LITTLE = 1_000_000  # bytes
+# vLLM's sockets in the temporary folder: ipc://{folder}/{uuid4()} (vllm/utils/network_utils.py).
+_SOCKET = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _ROOM = "to a folder that can be written, on a disk with room"
 # What helps where a folder cannot be written or is full.
 _OTHER_PLACE = {
@@ -162,17 +168,71 @@ def limit_findings(limits: Mapping[str, tuple[int, int]] | None = None) -> Itera
 
 
 def encoding_findings(terminal: str | None, files: str) -> Iterator[Finding]:
-    """Yield whether names and texts in all languages can be printed.
-
-    Args:
-        terminal: encoding of standard output, None where there is none.
-        files: encoding of file names.
-    """
+    """Yield whether names and texts in all languages can be printed, by the encodings of output and of file names."""
     wrong = sorted({e for e in (terminal or "utf-8", files) if not re.fullmatch(r"utf-?8", e, re.IGNORECASE)})
     if wrong:
         yield problem(f"the locale is {printable(', '.join(wrong))}, not UTF-8", "set LANG=C.UTF-8, or PYTHONUTF8=1")
     else:
         yield ok("the locale is UTF-8")
+
+
+def leftover_findings(shared: Path, temporary: Path) -> Iterator[Finding]:
+    """Yield which files this user's ended engines left in shared memory and in the temporary folder."""
+    files = [file for file in _own_files(shared, _SHARED) if file.is_file()]
+    held = _held(str(shared)) if files else set()
+    unused = [file for file in files if str(file) not in held]
+    sockets = [file for file in _own_files(temporary, _SOCKET) if file.is_socket()]
+    open_sockets = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace") if sockets else ""
+    dead = [file for file in sockets if f" {file}\n" not in open_sockets]
+    if unused:
+        yield _shared_finding(shared, unused)
+    if dead:
+        # they take no room, and a new engine takes another name
+        yield ok(f"{counted(len(dead), 'socket')} of ended engines in {temporary}, which do no harm")
+    if not unused and not dead:
+        yield ok("no files of ended engines")
+
+
+def _shared_finding(shared: Path, unused: list[Path]) -> Finding:
+    """Return how much memory leftover files in shared memory take; it is a problem if they fill a tenth of it."""
+    sizes = {file.name: file.stat().st_size for file in unused}
+    size = sum(sizes.values())
+    if size < _LITTLE:
+        return ok(f"{counted(len(unused), 'small file')} of ended programs in {shared}, which do no harm")
+    level = problem if size > shutil.disk_usage(shared).total / 10 else note
+    return level(
+        f"{counted(len(unused), 'file')} of ended programs in {shared} ({size / 1e6:,.1f} MB of memory, "
+        f"largest {printable(max(sizes, key=sizes.__getitem__))})",
+        "remove them, unless an engine of yours runs in another container",
+    )
+
+
+def _own_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    """Return what belongs to this user in a folder and has names of a kind."""
+    found = []
+    for entry in sorted(folder.iterdir()) if os.access(folder, os.R_OK) else ():
+        with contextlib.suppress(OSError):  # removed meanwhile
+            if names.fullmatch(entry.name) and not entry.is_symlink() and entry.stat().st_uid == os.getuid():
+                found.append(entry)
+    return found
+
+
+def _held(folder: str) -> set[str]:
+    """Return the files that programs have mapped from a folder, and all files that programs have open."""
+    held: set[str] = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            maps = (entry / "maps").read_text(encoding="utf-8", errors="replace")
+            held |= {line[line.index(folder) :] for line in maps.splitlines() if f" {folder}/" in line}
+            links = list((entry / "fd").iterdir())
+        except OSError:  # ended meanwhile, or another user's
+            continue
+        for link in links:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                held.add(str(link.readlink()))
+    return held
 
 
 def environment_findings(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -185,10 +245,6 @@ def environment_findings(environment: Mapping[str, str]) -> Iterator[Finding]:
     tokens = [name for name in _TOKENS if environment.get(name)]
     if tokens:
         yield note(f"{' and '.join(tokens)} is in the environment", "unset it: judge needs none for local folders")
-    if environment.get("PYTHONPATH"):
-        yield note(
-            "PYTHONPATH is set, and what lies there hides installed packages", "unset it if an import goes wrong"
-        )
 
 
 def home_findings(environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -31,7 +31,10 @@ Forecast = Literal["fits", "works", "may not fit", "does not fit", "cannot work"
 # Forecasts that ask for no change.
 GOOD: tuple[Forecast, ...] = ("fits", "works")
 
-_BUDGETS = (3072, 2048, 1536, 1024, 768, 512)
+# `--swap=auto` reads at least a tenth of the rows in the other order, and at most all.
+AUTO_SWAP = (0.1, 0.5, 1.0)
+# Smaller budgets that are tried where the time is too short.
+BUDGETS = (3072, 2048, 1536, 1024, 768, 512)
 _AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}
 _KINDS = ("T4", "L4", "A10", "RTX 3090", "RTX 4090", "A100 40GB", "A100 80GB", "H100 SXM", "H200")
 # Rows picked evenly by length take a little more than their share of the time, as the longest is among them.
@@ -190,7 +193,7 @@ def _settings(case: Case, works: bool) -> Changes:
 
 
 def _budgets(case: Case) -> Changes:
-    for budget in _BUDGETS:
+    for budget in BUDGETS:
         if budget < case.lengths.budget:
             lengths = case.lengths.under(budget)
             cut = lengths.cut_rows / max(lengths.rows, 1)

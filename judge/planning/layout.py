@@ -102,13 +102,7 @@ def lay_out(
         longest: tokens of the longest prompt that the engine is told of.
     """
     if settings.weights == "expanded" and shape.bits < 16:
-<<<<<<< HEAD
         shape, config = replace(shape, bits=16, dtype="float32"), without_quantization(config)
-    if machine.card.is_cpu:
-        return _on_cpu(shape, config, machine, settings, longest)
-    return _on_cards(shape, config, machine, settings, longest)
-=======
-        shape, config = replace(shape, bits=16, dtype="float32"), _unpacked(config)
     card, problems, notes = machine.card, list[str](), list[str]()
     found = support(config, card, settings.dtype)
     width = 4 if found.dtype == "float32" else 2
@@ -137,7 +131,6 @@ def lay_out(
         problems = _memory_problems(memory, engine, longest)
     refused = (*found.refusals, *problems)
     return Layout(workers, cards, found.dtype, found.kernel, found.attention, engine, memory, refused, tuple(notes))
->>>>>>> 325f2d0 (One layout for cards and CPUs, and shorter verdicts and figures of a rehearsal)
 
 
 def _memory(shape: ModelShape, settings: ScoreSettings, machine: Machine, engine: Engine, longest: int) -> Memory:

@@ -67,9 +67,6 @@ class PromptLengths:
 def measured_lengths(table: Table, builder: PromptBuilder, progress: Progress) -> PromptLengths:
     """Build every prompt of a table, and return their lengths.
 
-    Args:
-        progress: watches the reading.
-
     Raises:
         JudgeError: the table cannot be read (see `Table.chunks`).
     """

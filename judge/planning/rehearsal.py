@@ -11,16 +11,13 @@ import numpy as np
 
 from judge.errors import counted, printable
 from judge.hardware.machine import GIB
+from judge.planning.forecast import AUTO_SWAP, BUDGETS
 from judge.planning.rehearsal_rows import Chosen, Rows
 from judge.planning.time_model import Point, TimeModel, TimeRange
 from judge.prompting.verdict import Float
 from judge.runs.terminal import duration
 from judge.tables.comparison import RowId
 
-# Share of the rows that `--swap=auto` reads again at least; how many more depends on what they gain.
-_LEAST_AUTO_SWAP = 0.1
-# Budgets that are tried where the time is too short.
-_SMALLER_BUDGETS = (3072, 2048, 1536, 1024, 768, 512)
 # How well loading, preparing and writing repeat.
 _FIXED_SPREAD = 0.15
 # Ids of failed rows that are named.
@@ -103,7 +100,7 @@ def reading_time(model: TimeModel, drift: float, costs: Costs) -> TimeRange:
         drift: |log| of the ratio of two times of the same rows.
     """
     totals = [float(costs.flops(costs.lengths).sum()), len(costs.lengths), int(costs.lengths.sum())]
-    shares = (_LEAST_AUTO_SWAP, 0.5, 1.0) if costs.share is None else (costs.share,) * 3
+    shares = AUTO_SWAP if costs.share is None else (costs.share,) * 3
     low, value, high = (model.seconds(*(total * (1 + share) for total in totals)) for share in shares)
 
     def width(estimate: TimeRange, bound: float) -> float:
@@ -145,13 +142,13 @@ def decide(found: Rehearsal, costs: Costs, budget: int, deadline: float | None) 
         return True, f"fits in {duration(deadline)} with at least {spare} to spare ({_expected(total)})"
     both = costs.share != 0
     fitting = None
-    for most in ([budget] if both else []) + [smaller for smaller in _SMALLER_BUDGETS if smaller < budget]:
+    for most in ([budget] if both else []) + [smaller for smaller in BUDGETS if smaller < budget]:
         time = total_time(found, Costs(np.minimum(costs.lengths, most), costs.flops, 0.0))
         if time.high <= deadline:
             options = ["--swap=off"] * both + [f"--max-tokens={most}"] * (most < budget)
             fitting = " ".join(options), time
             break
-    return False, too_long_line(total, deadline, fitting, budget > min(_SMALLER_BUDGETS))
+    return False, too_long_line(total, deadline, fitting, budget > min(BUDGETS))
 
 
 def _expected(total: TimeRange) -> str:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from judge.doctor import cards, leftovers, machine
+from judge.doctor import cards, machine
 from judge.hardware.machine import GIB, Gpu
 from tests.kit.doctor_findings import P100, T4, notes, problems
 
@@ -171,10 +171,10 @@ def test_files_of_ended_engines_are_told_from_those_in_use(tmp_path: Path) -> No
     (shared / "something_else").write_bytes(bytes(3_000_000))
     (shared / "psm_inuse").write_bytes(bytes(3_000_000))
     with (shared / "psm_inuse").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
-        (line,) = [finding.line for finding in leftovers.leftover_findings(shared, temporary)]
+        (line,) = [finding.line for finding in machine.leftover_findings(shared, temporary)]
         assert line == "no files of ended engines"
         (shared / "psm_left").write_bytes(bytes(2_000_000))
-        (line,) = [finding.line for finding in leftovers.leftover_findings(shared, temporary)]
+        (line,) = [finding.line for finding in machine.leftover_findings(shared, temporary)]
     assert f"1 file of ended programs in {shared} (2.0 MB of memory, largest psm_left)" in line
     assert (shared / "psm_left").exists()
 
@@ -184,7 +184,7 @@ def test_sockets_of_ended_engines_are_counted(tmp_path: Path, monkeypatch: pytes
     name = str(uuid4())
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(name)
-    (line,) = [finding.line for finding in leftovers.leftover_findings(tmp_path / "none", tmp_path)]
+    (line,) = [finding.line for finding in machine.leftover_findings(tmp_path / "none", tmp_path)]
     assert line.startswith("1 socket of ended engines")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from judge.cli.rehearse import run_rehearse
+from judge.cli.rehearse import rehearse as rehearse_command
 from judge.data.mock_table import DEMO_TABLE, mock_table
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
@@ -208,9 +208,9 @@ def test_a_rehearsal_reads_every_kind_of_row_and_leaves_nothing_behind(
     before = sorted(tiny_model.rglob("*"))
     settings = ScoreSettings(readout="transformers", max_tokens=512, device="cpu", swap="all")
     options = {"cells": "auto", "sample": 10, "seed": 0, "as_json": True}
-    fits = run_rehearse(tiny_model, table, settings, on_bad_row="placeholder", deadline="9h", **options)  # type: ignore[arg-type]
+    rehearse_command(tiny_model, table, settings, on_bad_row="placeholder", deadline="9h", **options)  # type: ignore[arg-type]
     figures = json.loads(capsys.readouterr().out)
-    assert fits is figures["fits"] is True
+    assert figures["fits"] is True
     assert figures["verdict"].startswith("fits in 9 h 00 min")
     kinds = ("null turn", "empty list", "empty text", "ragged", "surrogate", "bad cell", "identical")
     assert set(kinds) <= set(figures["awkward_rows"])
@@ -225,7 +225,7 @@ def test_a_rehearsal_reads_every_kind_of_row_and_leaves_nothing_behind(
     assert list(temporary.iterdir()) == []
     assert sorted(tiny_model.rglob("*")) == before
     with pytest.raises(JudgeError, match="row 8"):
-        run_rehearse(tiny_model, table, settings, on_bad_row="error", deadline=None, **options)  # type: ignore[arg-type]
+        rehearse_command(tiny_model, table, settings, on_bad_row="error", deadline=None, **options)  # type: ignore[arg-type]
     assert list(temporary.iterdir()) == []
 
 
