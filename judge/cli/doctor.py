@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +14,8 @@ from rich.text import Text
 
 from judge.cli.commands import Flags
 from judge.cli.options import AsJson, Base
-from judge.doctor.doctor import Examination, examine, without_model
-from judge.doctor.finding import Finding
-from judge.errors import JudgeError, counted
+from judge.doctor.doctor import Examination, examine
+from judge.errors import counted
 from judge.models.prompting import PromptSettings
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
@@ -44,51 +42,19 @@ def doctor(
 
 
 def run_doctor(wanted: Examination, as_json: bool = False) -> int:
-    """Examine and print; return the exit status: 1 if anything is wrong, 0 otherwise.
-
-    Raises:
-        JudgeError: options that belong to a model, and no model.
-    """
-    mistake = without_model(wanted)
-    if mistake is not None:
-        raise JudgeError(mistake.line)
-    if wanted.max_tokens is not None and wanted.max_tokens < 1:
-        raise JudgeError(f"--max-tokens={wanted.max_tokens}: expected at least 1")
-    if as_json:
-        found = list(examine(wanted))
-        print(json_text(found))
-        return exit_status([finding for _, finding in found])
-    console = Console(highlight=False, markup=False, emoji=False)
-    group, findings = "", []
-    for name, finding in examine(wanted):
-        if name != group:
-            console.print(name, style="bold", soft_wrap=True)
-            group = name
-        findings.append(finding)
+    """Examine and print; return the exit status: 1 if anything is wrong, 0 otherwise."""
+    console = Console(highlight=False, markup=False, emoji=False, quiet=as_json)
+    found: list[dict[str, str]] = []
+    for group, finding in examine(wanted):
+        if not found or found[-1]["group"] != group:
+            console.print(group, style="bold", soft_wrap=True)
+        found.append({"group": group, **asdict(finding)})
         console.print(Text.assemble((f"  {finding.level:8}", _STYLES[finding.level]), finding.line), soft_wrap=True)
-    console.print(verdict_line(findings), style=_STYLES["problem" if exit_status(findings) else "ok"], soft_wrap=True)
-    return exit_status(findings)
-
-
-def exit_status(findings: list[Finding]) -> int:
-    """Return 1 if any finding is a problem."""
-    return int(any(finding.level == "problem" for finding in findings))
-
-
-def verdict_line(findings: list[Finding]) -> str:
-    """Return the last line, such as `3 problems, 1 note` or `ready`."""
-    levels = Counter(finding.level for finding in findings)
-    notes = f", {counted(levels['note'], 'note')}" if levels["note"] else ""
-    return (counted(levels["problem"], "problem") if levels["problem"] else "ready") + notes
-
-
-def json_text(found: Sequence[tuple[str, Finding]]) -> str:
-    """Return the findings as a JSON object of several lines."""
-    findings = [finding for _, finding in found]
-    content = {
-        "ready": exit_status(findings) == 0,
-        "problems": sum(finding.level == "problem" for finding in findings),
-        "notes": sum(finding.level == "note" for finding in findings),
-        "findings": [{"group": group, **asdict(finding)} for group, finding in found],
-    }
-    return json.dumps(content, indent=1)
+    levels = Counter(finding["level"] for finding in found)
+    problems, notes = levels["problem"], levels["note"]
+    if as_json:
+        print(json.dumps({"ready": not problems, "problems": problems, "notes": notes, "findings": found}, indent=1))
+    verdict = counted(problems, "problem") if problems else "ready"
+    more = f", {counted(notes, 'note')}" if notes else ""
+    console.print(verdict + more, style=_STYLES["problem" if problems else "ok"], soft_wrap=True)
+    return int(problems > 0)

@@ -8,8 +8,8 @@ from typing import Any
 
 from judge.cli.words import aligned
 from judge.errors import counted, printable
+from judge.hardware.machine import GIB
 from judge.planning.forecast import GOOD, Outcome, forecast
-from judge.planning.layout import GIB
 from judge.planning.plan import ScoringPlan
 from judge.planning.time_model import TimeRange
 

@@ -17,23 +17,12 @@ from judge.deadline import parse_deadline
 from judge.engine.choose import usable_gpus
 from judge.errors import JudgeError, RunInterrupted
 from judge.models.bundle import open_model
-from judge.planning.rehearsal import (
-    Costs,
-    Rehearsal,
-    RehearsalVerdict,
-    decide,
-    drift_of,
-    lines,
-    reading_time,
-    total_time,
-)
+from judge.planning.rehearsal import Rehearsal, decide, drift_of, lines, reading_time, total_time
 from judge.planning.rehearsal_rows import WatchedTable
 from judge.planning.rehearse import rehearse as measure
 from judge.runs.terminal import Terminal
 from judge.scoring.scorer import Scorer
 from judge.scoring.settings import ScoreSettings
-from judge.tables.comparison import Cells
-from judge.tables.table import OnBadRow
 
 # Rows of the random sample: about a minute and a half of a 135M model on two slow cores, or of an 8B on a T4.
 CPU_SAMPLE, GPU_SAMPLE = 48, 256
@@ -61,77 +50,36 @@ def rehearse(
 
     Nothing is left behind. Exit status 1 if the whole table would not fit the deadline.
     """
-    fits = run_rehearse(
-        model,
-        table,
-        settings,
-        cells=cells,
-        on_bad_row=on_bad_row,
-        deadline=deadline,
-        sample=sample,
-        seed=seed,
-        as_json=as_json,
-        base=base,
-    )
-    if not fits:
-        raise typer.Exit(1)
-
-
-def run_rehearse(
-    model: Path,
-    table_path: Path,
-    settings: ScoreSettings,
-    *,
-    cells: Cells,
-    on_bad_row: OnBadRow,
-    deadline: str | None,
-    sample: int | None,
-    seed: int,
-    as_json: bool,
-    base: Path | None = None,
-) -> bool:
-    """Rehearse, print what was found, and return whether the run would fit.
-
-    Raises:
-        JudgeError: any mistake in the input or the settings, or an engine that does not work.
-        RunInterrupted: the user pressed Ctrl-C.
-    """
     if sample is not None and sample < 1:
         raise JudgeError(f"--sample={sample}: expected at least 1 row")
     seconds = parse_deadline(deadline).left() if deadline is not None else None
-    table = WatchedTable.open(table_path, cells, on_bad_row)
-    assert isinstance(table, WatchedTable)
-    folder = open_model(model, base)
-    terminal = Terminal()
+    rows = WatchedTable.open(table, cells, on_bad_row)
+    assert isinstance(rows, WatchedTable)
+    folder, terminal = open_model(model, base), Terminal()
     with tempfile.TemporaryDirectory(prefix="judge-rehearsal-") as name:
         try:
             with Scorer(folder, settings, Path(name)) as scorer:
                 count = sample or (GPU_SAMPLE if scorer.pool.config.device == "cuda" else CPU_SAMPLE)
                 with terminal:
-                    found, costs = measure(scorer, table, Path(name), count, seed, terminal)
-                verdict = decide(found, costs, scorer.budget.max_tokens, seconds)
-                cards = [gpu.name for gpu in usable_gpus(settings)]
-                terminal.print_lines(_lines(found, costs, verdict, table, cards, as_json))
+                    found, costs = measure(scorer, rows, Path(name), count, seed, terminal)
+                fits, verdict = decide(found, costs, scorer.budget.max_tokens, seconds)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # stopping the engines takes some seconds
             raise RunInterrupted("stopped; a rehearsal leaves nothing behind") from None
         except JudgeError as error:
             raise JudgeError(str(error).split(" (its log: ")[0]) from None  # the log goes with the folder
-    return verdict.fits
-
-
-def _lines(
-    found: Rehearsal, costs: Costs, verdict: RehearsalVerdict, table: WatchedTable, cards: list[str], as_json: bool
-) -> list[str]:
     assert found.model is not None
     total, reading = total_time(found, costs), reading_time(found.model, drift_of(found.points), costs)
-    ids = table.ids().to_pylist()
+    ids, cards = rows.ids().to_pylist(), [gpu.name for gpu in usable_gpus(settings)]
     if as_json:
         figures = figures_of(found, ids, cards)
         figures |= {"reading_seconds": asdict(reading), "total_seconds": asdict(total)}
-        figures |= {"fits": verdict.fits, "verdict": verdict.line}
-        return [json.dumps(figures, indent=1)]
-    return [*lines(found, total, reading, ids, cards), f"{'verdict':14}{verdict.line}"]
+        typer.echo(json.dumps({**figures, "fits": fits, "verdict": verdict}, indent=1))
+    else:
+        for label, text in (*lines(found, total, reading, ids, cards), ("verdict", verdict)):
+            typer.echo(f"{label:14}{text}")
+    if not fits:
+        raise typer.Exit(1)
 
 
 def figures_of(found: Rehearsal, ids: list[Any], cards: list[str]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,6 @@ _SHOWN_LANGUAGES = 8
 Figures = dict[str, Any]
 
 
-@dataclass
-class _Gathered:
-    """The counts of a table that is being read. Lengths hold a tuple (prompt, A, B) for each row."""
-
-    verdicts: Counter[str] = field(default_factory=Counter)
-    turns: Counter[int] = field(default_factory=Counter)
-    languages: Counter[str] = field(default_factory=Counter)
-    longer_wins: Counter[bool] = field(default_factory=Counter)
-    groups: set[int] = field(default_factory=set)
-    characters: list[tuple[int, ...]] = field(default_factory=list)
-    tokens: list[tuple[int, ...]] = field(default_factory=list)
-
-
 def describe(path: Path, model: Path | None = None, cells: Cells = "auto") -> Figures:
     """Return the figures of a table, with or without verdicts, as plain values for JSON.
 
@@ -53,43 +39,40 @@ def describe(path: Path, model: Path | None = None, cells: Cells = "auto") -> Fi
     """
     count_tokens = _token_counter(model) if model else None
     table = Table.open(path, cells, on_bad_row="placeholder")  # the flags count cells that cannot be read
-    gathered = _Gathered()
+    facts: list[tuple[Any, ...]] = []
+    tokens: list[tuple[int, ...]] = []  # of the prompt, of response A and of B, for each row
     for chunk in table.chunks():
-        for row in chunk:
-            _gather(gathered, row)
+        facts += map(_facts, chunk)
         if count_tokens:
-            gathered.tokens += count_tokens(chunk)
-    rows = table.counts["rows"]
-    flags = {k: v for k, v in sorted(table.counts.items()) if k not in ("rows", "labelled", "multi_turn") and v}
-    longer = gathered.longer_wins
+            tokens += count_tokens(chunk)
+    groups, turns, languages, labels, characters = zip(*facts, strict=True)
+    verdicts, counts = np.array(labels), table.counts
+    _, length_a, length_b = np.array(characters).T
+    decided = np.isin(verdicts, (0, 1)) & (length_a != length_b)
+    longer_wins = ((length_a > length_b) == (verdicts == 0))[decided]
     figures: Figures = {
-        "rows": rows,
-        "prompts": len(gathered.groups),
-        "labelled": table.counts["labelled"],
-        "verdicts": {name: gathered.verdicts[name] for name in VERDICTS},
-        "longer_response_wins": longer[True] / longer.total() if longer else None,
-        "turns": {str(n): gathered.turns[n] for n in sorted(gathered.turns)},
-        "flags": flags,
-        "languages": dict(sorted(gathered.languages.items(), key=lambda item: (-item[1], item[0]))),
-        "characters": _lengths(gathered.characters),
+        "rows": counts["rows"],
+        "prompts": len(set(groups)),
+        "labelled": counts["labelled"],
+        "verdicts": {name: int((verdicts == label).sum()) for label, name in enumerate(VERDICTS)},
+        "longer_response_wins": float(longer_wins.mean()) if len(longer_wins) else None,
+        "turns": {str(number): count for number, count in sorted(Counter(turns).items())},
+        "flags": {k: v for k, v in sorted(counts.items()) if k not in ("rows", "labelled", "multi_turn") and v},
+        "languages": dict(sorted(Counter(languages).items(), key=lambda item: (-item[1], item[0]))),
+        "characters": _lengths(characters),
     }
     if model:
-        figures["tokens"] = _lengths(gathered.tokens)
-        whole = np.array(gathered.tokens).sum(axis=1)
+        figures["tokens"] = _lengths(tokens)
+        whole = np.array(tokens).sum(axis=1)
         figures["tokens_over"] = {str(limit): float((whole > limit).mean()) for limit in TOKEN_LIMITS}
     return figures
 
 
-def _gather(gathered: _Gathered, row: Comparison) -> None:
-    gathered.turns[row.turn_count] += 1
-    gathered.groups.add(group_key(row))
-    gathered.languages[guessed_language(row)] += 1
-    lengths = tuple(sum(len(turn or "") for turn in turns) for turns in (row.prompt, row.response_a, row.response_b))
-    gathered.characters.append(lengths)
-    if row.label >= 0:
-        gathered.verdicts[VERDICTS[row.label]] += 1
-    if row.label in (0, 1) and lengths[1] != lengths[2]:
-        gathered.longer_wins[(lengths[1] > lengths[2]) == (row.label == 0)] += 1
+def _facts(row: Comparison) -> tuple[Any, ...]:
+    """Return a row's group, turns, language, label, and the characters of its prompt and of its responses."""
+    texts = (row.prompt, row.response_a, row.response_b)
+    lengths = tuple(sum(len(turn or "") for turn in turns) for turns in texts)
+    return group_key(row), row.turn_count, guessed_language(row), row.label, lengths
 
 
 def _token_counter(model: Path) -> Callable[[Sequence[Comparison]], list[tuple[int, ...]]]:
@@ -107,7 +90,7 @@ def _token_counter(model: Path) -> Callable[[Sequence[Comparison]], list[tuple[i
     return count
 
 
-def _lengths(rows: list[tuple[int, ...]]) -> dict[str, dict[str, float]]:
+def _lengths(rows: Sequence[tuple[int, ...]]) -> dict[str, dict[str, float]]:
     """Return for each part the mean and the quantiles of its lengths."""
     table = np.array(rows)  # (rows, 3)
     table = np.column_stack([table, table.sum(axis=1)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,9 @@ def mix(
         taken = [_draw(table, size, seed) for table, size in zip(tables, _sizes(tables, weights, rows), strict=True)]
         weights = [1.0] * len(tables)
     parts = [MixPart(*part) for part in zip(tables, weights, taken, strict=True)]
-    write_records(output, _columns(parts), _records(parts, cells))
+    soft = SOFT_COLUMNS if any(part.table.rows["soft"][part.taken].any() for part in parts) else ()
+    columns = ["id", *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, *soft, "source", "weight"]
+    write_records(output, columns, _records(parts, cells))
     return _report(parts, prompts)
 
 
@@ -88,12 +91,9 @@ def _checked_weights(sources: Sequence[Path], weights: Sequence[float]) -> list[
     for source, weight in zip(sources, chosen, strict=True):
         if not (np.isfinite(weight) and weight > 0):
             raise JudgeError(f"weight {weight} of {printable(source.name, 255)}: expected a number over 0")
-    stems = [source.stem for source in sources]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise JudgeError(
-                f"two sources are named {printable(stem)!r}; rename one: the name says where a row is from"
-            )
+    name, times = Counter(source.stem for source in sources).most_common(1)[0]
+    if times > 1:
+        raise JudgeError(f"two sources are named {printable(name)!r}; rename one: the name says where a row is from")
     return chosen
 
 
@@ -125,11 +125,6 @@ def _draw(table: Survey, size: int, seed: int) -> NDArray[np.bool_]:
             chosen[group] = True
             left -= int(counts[group])
     return chosen[inverse]
-
-
-def _columns(parts: Sequence[MixPart]) -> list[str]:
-    soft = any(part.table.rows["soft"][part.taken].any() for part in parts)
-    return ["id", *MODEL_COLUMNS, *TEXT_COLUMNS, *LABEL_COLUMNS, *(SOFT_COLUMNS if soft else ()), "source", "weight"]
 
 
 def _records(parts: Sequence[MixPart], cells: Cells) -> Iterator[Record]:
@@ -175,9 +170,9 @@ def _report(parts: Sequence[MixPart], prompts: Prompts) -> list[str]:
     lines.append(f"the mix: {counted(sum(map(len, chosen)), 'row')}; {rates_text(mixed)}")
     for name, share in [*zip(names[1:], shares[1:], strict=True), ("the mix", mixed)]:
         lines += _drifts(name, share, names[0], shares[0])
-    for i, left in enumerate(chosen):
-        for j in range(i + 1, len(chosen)):
-            lines += overlap(prompts, group_counts(left), group_counts(chosen[j])).lines(names[i], names[j])
+    groups = zip(names, map(group_counts, chosen), strict=True)
+    for (name, left), (other, right) in itertools.combinations(groups, 2):
+        lines += overlap(prompts, left, right).lines(name, other)
     return lines
 
 

@@ -28,15 +28,13 @@ class Awkward:
     Attributes:
         name: what the command's report calls it.
         make: changes a row's cells.
-        plain: whether a table of plain texts can hold it too.
-        surrogates: whether it holds lone surrogates, which only JSON text can.
+        forms: of tables that can hold it: plain text holds one turn, and only JSON text holds lone surrogates.
         most: the largest number of such rows in a table.
     """
 
     name: str
     make: Make
-    plain: bool = True
-    surrogates: bool = False
+    forms: tuple[Form, ...] = ("json", "list", "plain")
     most: int | None = None
 
 
@@ -107,13 +105,13 @@ def _many_turns(pick: random.Random, cells: Cells) -> Cells:
 KINDS: tuple[Awkward, ...] = (
     Awkward("null turn", _null_turn),
     Awkward("both responses null", lambda _, cells: (cells[0], [None], [None])),
-    Awkward("empty list", _one_cell([]), plain=False),
+    Awkward("empty list", _one_cell([]), forms=("json", "list")),
     Awkward("empty text", _one_cell([""], [" "], ["\n\n"], ["\t \u00a0"])),
-    Awkward("ragged turns", _ragged, plain=False),
+    Awkward("ragged turns", _ragged, forms=("json", "list")),
     Awkward("identical responses", lambda _, cells: (cells[0], cells[1], cells[1])),
-    Awkward("lone surrogate", _inserts("\ud83d", "\udc00 a", "x\udfffy"), plain=False, surrogates=True),
+    Awkward("lone surrogate", _inserts("\ud83d", "\udc00 a", "x\udfffy"), forms=("json",)),
     Awkward("very long", _very_long, most=MOST_VERY_LONG),
-    Awkward("many turns", _many_turns, plain=False, most=MOST_VERY_LONG),
+    Awkward("many turns", _many_turns, forms=("json", "list"), most=MOST_VERY_LONG),
     Awkward(
         "control tokens",
         _inserts(
@@ -140,7 +138,7 @@ KINDS: tuple[Awkward, ...] = (
 
 def kinds_for(form: Form) -> tuple[Awkward, ...]:
     """Return the kinds of awkward rows that a table with cells of this form can hold."""
-    return tuple(kind for kind in KINDS if (kind.plain or form != "plain") and (form == "json" or not kind.surrogates))
+    return tuple(kind for kind in KINDS if form in kind.forms)
 
 
 def place_awkward(pick: random.Random, rows: int, share: float, kinds: tuple[Awkward, ...]) -> dict[int, Awkward]:

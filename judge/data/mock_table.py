@@ -97,12 +97,9 @@ def _read_source(path: Path, cells: Cells, seed: int) -> _Source:
     table = Table.open(path, cells, on_bad_row="placeholder")
     pick = random.Random(f"sample {seed}")  # noqa: S311 - repeatable
     kept: list[Comparison] = []
-    total, longest = 0, 0
+    total = 0
     for row in (row for chunk in table.chunks() for row in chunk):
         total += 1
-        longest = max(
-            longest, sum(len(t) for turns in (row.prompt, row.response_a, row.response_b) for t in turns if t)
-        )
         if len(kept) < _MOST_KEPT:
             kept.append(row)
         elif (place := pick.randrange(total)) < _MOST_KEPT:  # so each row has the same chance to stay

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +97,10 @@ def rates(verdicts: NDArray[np.integer], weights: ArrayLike = 1.0) -> NDArray[np
     return counts / total if total else counts
 
 
-def copies(rows: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Find rows that compare the same texts as an earlier row, in the same order or with A and B exchanged.
-
-    Returns:
-        Which rows are such copies, and which rows have copies with another verdict, both of shape (rows,).
-    """
+def copy_sets(rows: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the number of the first row with the same texts, in the same order or with A and B exchanged; (rows,)."""
     _, first, inverse = np.unique(rows["key"], return_index=True, return_inverse=True)
-    return np.arange(len(rows)) != first[inverse], contradicting(inverse, rows["agreed"])
+    return np.asarray(first[inverse], np.int64)
 
 
 def contradicting(sets: NDArray[np.integer], agreed: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -116,20 +113,15 @@ def contradicting(sets: NDArray[np.integer], agreed: NDArray[np.integer]) -> NDA
 
 def group_counts(rows: NDArray[Any]) -> Counter[int]:
     """Return how many rows each group has."""
-    keys, counts = np.unique(rows["group"], return_counts=True)
-    return Counter(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
+    return Counter(rows["group"].tolist())
 
 
 def source_overlaps(tables: Sequence[Survey], prompts: Prompts) -> Iterator[tuple[str, str, Overlap]]:
     """Yield pairs of the largest sources, and which prompts the later one of a pair shares with the earlier one."""
-    by_source: dict[str, list[Any]] = {}
-    for table in tables:
-        names = np.array(table.sources, dtype=object)
-        for name in dict.fromkeys(table.sources):
-            by_source.setdefault(name, []).append(table.rows[names == name])
-    joined = {name: np.concatenate(parts) for name, parts in by_source.items()}
-    largest = set(sorted(joined, key=lambda name: -len(joined[name]))[:_MOST_SOURCES])
-    chosen = [name for name in joined if name in largest]
-    for i, left in enumerate(chosen):
-        for right in chosen[i + 1 :]:
-            yield left, right, overlap(prompts, group_counts(joined[left]), group_counts(joined[right]))
+    rows = np.concatenate([table.rows for table in tables])
+    names = np.array([name for table in tables for name in table.sources], dtype=object)
+    sizes = Counter(names)
+    largest = {name for name, _ in sizes.most_common(_MOST_SOURCES)}
+    groups = {name: group_counts(rows[names == name]) for name in sizes if name in largest}
+    for left, right in combinations(groups, 2):
+        yield left, right, overlap(prompts, groups[left], groups[right])

@@ -11,18 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.data.survey import (
-    Survey,
-    contradicting,
-    copies,
-    group_counts,
-    rates,
-    source_overlaps,
-    survey_all,
-)
+from judge.data.survey import Survey, contradicting, copy_sets, group_counts, rates, source_overlaps, survey_all
 from judge.errors import JudgeError, counted, printable
 from judge.stats.metrics import rates_text
-from judge.tables.comparison import VERDICTS, Cells, Comparison
+from judge.tables.comparison import VERDICTS, Cells
 from judge.tables.overlap import THRESHOLD, jaccard, overlap, shingles
 from judge.tables.split import folds, hold_out, normalise, responses_key
 from judge.tables.table import Table
@@ -60,11 +52,12 @@ def validate(paths: Sequence[Path], cells: Cells = "auto") -> DataFindings:
     for table in tables:
         found.facts.append(f"{table.name}: {_summary(table.rows)}")
         found.facts.append(f"  {_labels_and_flags(table)}")
-        for note in _notes(table.rows):
-            found.notes.append(f"{table.name}: {note}")
+        found.notes.extend(f"{table.name}: {note}" for note in _notes(table.rows))
         if not table.rows["weight"].any():
             found.problems.append(f"{table.name}: every weight is 0, so nothing would be learnt")
-    is_copy, contradict = copies(np.concatenate([t.rows for t in tables]))
+    rows = np.concatenate([table.rows for table in tables])
+    sets = copy_sets(rows)
+    is_copy, contradict = sets != np.arange(len(rows)), contradicting(sets, rows["agreed"])
     if is_copy.any():
         where = _places(tables, is_copy)
         found.notes.append(f"{counted(int(is_copy.sum()), 'row')} with the texts of an earlier row: {where}")
@@ -204,8 +197,7 @@ def dedupe(
     """
     check_output(output, [path])
     (table,), _ = survey_all([path], cells)
-    _, first, sets = np.unique(table.rows["key"], return_index=True, return_inverse=True)
-    sets = first[sets]  # a set is named by the number of its first row
+    sets = copy_sets(table.rows)
     exact = int((sets != np.arange(len(sets))).sum())
     if near:
         sets = _near_sets(path, cells, sets)
@@ -236,7 +228,7 @@ def _near_sets(path: Path, cells: Cells, sets: NDArray[np.int64]) -> NDArray[np.
     rows = (row for chunk in table.chunks() for row in chunk)
     for number, row in enumerate(rows):
         if sets[number] == number:
-            ours = shingles(_whole_prompt(row))
+            ours = shingles("\n".join(normalise(turn or "") for turn in row.prompt))
             known = firsts.setdefault(responses_key(row), [])
             alike = (s for s, theirs in known[-_MOST_PROMPTS:] if jaccard(ours, theirs) >= THRESHOLD)
             joined[number] = next(alike, number)
@@ -245,7 +237,3 @@ def _near_sets(path: Path, cells: Cells, sets: NDArray[np.int64]) -> NDArray[np.
         else:
             joined[number] = joined[sets[number]]
     return joined
-
-
-def _whole_prompt(row: Comparison) -> str:
-    return "\n".join(normalise(turn or "") for turn in row.prompt)

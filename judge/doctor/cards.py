@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -35,11 +35,6 @@ class Card:
     free: int
     processes: tuple[tuple[int, int], ...] = ()
 
-    @property
-    def used(self) -> int:
-        """Bytes that programs hold."""
-        return self.gpu.memory - self.free
-
 
 @dataclass(frozen=True)
 class Driver:
@@ -52,13 +47,14 @@ class Driver:
 
     version: str = ""
     cuda: tuple[int, int] | None = None
-    cards: tuple[Card, ...] = field(default=())
+    cards: tuple[Card, ...] = ()
     error: str = ""
 
-    def visible(self, devices: str | None) -> list[Card]:
+    def visible(self) -> list[Card]:
         """Return the cards that CUDA_VISIBLE_DEVICES leaves."""
         by_name = {card.gpu.device: card for card in self.cards}
-        chosen = select_visible([c.gpu for c in self.cards], [c.uuid for c in self.cards], devices)
+        uuids = [card.uuid for card in self.cards]
+        chosen = select_visible([card.gpu for card in self.cards], uuids, os.environ.get("CUDA_VISIBLE_DEVICES"))
         return [by_name[gpu.device] for gpu in chosen]
 
 
@@ -110,11 +106,10 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def driver_findings(driver: Driver, devices: str | None, torch_cuda: str | None) -> Iterator[Finding]:
+def driver_findings(driver: Driver, torch_cuda: str | None) -> Iterator[Finding]:
     """Yield whether the driver can run CUDA programs.
 
     Args:
-        devices: CUDA_VISIBLE_DEVICES, or None.
         torch_cuda: the CUDA version that the installed torch was built for; None for a CPU build or without torch.
     """
     if driver.error:
@@ -129,18 +124,18 @@ def driver_findings(driver: Driver, devices: str | None, torch_cuda: str | None)
     name = f"NVIDIA driver {printable(driver.version)}, CUDA up to {cuda}"
     wanted = int(torch_cuda.split(".")[0]) if torch_cuda else None
     if wanted and driver.cuda and driver.cuda[0] < wanted:
-        least = MIN_DRIVER.get(wanted)
-        driver_advice = f"install driver {least} or newer" if least else "install a newer driver"
+        newer = f"driver {MIN_DRIVER[wanted]} or newer" if wanted in MIN_DRIVER else "a newer driver"
         yield problem(
             f"{name}, and torch is built for CUDA {torch_cuda}",
-            f"{driver_advice}, or vLLM and torch builds for CUDA {driver.cuda[0]}",
+            f"install {newer}, or vLLM and torch builds for CUDA {driver.cuda[0]}",
         )
     else:
         yield ok(name)
-    hidden = len(driver.cards) - len(driver.visible(devices))
+    hidden = len(driver.cards) - len(driver.visible())
     if hidden:
+        setting = f"CUDA_VISIBLE_DEVICES={printable(os.environ['CUDA_VISIBLE_DEVICES'])}"
         yield note(
-            f"CUDA_VISIBLE_DEVICES={printable(devices)} hides {hidden} of {counted(len(driver.cards), 'card')}",
+            f"{setting} hides {hidden} of {counted(len(driver.cards), 'card')}",
             "unset it to use them all",
         )
 
@@ -174,21 +169,16 @@ def _card_finding(card: Card) -> Finding:
 
 
 def _memory_findings(card: Card, utilization: float) -> Iterator[Finding]:
-    """Yield who holds a card's memory.
-
-    vLLM refuses to start if less than its share of the card is free (vllm/v1/worker/utils.py, request_memory).
-    """
-    if card.used < _MUCH:
+    """Yield who holds a card's memory. vLLM refuses to start if less than its share is free (`request_memory`)."""
+    used = card.gpu.memory - card.free
+    if used < _MUCH:
         return
     named = [f"process {pid}" + (f" {size / GIB:.1f} GiB" if size else "") for pid, size in card.processes]
     who = ", ".join(named) or "by no process seen here"
-    held = f"card {card.gpu.device}: {card.used / GIB:.1f} GiB are held ({who})"
+    held = f"card {card.gpu.device}: {used / GIB:.1f} GiB are held ({who})"
     share = int(card.free / card.gpu.memory * 100) / 100
     if card.free < utilization * card.gpu.memory:
         smaller = f", or pass --gpu-memory-utilization={share - 0.01:.2f}" if share >= _USEFUL_SHARE else ""
-        yield problem(
-            f"{held}, and an engine wants {utilization:.0%} of the card",
-            f"end that program{smaller}",
-        )
+        yield problem(f"{held}, and an engine wants {utilization:.0%} of the card", f"end that program{smaller}")
     else:
         yield note(held, "end that program for the full speed and memory")

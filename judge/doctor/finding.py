@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from judge.errors import JudgeError, printable
 
 Level = Literal["ok", "note", "problem"]
 Group = Literal["machine", "software", "model", "offline"]
-GROUPS: tuple[Group, ...] = ("machine", "software", "model", "offline")
 _LONGEST = 600  # characters of one text; names of files and tensors can be anything
 
 
@@ -37,19 +37,9 @@ class Finding:
         return printable(f"{self.text}; {self.advice}" if self.advice else self.text, _LONGEST)
 
 
-def ok(text: str) -> Finding:
-    """Return a finding that something is in order."""
-    return Finding("ok", text)
-
-
-def note(text: str, advice: str) -> Finding:
-    """Return a finding that may matter."""
-    return Finding("note", text, advice)
-
-
-def problem(text: str, advice: str) -> Finding:
-    """Return a finding that stops a run or spoils its result."""
-    return Finding("problem", text, advice)
+ok = partial(Finding, "ok")
+note = partial(Finding, "note")
+problem = partial(Finding, "problem")
 
 
 def from_error(error: JudgeError) -> Finding:

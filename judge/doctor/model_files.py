@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,62 +24,51 @@ _HEADS = ("lm_head.", "embed_out.", "output_layer.", "output.")
 _SHOWN = 3  # names of files in one line
 
 
-@dataclass(frozen=True)
+@dataclass
 class Subject:
     """A model folder as far as it can be read.
 
     Attributes:
         folder: the folder that the user gave.
-        path: the folder of the whole model: for an adapter its base model's; None if there is no such folder.
-        config: its config.json; None if that cannot be read.
-        judge: its judge.json, if there is a sound one.
         opened: the checked model; None if something is wrong with its files.
+        readable: the model for checks that need no weights, as these may be damaged; None if it has no config.
     """
 
     folder: Path
-    path: Path | None = None
-    config: dict[str, Any] | None = None
-    judge: JudgeFile | None = None
     opened: ModelFolder | None = None
-
-    @property
-    def readable(self) -> ModelFolder | None:
-        """The model for checks that need no weights; its weights may be damaged."""
-        if self.opened is not None or self.path is None or self.config is None:
-            return self.opened
-        return ModelFolder(self.path, self.config, (), judge=self.judge)
+    readable: ModelFolder | None = None
 
 
-def examine_files(folder: Path, base: Path | None) -> tuple[list[Finding], Subject]:
-    """Look at all files of a model folder, and of the base model where it holds an adapter."""
-    folder = folder.expanduser()
-    if not folder.is_dir():
-        return list(_opened(folder, base)[0]), Subject(folder)
+def examine_files(subject: Subject, base: Path | None) -> Iterator[Finding]:
+    """Look at all files of a model folder, and of the base model where it holds an adapter; open it if they are sound.
+
+    Args:
+        subject: its folder is looked at, and its models are set.
+        base: the base model of an adapter, if it has moved.
+    """
+    folder, findings, judge = subject.folder, list[Finding](), None
+    if folder.is_dir():
+        try:
+            judge = read_judge_file(folder)
+        except JudgeError as error:
+            findings.append(problem(str(error), f"copy the judge's {JUDGE_FILE} again"))
+        path: Path | None = folder
+        if is_adapter(folder):
+            findings += [*_file_findings(folder), *_tensor_file_findings([folder / ADAPTER_WEIGHTS])]
+            path = _base_folder(folder, judge, base)
+        if path is not None and path.is_dir():
+            findings += [*_file_findings(path), *_whole_model_findings(path)]
+            config = _read_object(path / "config.json")
+            subject.readable = ModelFolder(path, config, (), judge=judge) if config is not None else None
+    yield from findings
+    if findings:
+        return
     try:
-        judge = read_judge_file(folder)
-        findings: list[Finding] = []
+        subject.opened = subject.readable = open_model(folder, base)
     except JudgeError as error:
-        judge, findings = None, [problem(str(error), f"copy the judge's {JUDGE_FILE} again")]
-    path: Path | None = folder
-    if is_adapter(folder):
-        findings += [*_file_findings(folder), *_tensor_file_findings([folder / ADAPTER_WEIGHTS])]
-        path = _base_folder(folder, judge, base)
-    if path is not None and path.is_dir():
-        findings += [*_file_findings(path), *_whole_model_findings(path)]
-    opened = None
-    if not findings:
-        findings, opened = _opened(folder, base)
-    config = _read_object(path / "config.json") if path else None
-    return findings, Subject(folder, path if path and path.is_dir() else None, config, judge, opened)
-
-
-def _opened(folder: Path, base: Path | None) -> tuple[list[Finding], ModelFolder | None]:
-    """Open a folder whose files look sound, and compare its tensors with its config."""
-    try:
-        model = open_model(folder, base)
-    except JudgeError as error:
-        return [from_error(error)], None
-    return list(_weight_findings(model)), model
+        yield from_error(error)
+    else:
+        yield from _weight_findings(subject.opened)
 
 
 def _base_folder(folder: Path, judge: JudgeFile | None, base: Path | None) -> Path | None:
@@ -89,11 +79,10 @@ def _base_folder(folder: Path, judge: JudgeFile | None, base: Path | None) -> Pa
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:
-    try:
+    with suppress(OSError, ValueError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+        return content if isinstance(content, dict) else None
+    return None
 
 
 def _file_findings(path: Path) -> Iterator[Finding]:
@@ -152,16 +141,12 @@ def _whole_model_findings(path: Path) -> Iterator[Finding]:
 
 def _missing_shards(path: Path, shards: Sequence[Path]) -> list[str]:
     """Return the missing weight files: those that the index, or the numbers in the other files' names, speak of."""
-    index = _read_object(path / _INDEX)
     names = {shard.name for shard in shards}
-    wanted = index.get("weight_map") if index else None
+    wanted = (_read_object(path / _INDEX) or {}).get("weight_map")
     expected = {str(name) for name in wanted.values()} if isinstance(wanted, dict) else set()
-    if not expected:
-        matches = (_NUMBERED.fullmatch(name) for name in names)
-        for match in filter(None, matches):
-            whole = int(match["all"])
-            if whole <= 10_000:
-                expected |= {f"{match['stem']}-{i:05d}-of-{match['all']}.safetensors" for i in range(1, whole + 1)}
+    for match in filter(None, map(_NUMBERED.fullmatch, () if expected else names)):
+        numbers = range(1, min(int(match["all"]), 10_000) + 1)
+        expected |= {f"{match['stem']}-{i:05d}-of-{match['all']}.safetensors" for i in numbers}
     return sorted(expected - names)
 
 

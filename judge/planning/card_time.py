@@ -89,23 +89,18 @@ def bytes_per_token(engine: Engine) -> float:
     return total * engine.bytes_per_value + 2 * shape.cache_bytes_per_token(engine.bytes_per_value)
 
 
-def sent_per_token(engine: Engine) -> float:
-    """Return the bytes per token that each card sends: two sums over the cards in every layer (a ring)."""
-    if engine.cards == 1:
-        return 0.0
-    share = 2 * (engine.cards - 1) / engine.cards
-    return 2 * engine.shape.layers * engine.shape.hidden * engine.bytes_per_value * share
-
-
 def engine_model(engine: Engine, share: float) -> TimeModel:
     """Return the costs of one engine that reaches a share of its cards' peak."""
     cards, bandwidth = engine.cards, engine.card.bandwidth
     step = engine.shape.weight_bytes(engine.bytes_per_value) / cards / bandwidth + engine.shape.layers * LAUNCH_SECONDS
     per_token = step / engine.batch_tokens + bytes_per_token(engine) / cards / bandwidth
+    # each card sends two sums over the cards in every layer (a ring)
+    sums = 2 * engine.shape.layers * engine.shape.hidden * engine.bytes_per_value
+    sent = sums * 2 * (cards - 1) / cards
     link = NVLINK_BYTES if engine.card.name in _WITH_NVLINK else LINK_BYTES
     return TimeModel(
         per_flop=1 / (engine.peak * share * cards),
-        per_token=per_token + sent_per_token(engine) / link,
+        per_token=per_token + sent / link,
         per_prompt=HOST_SECONDS,
         spread=0.0,
         source="data sheet",

@@ -31,7 +31,10 @@ Forecast = Literal["fits", "works", "may not fit", "does not fit", "cannot work"
 # Forecasts that ask for no change.
 GOOD: tuple[Forecast, ...] = ("fits", "works")
 
-_BUDGETS = (3072, 2048, 1536, 1024, 768, 512)
+# `--swap=auto` reads at least a tenth of the rows in the other order, and at most all.
+AUTO_SWAP = (0.1, 0.5, 1.0)
+# Smaller budgets that are tried where the time is too short.
+BUDGETS = (3072, 2048, 1536, 1024, 768, 512)
 _AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm", "zero_point": True}
 _KINDS = ("T4", "L4", "A10", "RTX 3090", "RTX 4090", "A100 40GB", "A100 80GB", "H100 SXM", "H200")
 # Rows picked evenly by length take a little more than their share of the time, as the longest is among them.
@@ -82,8 +85,7 @@ class Outcome:
     @property
     def total(self) -> TimeRange:
         """Seconds from the start to the last row."""
-        load, read = self.load, self.read
-        return TimeRange(load.low + read.low, load.value + read.value, load.high + read.high)
+        return self.load.plus(self.read)
 
 
 def forecast(outcome: Outcome, deadline: float | None) -> Forecast:
@@ -173,28 +175,25 @@ def _orders(case: Case) -> Changes:
 def _weights(case: Case, works: bool) -> Changes:
     if case.shape.bits >= 16 and not (case.machine.card.is_cpu and works):
         config = {**case.config, "quantization_config": _AWQ}
-        yield (
-            "quantise the weights to 4 bits (judge quantize)",
-            replace(case, shape=case.shape.quantised(), config=config, measured=None),
-        )
+        packed = replace(case, shape=case.shape.quantised(), config=config, measured=None)
+        yield "quantise the weights to 4 bits (judge quantize)", packed
 
 
 def _settings(case: Case, works: bool) -> Changes:
-    options: list[dict[str, Any]] = []
+    options: list[tuple[str, Any]] = []
     if not works and not case.machine.card.is_cpu:
-        options = [{"dtype": "auto"}, {"parallel": "auto"}, {"dtype": "float32"}, {"parallel": "tensor"}]
-        options += [{"batch_tokens": 4096}, {"batch_tokens": 2048}]
+        options = [("dtype", "auto"), ("parallel", "auto"), ("dtype", "float32"), ("parallel", "tensor")]
+        options += [("batch_tokens", 4096), ("batch_tokens", 2048)]
     elif case.machine.count > 1 and case.settings.parallel != "auto":
-        options = [{"parallel": "auto"}]
-    for option in options:
-        (name, value), *_ = option.items()
+        options = [("parallel", "auto")]
+    for name, value in options:
         if getattr(case.settings, name) != value:
-            settings = case.settings.model_copy(update=option)
+            settings = case.settings.model_copy(update={name: value})
             yield f"--{name.replace('_', '-')}={value}", replace(case, settings=settings, measured=None)
 
 
 def _budgets(case: Case) -> Changes:
-    for budget in _BUDGETS:
+    for budget in BUDGETS:
         if budget < case.lengths.budget:
             lengths = case.lengths.under(budget)
             cut = lengths.cut_rows / max(lengths.rows, 1)

@@ -15,13 +15,12 @@ from judge.engine.expand import without_quantization
 from judge.errors import JudgeError
 from judge.hardware.cards import Card
 from judge.hardware.kernels import support
-from judge.hardware.machine import Gpu, choose_parallel, default_batch_tokens
+from judge.hardware.machine import GIB, Gpu, choose_parallel, default_batch_tokens
 from judge.hardware.memory import CUDA_BYTES, ENGINE_BYTES, LEAST_CACHE, NCCL_BYTES, activation_bytes, besides
 from judge.models.arithmetic import ModelShape
 from judge.planning.card_time import Engine
 from judge.scoring.settings import ScoreSettings
 
-GIB = 1 << 30
 _BATCH_ROWS = 128  # of make_pool in judge.engine.choose
 
 
@@ -93,11 +92,6 @@ class Machine:
         return [] if self.card.is_cpu else [Gpu(str(i), *each) for i in range(self.count)]
 
 
-def batch_tokens(settings: ScoreSettings, machine: Machine) -> int:
-    """Return the tokens of a step, as `judge.engine.choose.make_pool` chooses them."""
-    return settings.batch_tokens or default_batch_tokens(machine.gpus())
-
-
 def lay_out(
     shape: ModelShape, config: Mapping[str, Any], machine: Machine, settings: ScoreSettings, longest: int
 ) -> Layout:
@@ -109,9 +103,34 @@ def lay_out(
     """
     if settings.weights == "expanded" and shape.bits < 16:
         shape, config = replace(shape, bits=16, dtype="float32"), without_quantization(config)
-    if machine.card.is_cpu:
-        return _on_cpu(shape, config, machine, settings, longest)
-    return _on_cards(shape, config, machine, settings, longest)
+    card, problems, notes = machine.card, list[str](), list[str]()
+    found = support(config, card, settings.dtype)
+    width = 4 if found.dtype == "float32" else 2
+    batch = settings.batch_tokens or default_batch_tokens(machine.gpus())  # as `judge.engine.choose` chooses them
+    workers, cards = settings.workers, 1
+    if found.expanded:
+        notes.append("no kernel for these packed weights here: they are expanded to 32 bits, on disk and in memory")
+        shape = replace(shape, bits=16, dtype="float32")
+    if not card.is_cpu:
+        other = besides(config, batch, _BATCH_ROWS, longest + 1, width)
+        share, weights = settings.gpu_memory_utilization, int(shape.weight_bytes(width))
+        try:
+            workers, cards = choose_parallel(settings.parallel, weights, machine.gpus(), shape.heads, share, other)
+        except JudgeError as error:
+            problems.append(str(error))
+            apart = settings.parallel == "data"  # the plan shows what the user asked for
+            cards = 1 if apart else max(n for n in range(1, machine.count + 1) if shape.heads % n == 0)
+            workers = machine.count if apart else 1
+        found = support(config, card, settings.dtype, cards)
+        if idle := machine.count - workers * cards:
+            has = "has" if idle == 1 else "have"
+            notes.append(f"{idle} of {machine.count} cards {has} nothing to do: a copy takes {cards}")
+    engine = Engine(shape, card, cards, width, batch)
+    memory = _memory(shape, settings, machine, engine, longest)
+    if not problems:
+        problems = _memory_problems(memory, engine, longest)
+    refused = (*found.refusals, *problems)
+    return Layout(workers, cards, found.dtype, found.kernel, found.attention, engine, memory, refused, tuple(notes))
 
 
 def _memory(shape: ModelShape, settings: ScoreSettings, machine: Machine, engine: Engine, longest: int) -> Memory:
@@ -127,63 +146,12 @@ def _memory(shape: ModelShape, settings: ScoreSettings, machine: Machine, engine
     return Memory(usable, shape.weight_bytes(width) / engine.cards, activations, other, cache)
 
 
-def _on_cpu(
-    shape: ModelShape, config: Mapping[str, Any], machine: Machine, settings: ScoreSettings, longest: int
-) -> Layout:
-    found = support(config, machine.card, settings.dtype)
-    notes: list[str] = []
-    if found.expanded:
-        notes.append("no kernel for these packed weights here: they are expanded to 32 bits, on disk and in memory")
-        shape = replace(shape, bits=16, dtype="float32")
-    width = 4 if found.dtype == "float32" else 2
-    engine = Engine(shape, machine.card, 1, width, batch_tokens(settings, machine))
-    memory = _memory(shape, settings, machine, engine, longest)
-    problems = list(found.refusals)
-    if memory.usable and memory.cache < memory.prompt_cache:
-        needed = (memory.usable - memory.cache + memory.prompt_cache) / GIB
-        problems.append(f"needs {needed:.1f} GiB of memory, and {memory.usable / GIB:.1f} GiB are free")
-    return Layout(
-        *(settings.workers, 1, found.dtype, found.kernel, found.attention, engine, memory),
-        *(tuple(problems), tuple(notes)),
-    )
-
-
-def _on_cards(
-    shape: ModelShape, config: Mapping[str, Any], machine: Machine, settings: ScoreSettings, longest: int
-) -> Layout:
-    width = 4 if support(config, machine.card, settings.dtype).dtype == "float32" else 2
-    problems: list[str] = []
-    try:
-        workers, cards = choose_parallel(
-            settings.parallel,
-            int(shape.weight_bytes(width)),
-            machine.gpus(),
-            shape.heads,
-            settings.gpu_memory_utilization,
-            besides(config, batch_tokens(settings, machine), _BATCH_ROWS, longest + 1, width),
-        )
-    except JudgeError as error:
-        problems.append(str(error))
-        apart = settings.parallel == "data"  # the plan shows what the user asked for
-        cards = 1 if apart else max(n for n in range(1, machine.count + 1) if shape.heads % n == 0)
-        workers = machine.count if apart else 1
-    found = support(config, machine.card, settings.dtype, cards)
-    engine = Engine(shape, machine.card, cards, width, batch_tokens(settings, machine))
-    memory = _memory(shape, settings, machine, engine, longest)
-    if not problems:
-        problems = _memory_problems(memory, engine, longest)
-    idle = machine.count - workers * cards
-    has = "has" if idle == 1 else "have"
-    notes = [f"{idle} of {machine.count} cards {has} nothing to do: a copy takes {cards}"] if idle else []
-    return Layout(
-        *(workers, cards, found.dtype, found.kernel, found.attention, engine, memory),
-        *((*found.refusals, *problems), tuple(notes)),
-    )
-
-
 def _memory_problems(memory: Memory, engine: Engine, longest: int) -> list[str]:
-    if memory.cache >= memory.prompt_cache:
+    if memory.cache >= memory.prompt_cache or not memory.usable:
         return []
+    if engine.card.is_cpu:
+        needed = (memory.usable - memory.cache + memory.prompt_cache) / GIB
+        return [f"needs {needed:.1f} GiB of memory, and {memory.usable / GIB:.1f} GiB are free"]
     taken = f"{memory.weights / GIB:.1f} GiB of weights, {memory.activations / GIB:.1f} of activations"
     return [
         f"out of memory: {taken} (a step of {engine.batch_tokens:,} tokens) and {memory.other / GIB:.1f} of CUDA leave "

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from judge.prompting.builder import PromptBuilder
 from judge.prompting.template import Template
 from judge.runs.progress import Progress
-from judge.tables.comparison import Comparison
 from judge.tables.table import Table
 
 ASCII_BYTES, OTHER_BYTES = 4.3, 2.0
@@ -58,10 +57,7 @@ class PromptLengths:
 
     def at(self, factor: float = 1.0) -> Floats:
         """Return the prompts' tokens if all texts are longer by a factor, shape (rows,)."""
-        if factor == 1.0:
-            return self.tokens
-        scaled: Floats = np.minimum(self.whole * factor, self.budget)
-        return scaled
+        return self.tokens if factor == 1.0 else np.minimum(self.whole * factor, self.budget)
 
     def under(self, budget: int) -> PromptLengths:
         """Return the lengths under a smaller budget: the builder fills it, so they are cut to it."""
@@ -70,9 +66,6 @@ class PromptLengths:
 
 def measured_lengths(table: Table, builder: PromptBuilder, progress: Progress) -> PromptLengths:
     """Build every prompt of a table, and return their lengths.
-
-    Args:
-        progress: watches the reading.
 
     Raises:
         JudgeError: the table cannot be read (see `Table.chunks`).
@@ -100,14 +93,11 @@ def estimated_lengths(table: Table, template: Template, budget: int, progress: P
         for row in chunk:
             if row.turn_count not in fixed:
                 fixed[row.turn_count] = _fixed_tokens(template, row.turn_count)
-            whole.append(fixed[row.turn_count] + sum(_tokens(text) for text in _texts(row)))
+            turns = (*row.prompt, *row.response_a, *row.response_b)
+            whole.append(fixed[row.turn_count] + sum(_tokens(turn or "") for turn in turns))
         progress.step("reading the table", text=f"{len(whole):,} rows")
     lengths = np.ceil(np.array(whole))
     return PromptLengths(np.minimum(lengths, budget), lengths, budget, RANGE)
-
-
-def _texts(row: Comparison) -> list[str]:
-    return [turn or "" for part in (row.prompt, row.response_a, row.response_b) for turn in part]
 
 
 def _tokens(text: str) -> float:

@@ -19,7 +19,17 @@ from judge.models.arithmetic import ModelShape
 from judge.models.bundle import ADAPTER_CONFIG, ModelFolder, is_adapter, read_config
 from judge.models.judge_file import read_judge_file
 from judge.models.prompting import choose_budget, choose_template
-from judge.planning.forecast import GOOD, Case, Forecast, Outcome, Suggestion, evaluate, forecast, suggestions
+from judge.planning.forecast import (
+    AUTO_SWAP,
+    GOOD,
+    Case,
+    Forecast,
+    Outcome,
+    Suggestion,
+    evaluate,
+    forecast,
+    suggestions,
+)
 from judge.planning.layout import Layout, Machine
 from judge.planning.lengths import PromptLengths, estimated_lengths, measured_lengths
 from judge.planning.time_model import TimeModel
@@ -28,8 +38,6 @@ from judge.runs.progress import Progress, Silent
 from judge.scoring.settings import ScoreSettings, swap_share
 from judge.tables.table import Table
 
-# `--swap=auto` reads at least a tenth of the rows in the other order, and at most all.
-_AUTO_SWAP = (0.1, 0.5, 1.0)
 _NOBODY = Silent()
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -144,11 +152,11 @@ def find_machine(gpu: str | None) -> Machine:
     if gpu is not None:
         count, card = parse_gpus(gpu)
     else:
-        cards = machine.usable_gpus("auto")
-        found = find_card(cards[0].name) if cards else CPU
-        if found is None:
-            raise JudgeError(f"judge does not know {printable(cards[0].name)}; give the nearest one it does with --gpu")
-        count, card = max(len(cards), 1), found
+        gpus = machine.usable_gpus("auto")
+        known = find_card(gpus[0].name) if gpus else CPU
+        if known is None:
+            raise JudgeError(f"judge does not know {printable(gpus[0].name)}; give the nearest one it does with --gpu")
+        count, card = max(len(gpus), 1), known
     if card.is_cpu:
         return Machine(card, 1, len(machine.cpu_cores()), machine.available_memory() or 0)
     return Machine(card, count)
@@ -190,7 +198,7 @@ def make_plan(
     """
     share = swap_share(settings.swap)
     lengths = read_lengths(model, table, settings, progress)
-    swap = _AUTO_SWAP if share is None else (share, share, share)
+    swap = AUTO_SWAP if share is None else (share, share, share)
     case = Case(model.shape, model.folder.config, lengths, swap, machine, settings)
     outcome = evaluate(case)
     if rehearsed is not None:

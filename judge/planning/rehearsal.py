@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from judge.errors import counted, printable
 from judge.hardware.machine import GIB
+from judge.planning.forecast import AUTO_SWAP, BUDGETS
 from judge.planning.rehearsal_rows import Chosen, Rows
 from judge.planning.time_model import Point, TimeModel, TimeRange
 from judge.prompting.verdict import Float
 from judge.runs.terminal import duration
 from judge.tables.comparison import RowId
 
-# Share of the rows that `--swap=auto` reads again at least; how many more depends on what they gain.
-_LEAST_AUTO_SWAP = 0.1
-# Budgets that are tried where the time is too short.
-_SMALLER_BUDGETS = (3072, 2048, 1536, 1024, 768, 512)
 # How well loading, preparing and writing repeat.
 _FIXED_SPREAD = 0.15
 # Ids of failed rows that are named.
@@ -103,7 +100,7 @@ def reading_time(model: TimeModel, drift: float, costs: Costs) -> TimeRange:
         drift: |log| of the ratio of two times of the same rows.
     """
     totals = [float(costs.flops(costs.lengths).sum()), len(costs.lengths), int(costs.lengths.sum())]
-    shares = (_LEAST_AUTO_SWAP, 0.5, 1.0) if costs.share is None else (costs.share,) * 3
+    shares = AUTO_SWAP if costs.share is None else (costs.share,) * 3
     low, value, high = (model.seconds(*(total * (1 + share) for total in totals)) for share in shares)
 
     def width(estimate: TimeRange, bound: float) -> float:
@@ -117,29 +114,18 @@ def total_time(found: Rehearsal, costs: Costs) -> TimeRange:
     """Return how long the whole run takes: setting up, reading and writing."""
     assert found.model is not None, "the sample was read"
     reading = reading_time(found.model, drift_of(found.points), costs)
-    return reading.plus(found.setup_seconds + found.write_seconds, _FIXED_SPREAD)
+    fixed, spread = found.setup_seconds + found.write_seconds, 1 + _FIXED_SPREAD
+    return reading.plus(TimeRange(fixed / spread, fixed, fixed * spread))
 
 
 def drift_of(points: list[Point]) -> float:
     """Return |log| of the last part's time over that of the same rows before, 0 where none was repeated."""
-    same = [p for p in points[:-1] if (p.tokens, p.prompts, p.flops) == _work(points[-1])] if points else []
+    same = [p for p in points[:-1] if replace(p, seconds=points[-1].seconds) == points[-1]]
     return abs(math.log(points[-1].seconds / same[0].seconds)) if same else 0.0
 
 
-def _work(point: Point) -> tuple[int, int, float]:
-    return point.tokens, point.prompts, point.flops
-
-
-@dataclass(frozen=True)
-class RehearsalVerdict:
-    """Whether a run fits, in one line; `fits` is True without a deadline unless the model does not work."""
-
-    fits: bool
-    line: str
-
-
-def decide(found: Rehearsal, costs: Costs, budget: int, deadline: float | None) -> RehearsalVerdict:
-    """Return the verdict of a rehearsal.
+def decide(found: Rehearsal, costs: Costs, budget: int, deadline: float | None) -> tuple[bool, str]:
+    """Return whether a run fits, and the verdict in one line; without a deadline, any model that works fits.
 
     Args:
         budget: most tokens of a prompt.
@@ -147,30 +133,26 @@ def decide(found: Rehearsal, costs: Costs, budget: int, deadline: float | None) 
     """
     if len(found.failed) > found.read_rows / 2:
         rows = f"{len(found.failed):,} of {found.read_rows:,} rows"
-        return RehearsalVerdict(False, f"does not work: {rows} came out as NaN; try another --dtype")
+        return False, f"does not work: {rows} came out as NaN; try another --dtype"
     total = total_time(found, costs)
-    if deadline is None or total.high <= deadline:
-        return RehearsalVerdict(True, fitting_line(total, deadline))
-    ways: list[tuple[str, TimeRange]] = []
-    if costs.share != 0:
-        ways.append(("--swap=off", total_time(found, Costs(costs.lengths, costs.flops, 0.0))))
-    for smaller in _SMALLER_BUDGETS:
-        if smaller < budget:
-            cut = Costs(np.minimum(costs.lengths, smaller), costs.flops, 0.0)
-            ways.append(
-                (("--swap=off " if costs.share != 0 else "") + f"--max-tokens={smaller}", total_time(found, cut))
-            )
-    fitting = next(((name, time) for name, time in ways if time.high <= deadline), None)
-    return RehearsalVerdict(False, too_long_line(total, deadline, fitting, budget > min(_SMALLER_BUDGETS)))
-
-
-def fitting_line(total: TimeRange, deadline: float | None) -> str:
-    """Return the verdict of a run that ends in time, or that need not."""
-    expected = f"{duration(total.value)} expected, {duration(total.low)} to {duration(total.high)}"
     if deadline is None:
-        return f"takes about {expected.replace(' expected,', ' (', 1).replace('( ', '(')})"
-    spare = duration(deadline - total.high)
-    return f"fits in {duration(deadline)} with at least {spare} to spare ({expected})"
+        return True, f"takes about {total}"
+    if total.high <= deadline:
+        spare = duration(deadline - total.high)
+        return True, f"fits in {duration(deadline)} with at least {spare} to spare ({_expected(total)})"
+    both = costs.share != 0
+    fitting = None
+    for most in ([budget] if both else []) + [smaller for smaller in BUDGETS if smaller < budget]:
+        time = total_time(found, Costs(np.minimum(costs.lengths, most), costs.flops, 0.0))
+        if time.high <= deadline:
+            options = ["--swap=off"] * both + [f"--max-tokens={most}"] * (most < budget)
+            fitting = " ".join(options), time
+            break
+    return False, too_long_line(total, deadline, fitting, budget > min(BUDGETS))
+
+
+def _expected(total: TimeRange) -> str:
+    return f"{duration(total.value)} expected, {duration(total.low)} to {duration(total.high)}"
 
 
 def too_long_line(
@@ -183,14 +165,13 @@ def too_long_line(
         smaller_budgets: smaller budgets were tried.
     """
     word = "may not fit" if total.value <= deadline else "does not fit"
-    expected = f"{duration(total.value)} expected, {duration(total.low)} to {duration(total.high)}"
     if fitting:
         advice = f"{fitting[0]} takes {duration(fitting[1].value)}, at most {duration(fitting[1].high)}"
     else:
         tried = "no smaller budget of 512 tokens or more fits either: " if smaller_budgets else ""
         advice = f"{tried}take a smaller model or more cards"
     end = f"; or score with --deadline={_short(deadline)}, which gives up what there is no time for"
-    return f"{word} in {duration(deadline)} ({expected}): {advice}{end}"
+    return f"{word} in {duration(deadline)} ({_expected(total)}): {advice}{end}"
 
 
 def _short(seconds: float) -> str:
@@ -203,8 +184,8 @@ def _short(seconds: float) -> str:
 
 def lines(
     found: Rehearsal, total: TimeRange, reading: TimeRange, ids: Sequence[RowId], gpus: Sequence[str]
-) -> Iterator[str]:
-    """Yield the figures of a rehearsal, a label and a value a line.
+) -> Iterator[tuple[str, str]]:
+    """Yield the figures of a rehearsal, each with its label.
 
     Args:
         total, reading: predicted seconds of the whole run, and of the reading of all prompts.
@@ -212,42 +193,31 @@ def lines(
         gpus: names of the cards, empty on a CPU.
     """
     chosen = found.chosen
-    sample = sum(map(len, chosen.sample))
-    whole = "all rows" if chosen.whole else f"{sample:,} random rows"
+    whole = "all rows" if chosen.whole else f"{sum(map(len, chosen.sample)):,} random rows"
     kinds = ", ".join(f"{len(rows)} {kind}" for kind, rows in chosen.awkward.items())
-    yield _line(
-        "table",
-        f"{counted(found.rows, 'row')}, {found.mean_tokens:,.0f} tokens on average, longest {found.longest_tokens:,}",
-    )
-    yield _line("read", f"the {len(chosen.longest):,} longest, {whole}" + (f"; {kinds}" if kinds else ""))
-    yield from (_line("memory", text) for text in memory_lines(found, gpus))
+    mean, longest = found.mean_tokens, found.longest_tokens
+    yield "table", f"{counted(found.rows, 'row')}, {mean:,.0f} tokens on average, longest {longest:,}"
+    yield "read", f"the {len(chosen.longest):,} longest, {whole}" + (f"; {kinds}" if kinds else "")
+    yield from (("memory", text) for text in _memory_texts(found, gpus))
     started, ended = found.batch_tokens
     if ended < started:
-        yield _line(
-            "batch", f"{started:,} tokens were too many for the memory; {ended:,} worked: --batch-tokens={ended}"
-        )
+        yield "batch", f"{started:,} tokens were too many for the memory; {ended:,} worked: --batch-tokens={ended}"
     if found.failed:
         shown = ", ".join(printable(str(ids[row]), 40) for row in found.failed[:_SHOWN_ROWS])
         more = f" and {len(found.failed) - _SHOWN_ROWS:,} more" if len(found.failed) > _SHOWN_ROWS else ""
-        yield _line(
-            "failed",
-            f"{counted(len(found.failed), 'row')} came out as NaN; they would get 1/3 and a flag (id {shown}{more})",
-        )
+        rows = counted(len(found.failed), "row")
+        yield "failed", f"{rows} came out as NaN; they would get 1/3 and a flag (id {shown}{more})"
     else:
-        yield _line("failed", "none")
-    yield _line("speed", f"{found.tokens_per_second:,.0f} tokens/s")
+        yield "failed", "none"
+    yield "speed", f"{found.tokens_per_second:,.0f} tokens/s"
     model, table = duration(found.load_seconds), duration(found.prepare_seconds)
-    yield _line("loading", f"{model} the model, {table} the table, together {duration(found.setup_seconds)}")
-    yield _line("reading", f"{duration(reading.value)} ({duration(reading.low)} to {duration(reading.high)})")
-    yield _line("writing", duration(found.write_seconds))
-    yield _line("total", f"{duration(total.value)} ({duration(total.low)} to {duration(total.high)})")
+    yield "loading", f"{model} the model, {table} the table, together {duration(found.setup_seconds)}"
+    yield "reading", str(reading)
+    yield "writing", duration(found.write_seconds)
+    yield "total", str(total)
 
 
-def _line(label: str, text: str) -> str:
-    return f"{label:14}{text}"
-
-
-def memory_lines(found: Rehearsal, gpus: Sequence[str]) -> Iterator[str]:
+def _memory_texts(found: Rehearsal, gpus: Sequence[str]) -> Iterator[str]:
     """Yield the peak memory of each engine process, and of the card that it is on."""
     for number, memory in sorted(found.memory.items()):
         name = f"engine {number + 1}: " if len(found.memory) > 1 else ""

@@ -22,7 +22,7 @@ from judge.models.arithmetic import ModelShape
 from judge.models.bundle import ModelFolder
 from judge.planning.plan import config_digest
 from judge.planning.rehearsal import Costs, Rehearsal
-from judge.planning.rehearsal_rows import Rows, WatchedTable, choose_rows
+from judge.planning.rehearsal_rows import Chosen, Rows, WatchedTable, choose_rows
 from judge.planning.time_model import Point, fit
 from judge.predictions.predictions import Predictions, predictions_table, write_predictions
 from judge.prompting.verdict import Float, unread
@@ -54,7 +54,12 @@ def rehearse(
     if not isinstance(pool, WorkerPool):
         raise JudgeError("a rehearsal measures this machine's own engine; leave out --engine and --server")
     free, began, notes = machine.available_memory(), time.monotonic(), list[str]()
-    pool.say = lambda text: _say(notes, progress, text)
+
+    def say(text: str) -> None:
+        notes.append(text)
+        progress.note(text)
+
+    pool.say = say
     scorer.start(progress.note)
     scorer.manifest(table)  # a run hashes the model and the table too
     preparing = time.monotonic()
@@ -65,29 +70,34 @@ def rehearse(
     progress.step("loading the model")
     shortest = int(np.argmin(prepared.lengths))
     wait_until_ready(pool, prepared.prompt(shortest, False))
-    found = Rehearsal(
-        len(prepared.rows), float(prepared.lengths.mean()), int(prepared.lengths.max()), chosen, free_before=free
-    )
-    found.prepare_seconds, found.load_seconds = prepare_seconds, pool.load_seconds
-    found.setup_seconds = time.monotonic() - began
+    setup_seconds = time.monotonic() - began
     costs = Costs(prepared.lengths.astype(np.int64), flops_of(scorer.model), scorer.share)
-    _read_all(_Reader(pool, prepared, scorer.share == 1, costs), found, progress)
-    found.model = fit(found.points, source="measured on this machine with this model")
-    found.write_seconds = _writing(scorer, prepared, folder)
-    found.memory, found.notes, found.engine_failures = dict(pool.memory), notes, pool.failures
-    found.batch_tokens = (batch, pool.config.max_batch_tokens)
-    found.ran_with = {
-        "model": scorer.model.folder.name,
-        "config_sha256": config_digest(scorer.model.config),
-        "engines": pool.engines,
-        "dtype": pool.config.dtype,
-    }
+    points, failed = _read_all(_Reader(pool, prepared, scorer.share == 1, costs), chosen, progress)
+    found = Rehearsal(
+        len(prepared.rows),
+        float(prepared.lengths.mean()),
+        int(prepared.lengths.max()),
+        chosen,
+        failed=failed,
+        memory=dict(pool.memory),
+        free_before=free,
+        prepare_seconds=prepare_seconds,
+        load_seconds=pool.load_seconds,
+        setup_seconds=setup_seconds,
+        write_seconds=_writing(scorer, prepared, folder),
+        points=points,
+        engine_failures=pool.failures,
+        notes=notes,
+        batch_tokens=(batch, pool.config.max_batch_tokens),
+        model=fit(points, source="measured on this machine with this model"),
+        ran_with={
+            "model": scorer.model.folder.name,
+            "config_sha256": config_digest(scorer.model.config),
+            "engines": pool.engines,
+            "dtype": pool.config.dtype,
+        },
+    )
     return found, costs
-
-
-def _say(notes: list[str], progress: Progress, text: str) -> None:
-    notes.append(text)
-    progress.note(text)
 
 
 def flops_of(model: ModelFolder) -> Callable[[Rows], Float]:
@@ -115,23 +125,25 @@ class _Reader:
         parts = dealt(lengths.tolist(), self.pool.engines)
         wait_until_ready(self.pool, self.prepared.prompt(int(rows[-1]), False))
         failures = self.pool.failures
-        seconds, results = read_group(self.pool, [self._prompts(rows[part]) for part in parts])
+        orders = (False, True) if self.both else (False,)
+        prompts = [[self.prepared.prompt(int(row), swap) for row in rows[part] for swap in orders] for part in parts]
+        seconds, results = read_group(self.pool, prompts)
         numbers = np.empty((len(rows), 3))
-        orders = 2 if self.both else 1
         for part, result in zip(parts, results, strict=True):
-            numbers[part] = result[::orders]
-        work = float(self.costs.flops(lengths).sum()), orders * len(rows), orders * int(lengths.sum())
-        point = Point(work[0] * orders, work[1], work[2], seconds)
+            numbers[part] = result[:: len(orders)]
+        times = len(orders)
+        flops = float(self.costs.flops(lengths).sum()) * times
+        point = Point(flops, len(rows) * times, int(lengths.sum()) * times, seconds)
         return (point if self.pool.failures == failures else None), numbers
 
-    def _prompts(self, rows: Rows) -> list[Prompt]:
-        orders = (False, True) if self.both else (False,)
-        return [self.prepared.prompt(int(row), swapped) for row in rows for swapped in orders]
 
+def _read_all(reader: _Reader, chosen: Chosen, progress: Progress) -> tuple[list[Point], list[int]]:
+    """Read the longest rows, the awkward ones, the sample's parts in turn, and the first of these once more.
 
-def _read_all(reader: _Reader, found: Rehearsal, progress: Progress) -> None:
-    """Read the longest rows, the awkward ones, the sample's parts in turn, and the first of these once more."""
-    chosen, failed = found.chosen, set[int]()
+    Returns:
+        The timed parts of the sample, and the rows that came out as NaN.
+    """
+    points, failed = list[Point](), set[int]()
     order = np.random.default_rng(0).permutation(len(chosen.sample))  # not from long to short: a drift would look so
     sample = [("random", chosen.sample[i]) for i in (*order, order[0])]
     awkward = [("awkward", chosen.awkward_rows)] if len(chosen.awkward_rows) else []
@@ -141,12 +153,12 @@ def _read_all(reader: _Reader, found: Rehearsal, progress: Progress) -> None:
         point, numbers = reader.read(rows)
         failed |= {int(row) for row in rows[unread(numbers)]}
         if point is not None and what == "random":
-            found.points.append(point)
-    found.failed = sorted(failed)
-    if not found.points:
+            points.append(point)
+    if not points:
         raise JudgeError(
             "engines failed on every part of the sample, so there is no time to go by; see the notes above"
         )
+    return points, sorted(failed)
 
 
 def _writing(scorer: Scorer, prepared: Prepared, folder: Path) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError
+from judge.runs.terminal import duration
 
 Float = NDArray[np.float64]
 
@@ -46,9 +47,12 @@ class TimeRange:
     value: float
     high: float
 
-    def plus(self, seconds: float, spread: float = 0.0) -> TimeRange:
-        """Return this and something else that takes so many seconds, give or take a factor of 1 + `spread`."""
-        return TimeRange(self.low + seconds / (1 + spread), self.value + seconds, self.high + seconds * (1 + spread))
+    def plus(self, other: TimeRange) -> TimeRange:
+        """Return the time of this and of something else after it."""
+        return TimeRange(self.low + other.low, self.value + other.value, self.high + other.high)
+
+    def __str__(self) -> str:
+        return f"{duration(self.value)} ({duration(self.low)} to {duration(self.high)})"
 
 
 @dataclass(frozen=True)

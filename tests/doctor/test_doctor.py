@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from judge.cli.doctor import run_doctor
 from judge.doctor import imports, packages
@@ -55,12 +56,10 @@ def test_the_tested_versions_are_those_of_the_lock_files() -> None:
     text = "\n".join((folder / f"{name}.txt").read_text() for name in ("cpu", "cuda", "quantize"))
     pins = dict(re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE))
     pins |= dict(re.findall(r"(torch)==([\w.]+)", (folder / "install.sh").read_text()))
-    shared = {packages.canonical(name): version for name, version in pins.items()}
-    tested = {packages.canonical(name): version for name, version in packages.TESTED.items()}
-    assert len(tested.keys() & shared.keys()) >= 18
-    assert {name: tested[name] for name in tested.keys() & shared.keys()} == {
-        name: shared[name] for name in tested.keys() & shared.keys()
-    }
+    locked = {canonicalize_name(name): version for name, version in pins.items()}
+    shared = {name: version for name, version in packages.TESTED.items() if name in locked}
+    assert len(shared) >= 18
+    assert shared == {name: locked[canonicalize_name(name)] for name in shared}
 
 
 def add_package(folder: Path, name: str, version: str, cuda: str | None = None, *requires: str) -> None:
@@ -165,28 +164,25 @@ def test_imports_are_tried_apart_from_each_other() -> None:
         "killed": "import os, signal; os.kill(os.getpid(), signal.SIGILL)",
         "noisy": "print('{}'); import math",
     }
-    outcomes = imports.try_imports(statements, timeout=60)
-    assert [outcome.name for outcome in outcomes] == list(statements)
-    assert [outcome.error for outcome in outcomes] == [
-        "",
-        "ModuleNotFoundError: No module named 'no_such_module_of_judge'",
-        "killed by SIGILL",
-        "",
-    ]
-    lines = problems(imports.import_findings(outcomes, 0))
-    assert len(lines) == 2
-    assert lines[1].endswith("it is built for another CPU; install a build for this one")
+    found = list(imports.import_findings(statements, 0, timeout=60))
+    assert [finding.level for finding in found] == ["ok", "problem", "problem", "ok"]
+    absent, killed = problems(found)
+    assert absent.startswith(
+        "import absent fails: ModuleNotFoundError: No module named 'no_such_module_of_judge'; run: make install"
+    )
+    assert killed == "import killed fails: killed by SIGILL; it is built for another CPU; install a build for this one"
 
 
 def test_an_import_that_hangs_is_given_up() -> None:
-    (outcome,) = imports.try_imports({"slow": "import time; time.sleep(600)"}, timeout=1)
-    assert outcome.error == "not done after 1 s"
+    (line,) = problems(imports.import_findings({"slow": "import time; time.sleep(600)"}, 0, timeout=1))
+    assert line.startswith("import slow fails: not done after 1 s; try again")
 
 
 def test_cards_that_torch_does_not_see_are_a_problem() -> None:
-    seen = imports.Outcome("torch", "", 1.0, cards=0, built=("sm_75",))
-    assert "torch sees 0 of the driver's 2 cards" in problems(imports.import_findings([seen], 2))[0]
-    assert problems(imports.import_findings([seen], 0)) == []
+    torch = "N(version=N(cuda='13.0'), cuda=N(device_count=lambda: 0))"  # stands in for a build for cards
+    statement = {"torch": f"import sys; from types import SimpleNamespace as N; sys.modules['torch'] = {torch}"}
+    assert "torch sees 0 of the driver's 2 cards" in problems(imports.import_findings(statement, 2))[0]
+    assert problems(imports.import_findings(statement, 0)) == []
 
 
 @pytest.fixture

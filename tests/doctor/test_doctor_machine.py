@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from judge.doctor import cards, leftovers, machine
+from judge.doctor import cards, machine
 from judge.hardware.machine import GIB, Gpu
 from tests.kit.doctor_findings import P100, T4, notes, problems
 
@@ -59,33 +59,35 @@ class FakeNvml:
         return answers[name]
 
 
-def test_the_drivers_answers_are_read_and_it_is_closed() -> None:
+def test_the_drivers_answers_are_read_and_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml([T4, Gpu("1", "Tesla T4", 15 * GIB, (7, 5))], free=10 * GIB, cuda=12040)
     driver = cards.read_driver(nvml)
     assert (driver.version, driver.cuda, nvml.open) == ("580.65.06", (12, 4), 0)
     assert [card.gpu.device for card in driver.cards] == ["0", "1"]
     assert driver.cards[0] == cards.Card(T4, "GPU-0", 10 * GIB, ((1, 0),))
-    assert [card.uuid for card in driver.visible("GPU-1")] == ["GPU-1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1")
+    assert [card.uuid for card in driver.visible()] == ["GPU-1"]
 
 
 def test_a_machine_without_a_driver_is_no_problem_and_a_broken_driver_is() -> None:
     absent = cards.read_driver(FakeNvml([], error="NVML Shared Library Not Found"))
-    assert problems(cards.driver_findings(absent, None, None)) == []
-    assert "engines run on the CPU" in notes(cards.driver_findings(absent, None, None))[0]
+    assert problems(cards.driver_findings(absent, None)) == []
+    assert "engines run on the CPU" in notes(cards.driver_findings(absent, None))[0]
     broken = cards.read_driver(FakeNvml([], error="RM has detected an NVML/RM version mismatch."))
-    assert "restart the machine" in problems(cards.driver_findings(broken, None, None))[0]
+    assert "restart the machine" in problems(cards.driver_findings(broken, None))[0]
 
 
 def test_a_driver_too_old_for_torch_is_named_with_the_one_to_install() -> None:
     driver = cards.read_driver(FakeNvml([T4], cuda=12080))
-    assert problems(cards.driver_findings(driver, None, "12.6")) == []
-    (line,) = problems(cards.driver_findings(driver, None, "13.0"))
+    assert problems(cards.driver_findings(driver, "12.6")) == []
+    (line,) = problems(cards.driver_findings(driver, "13.0"))
     assert "CUDA up to 12.8, and torch is built for CUDA 13.0; install driver 580 or newer" in line
 
 
-def test_hidden_cards_are_counted() -> None:
+def test_hidden_cards_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     driver = cards.read_driver(FakeNvml([T4, T4]))
-    (line,) = notes(cards.driver_findings(driver, "0", None))
+    (line,) = notes(cards.driver_findings(driver, None))
     assert line.startswith("CUDA_VISIBLE_DEVICES=0 hides 1 of 2 cards")
 
 
@@ -169,10 +171,10 @@ def test_files_of_ended_engines_are_told_from_those_in_use(tmp_path: Path) -> No
     (shared / "something_else").write_bytes(bytes(3_000_000))
     (shared / "psm_inuse").write_bytes(bytes(3_000_000))
     with (shared / "psm_inuse").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
-        (line,) = [finding.line for finding in leftovers.leftover_findings(shared, temporary)]
+        (line,) = [finding.line for finding in machine.leftover_findings(shared, temporary)]
         assert line == "no files of ended engines"
         (shared / "psm_left").write_bytes(bytes(2_000_000))
-        (line,) = [finding.line for finding in leftovers.leftover_findings(shared, temporary)]
+        (line,) = [finding.line for finding in machine.leftover_findings(shared, temporary)]
     assert f"1 file of ended programs in {shared} (2.0 MB of memory, largest psm_left)" in line
     assert (shared / "psm_left").exists()
 
@@ -182,7 +184,7 @@ def test_sockets_of_ended_engines_are_counted(tmp_path: Path, monkeypatch: pytes
     name = str(uuid4())
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(name)
-    (line,) = [finding.line for finding in leftovers.leftover_findings(tmp_path / "none", tmp_path)]
+    (line,) = [finding.line for finding in machine.leftover_findings(tmp_path / "none", tmp_path)]
     assert line.startswith("1 socket of ended engines")
 
 

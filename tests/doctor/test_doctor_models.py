@@ -15,7 +15,7 @@ from judge.doctor import engine_fit, model_fit
 from judge.doctor.cards import Driver
 from judge.doctor.doctor import Examination, examine
 from judge.doctor.finding import Finding, run_checks
-from judge.doctor.model_files import examine_files
+from judge.doctor.model_files import Subject, examine_files
 from judge.hardware.machine import GIB, Gpu
 from judge.models.bundle import open_model
 from judge.models.judge_file import FILE as JUDGE_FILE
@@ -52,8 +52,8 @@ def model_lines(folder: Path, **options: Any) -> tuple[list[str], list[str]]:
 
 def test_a_sound_model_has_no_problems(tiny_model: Path, sharded: Path) -> None:
     for folder in (tiny_model, sharded):
-        findings, subject = examine_files(folder, None)
-        assert problems(findings) == []
+        subject = Subject(folder)
+        assert problems(examine_files(subject, None)) == []
         assert subject.opened is not None
     assert model_lines(tiny_model)[0] == []
 
@@ -66,7 +66,7 @@ def test_all_damage_is_told_at_once(sharded: Path, tmp_path: Path) -> None:
     third.unlink()
     (folder / "tokenizer.json").write_text(POINTER)
     (folder / "config.json").write_text("{")
-    lines = problems(examine_files(folder, None)[0])
+    lines = problems(examine_files(Subject(folder), None))
     assert any(f"2 of {len(list(folder.iterdir()))} files hold a Git LFS pointer" in line for line in lines)
     assert any(f"{second}: is not a safetensors file" in line for line in lines)
     assert any(f"1 weight file missing ({third.name})" in line for line in lines)
@@ -79,7 +79,7 @@ def test_a_missing_shard_shows_without_the_index(sharded: Path, tmp_path: Path) 
     (folder / "model.safetensors.index.json").unlink()
     gone = sorted(folder.glob("*.safetensors"))[1]
     gone.unlink()
-    assert f"1 weight file missing ({gone.name})" in problems(examine_files(folder, None)[0])[0]
+    assert f"1 weight file missing ({gone.name})" in problems(examine_files(Subject(folder), None))[0]
 
 
 def damage_links(folder: Path) -> None:
@@ -213,7 +213,7 @@ def test_an_adapter_whose_base_is_gone_or_damaged_says_so(adapter: Path, folder:
     assert "give the base model's folder with --base" in model_lines(moved)[0][0]
     (folder / "model.safetensors").write_text(POINTER)
     (moved / "adapter_model.safetensors").write_bytes((moved / "adapter_model.safetensors").read_bytes()[:-10])
-    found = problems(examine_files(moved, folder)[0])
+    found = problems(examine_files(Subject(moved), folder))
     assert any(f"{moved / 'adapter_model.safetensors'}: is not a safetensors file" in line for line in found)
     assert any(f"{folder}: 1 of" in line for line in found)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
-from judge.cli.plan import PlanOptions, run_plan
+from judge.cli.plan import plan
 from judge.errors import JudgeError
 from judge.models.arithmetic import ModelShape
 from judge.planning.plan import find_machine, make_plan, open_plan_model
@@ -26,11 +29,12 @@ MISTRAL_24B = config("mistral", 131072, 40, 5120, 32768, 32, 8, head_dim=128, dt
 
 def run(model: Path, table: Path, **options: Any) -> tuple[int, str]:
     settings = ScoreSettings(**options.pop("settings", {}))
-    lines: list[str] = []
-    status = run_plan(
-        *(model, table, settings, PlanOptions(**options)), cells="auto", on_bad_row="error", echo=lines.append
-    )
-    return status, "\n".join(lines)
+    with redirect_stdout(StringIO()) as output:
+        try:
+            plan(model, table, settings, **options)
+        except typer.Exit as end:
+            return end.exit_code, output.getvalue().rstrip()
+    return 0, output.getvalue().rstrip()
 
 
 def test_the_command_ends_with_a_verdict_and_its_status(tmp_path: Path, rows: Path, small_cpu: None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from judge.cli.plan import PlanOptions, run_plan
+from judge.cli.plan import plan
 from judge.errors import JudgeError
 from judge.planning.plan import config_digest, find_machine, make_plan, open_plan_model, read_rehearsal
 from judge.scoring.settings import ScoreSettings
@@ -48,14 +48,12 @@ def test_the_measured_speed_of_this_machine_is_used(rows: Path, tiny_model: Path
     assert found.outcome.read.high == pytest.approx(found.outcome.read.value * math.exp(0.1))
 
 
-def test_a_line_says_where_the_figures_come_from(rows: Path, tiny_model: Path, rehearsal: Any) -> None:
-    lines: list[str] = []
-    options = PlanOptions(gpu="cpu", rehearsal=rehearsal())
-    run_plan(
-        *(tiny_model, rows, ScoreSettings(workers=2), options), cells="auto", on_bad_row="error", echo=lines.append
-    )
+def test_a_line_says_where_the_figures_come_from(
+    rows: Path, tiny_model: Path, rehearsal: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(tiny_model, rows, ScoreSettings(workers=2), gpu="cpu", rehearsal=rehearsal())
     expected = "measured with this model by judge rehearse, in 9 timed parts (rehearsal.json)"
-    assert expected in "\n".join(lines)
+    assert expected in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

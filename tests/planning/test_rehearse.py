@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from judge.cli.rehearse import run_rehearse
+from judge.cli.rehearse import rehearse as rehearse_command
 from judge.data.mock_table import DEMO_TABLE, mock_table
 from judge.errors import JudgeError
 from judge.models.bundle import open_model
@@ -141,8 +141,7 @@ def test_prompts_are_dealt_out_evenly() -> None:
 def verdict_of(folder: Path, deadline: float | None, share: float | None = 0.0, failed: int = 0) -> tuple[bool, str]:
     found, costs, _ = simulated(1, 0.0, 0.0, folder)
     found.failed = list(range(failed))
-    verdict = decide(found, Costs(costs.lengths, flops, share), 2048, deadline)
-    return verdict.fits, verdict.line
+    return decide(found, Costs(costs.lengths, flops, share), 2048, deadline)
 
 
 def test_the_verdict_is_one_clear_line(tmp_path: Path) -> None:
@@ -181,7 +180,8 @@ def test_figures_name_what_failed_and_print_hostile_ids_safely(tmp_path: Path) -
     found.failed, found.batch_tokens, found.model = [0, 2], (8192, 2048), fit(found.points)
     found.memory = {0: {"host": 3 << 30, "device": 5 << 30, "used": 6 << 30, "total": 15 << 30}}
     estimate = TimeRange(1, 2, 3)
-    text = "\n".join(lines(found, estimate, estimate, ["\x1b[31m", "b", "c\n"], ["Tesla T4"]))
+    figures = lines(found, estimate, estimate, ["\x1b[31m", "b", "c\n"], ["Tesla T4"])
+    text = "\n".join(text for _, text in figures)
     assert "\\x1b[31m, c\\n" in text
     assert "2 rows came out as NaN" in text
     assert "8,192 tokens were too many for the memory; 2,048 worked: --batch-tokens=2048" in text
@@ -208,9 +208,9 @@ def test_a_rehearsal_reads_every_kind_of_row_and_leaves_nothing_behind(
     before = sorted(tiny_model.rglob("*"))
     settings = ScoreSettings(readout="transformers", max_tokens=512, device="cpu", swap="all")
     options = {"cells": "auto", "sample": 10, "seed": 0, "as_json": True}
-    fits = run_rehearse(tiny_model, table, settings, on_bad_row="placeholder", deadline="9h", **options)  # type: ignore[arg-type]
+    rehearse_command(tiny_model, table, settings, on_bad_row="placeholder", deadline="9h", **options)  # type: ignore[arg-type]
     figures = json.loads(capsys.readouterr().out)
-    assert fits is figures["fits"] is True
+    assert figures["fits"] is True
     assert figures["verdict"].startswith("fits in 9 h 00 min")
     kinds = ("null turn", "empty list", "empty text", "ragged", "surrogate", "bad cell", "identical")
     assert set(kinds) <= set(figures["awkward_rows"])
@@ -225,7 +225,7 @@ def test_a_rehearsal_reads_every_kind_of_row_and_leaves_nothing_behind(
     assert list(temporary.iterdir()) == []
     assert sorted(tiny_model.rglob("*")) == before
     with pytest.raises(JudgeError, match="row 8"):
-        run_rehearse(tiny_model, table, settings, on_bad_row="error", deadline=None, **options)  # type: ignore[arg-type]
+        rehearse_command(tiny_model, table, settings, on_bad_row="error", deadline=None, **options)  # type: ignore[arg-type]
     assert list(temporary.iterdir()) == []
 
 
@@ -248,7 +248,7 @@ def test_rows_too_large_for_memory_are_named_with_the_batch_that_worked(tiny_mod
     assert found.batch_tokens[1] < 1024
     assert found.engine_failures >= 2
     assert found.notes
-    assert decide(found, costs, 512, 3600.0).fits
+    assert decide(found, costs, 512, 3600.0)[0]
 
 
 def test_a_chosen_row_counts_once() -> None:
