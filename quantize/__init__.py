@@ -10,5 +10,5 @@ Doors:
 - `drift_figures`: figures and limits of drift
 - `merge_plan`: which tensors change
 - `merge_proof`: the merged model beside the adapter
-- `written`: the size of a 4-bit model
+- `layers`: the size of a 4-bit model
 """

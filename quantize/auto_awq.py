@@ -21,7 +21,7 @@ from judge.errors import JudgeError, printable
 from judge.runs.progress import Progress
 from quantize.back_end import BackEnd, Job, load_for_calibration, quiet
 from quantize.layers import Layers
-from quantize.settings import BackEndName, QuantizeSettings
+from quantize.settings import BackEndName
 
 _BITS = 4
 # Prompts that run through a layer at once.
@@ -37,6 +37,8 @@ class AutoAwq(BackEnd):
     packages: tuple[str, ...] = ("autoawq", "zstandard")
     layout = "awq-gemm"
     copies = 2  # the inputs, and all of them joined
+    padded = True
+    note = "AutoAWQ has been retired by its authors; use it only for engines that read nothing but its layout"
 
     def refusal(self, layers: Layers, model_type: str) -> str | None:
         """Return why AutoAWQ cannot quantise a model that is newer than the library, or None."""
@@ -50,15 +52,7 @@ class AutoAwq(BackEnd):
             "use --backend=llm-compressor"
         )
 
-    def notes(self) -> list[str]:
-        """Return what a user should know before."""
-        return ["AutoAWQ has been retired by its authors; use it only for engines that read nothing but its layout"]
-
-    def kept_tokens(self, lengths: Sequence[int]) -> int:
-        """Return the calibration tokens: all prompts are padded to the longest."""
-        return len(lengths) * max(lengths)
-
-    def run(self, job: Job, settings: QuantizeSettings, progress: Progress) -> dict[str, Any]:
+    def run(self, job: Job, progress: Progress) -> dict[str, Any]:
         """Quantise and write config and weights."""
         progress.step("loading the model")
         with quiet("awq"):
@@ -71,27 +65,27 @@ class AutoAwq(BackEnd):
             config = AwqConfig(w_bit=_BITS, q_group_size=job.group_size, zero_point=True, version="gemm")
             awq = AWQ_CAUSAL_LM_MODEL_MAP[kind](model, kind, False, model.config, config, None)
             config.modules_to_not_convert = getattr(awq, "modules_to_not_convert", None)
-            if settings.clip:
+            if job.settings.clip:
                 _check_clipping(model, job)
             with torch.no_grad():
-                _quantizer(awq, model, job, settings, progress).quantize()
+                _quantizer(awq, model, job, progress).quantize()
             progress.step("writing the 4-bit model")
             _save(model, config.to_transformers_dict(), job)
-        return {"dtype": "float16", "clip": settings.clip}
+        return {"dtype": "float16", "clip": job.settings.clip}
 
 
 def _check_clipping(model: Any, job: Job) -> None:
     import torch
 
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and name != job.head and module.out_features % _CLIP_ROWS:
+        if isinstance(module, torch.nn.Linear) and name != job.layers.head and module.out_features % _CLIP_ROWS:
             raise JudgeError(
                 f"AutoAWQ cannot search clipping for layer {name} with {module.out_features} outputs (it takes "
                 f"{_CLIP_ROWS} at once); leave --clip away"
             )
 
 
-def _quantizer(awq: Any, model: Any, job: Job, settings: QuantizeSettings, progress: Progress) -> Any:
+def _quantizer(awq: Any, model: Any, job: Job, progress: Progress) -> Any:
     """Return AutoAWQ's quantizer with judge's steps and the calibration rows in it."""
     import torch
     from awq.quantize.quantizer import AwqQuantizer
@@ -105,8 +99,7 @@ def _quantizer(awq: Any, model: Any, job: Job, settings: QuantizeSettings, progr
         blocks_begun = 0
 
         def _get_input_feat(self, layer: Any, named_linears: Any) -> Any:
-            done, total = self.blocks_begun, job.blocks
-            progress.step("quantising", done, total, f"{done} of {total} layers")
+            job.tell(progress, self.blocks_begun)
             self.blocks_begun += 1
             found = super()._get_input_feat(layer, named_linears)
             for values in found.values():  # (prompts, longest, inputs)
@@ -129,14 +122,14 @@ def _quantizer(awq: Any, model: Any, job: Job, settings: QuantizeSettings, progr
                 inp[real.to(inp.device)],
                 lambda: self._module_forward(inp, inspected, given)[real],
                 self.group_size,
-                settings.grid,
+                job.settings.grid,
             )
             return get_op_name(module, prev_op), tuple(get_op_name(module, layer) for layer in layers), scales.cpu()
 
     return Quantizer(
         awq, model, None, _BITS, job.group_size, True, "gemm", padded, None, None, True,
         modules_to_not_convert=awq.quant_config.modules_to_not_convert,
-        apply_clip=settings.clip,
+        apply_clip=job.settings.clip,
         n_parallel_calib_samples=_AT_ONCE,
         max_calib_samples=len(padded),
         max_calib_seq_len=longest,
@@ -209,15 +202,15 @@ def _save(model: Any, quantization: dict[str, Any], job: Job) -> None:
 
     tensors = model.half().state_dict()
     if model.config.get_text_config().tie_word_embeddings:
-        tensors.pop(f"{job.head}.weight", None)
+        tensors.pop(f"{job.layers.head}.weight", None)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise JudgeError(
-                f"{job.source}: {printable(name)} holds values beyond float16, which AutoAWQ's layout needs; use "
+                f"{job.model.path}: {printable(name)} holds values beyond float16, which AutoAWQ's layout needs; use "
                 "--backend=llm-compressor"
             )
     save_torch_state_dict(tensors, job.target, max_shard_size="5GB", safe_serialization=True)
-    config = json.loads((job.source / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((job.model.path / "config.json").read_text(encoding="utf-8"))
     for part in (config, config.get("text_config") or {}):
         for key in ("dtype", "torch_dtype"):
             if key in part:

@@ -25,10 +25,9 @@ from judge.models.trained_rows import FILE as TRAINED_ROWS
 from judge.runs.progress import Progress
 from judge.version import versions
 from quantize.back_end import BackEnd, Device, Job
-from quantize.layers import Layers, choose_group_size, find_layers
+from quantize.layers import SizeReport, check_written, choose_group_size, find_layers, size_report
 from quantize.output import check_disk, check_memory, estimate_memory, free_disk, output_bytes, work_folder
 from quantize.settings import BackEndName, QuantizeSettings
-from quantize.written import SizeReport, check_written, size_report
 
 STAGE = "quantized"
 # Copied beside the weights, byte for byte, where the source has them.
@@ -95,87 +94,59 @@ def quantize_model(
         JudgeError: anything a user can mend.
         RunInterrupted: Ctrl-C; nothing is kept.
     """
-    end, layers, device = _checked(model, output, settings)
-    group_size = choose_group_size(layers.linear, settings.group_size)
-    tokens = end.kept_tokens([len(row) for row in ids])
-    check_disk(output, output_bytes(layers, group_size), "the 4-bit model", disk)
-    check_memory(estimate_memory(layers, group_size, tokens, 4 if device == "cpu" else 2, end.copies), memory)
-    for note in _notes(end, model):
-        progress.note(note)
-    with work_folder(output, "judge quantize") as ready:
-        began = time.monotonic()
-        job = Job(
-            source=model.path,
-            target=ready,
-            ids=ids,
-            group_size=group_size,
-            blocks=int(model.text_config.get("num_hidden_layers", 0)),
-            head=layers.head,
-            device=device,
-            dtype=model.dtype,
-        )
-        more = _run(end, job, settings, progress)
-        check_written(ready, layers, group_size)
-        report = size_report(ready)
-        figures = {
-            **_record(end, job, settings),
-            "calibration": {"samples": len(ids), "tokens": sum(map(len, ids)), **(record or {})},
-            "seconds": round(time.monotonic() - began, 1),
-            "size": report.figures(),
-            **more,
-        }
-        _complete(ready, model, figures)
-        ready.rename(output)
-    return report, figures
-
-
-def _checked(model: ModelFolder, output: Path, settings: QuantizeSettings) -> tuple[BackEnd, Layers, Device]:
-    """Return the back end, the layers and the device, after a check that they go together."""
     check_model(model)
     check_new_folder(output)
-    end = back_end(settings.backend)
-    device = choose_device(settings.device)
-    layers = find_layers(model)
+    end, device, layers = back_end(settings.backend), choose_device(settings.device), find_layers(model)
     reason = end.refusal(layers, str(model.config.get("model_type", "")))
     if layers.is_mixture:
         reason = f"{layers.architecture} is a mixture of experts, which judge quantize does not handle"
     if reason:
         raise JudgeError(f"{model.path}: {reason}")
-    return end, layers, device
+    group_size = choose_group_size(layers.linear, settings.group_size)
+    lengths = [len(row) for row in ids]
+    kept = len(ids) * max(lengths) if end.padded else sum(lengths)
+    check_disk(output, output_bytes(layers, group_size), "the 4-bit model", disk)
+    check_memory(estimate_memory(layers, group_size, kept, 4 if device == "cpu" else 2, end.copies), memory)
+    if end.note:
+        progress.note(end.note)
+    if model.judge is not None and model.judge.calibration is not None:
+        progress.note(
+            "the judge's calibration was fitted to its 16-bit verdicts and is left out of the 4-bit model: fit it anew "
+            "with judge calibrate on the 4-bit judge's predictions"
+        )
+    with work_folder(output, "judge quantize") as ready:
+        job = Job(model, layers, settings, ready, ids, group_size, device)
+        report, figures = _run(end, job, record or {}, progress)
+        _complete(ready, model, figures)
+        ready.rename(output)
+    return report, figures
 
 
-def _notes(end: BackEnd, model: ModelFolder) -> list[str]:
-    """Return what the user should know before."""
-    if model.judge is None or model.judge.calibration is None:
-        return end.notes()
-    return [
-        *end.notes(),
-        "the judge's calibration was fitted to its 16-bit verdicts and is left out of the 4-bit model: fit it anew "
-        "with judge calibrate on the 4-bit judge's predictions",
-    ]
-
-
-def _record(end: BackEnd, job: Job, settings: QuantizeSettings) -> dict[str, Any]:
-    """Return what `judge.json` says of how a model was quantised."""
-    return {
+def _run(end: BackEnd, job: Job, record: dict[str, Any], progress: Progress) -> tuple[SizeReport, dict[str, Any]]:
+    began = time.monotonic()
+    try:
+        more = end.run(job, progress)
+    except KeyboardInterrupt:
+        raise RunInterrupted(
+            "stopped; nothing is kept, as quantising cannot go on where it stopped: the same command starts over"
+        ) from None
+    check_written(job.target, job.layers, job.group_size)
+    report = size_report(job.target)
+    figures = {
         "backend": end.name,
         "layout": end.layout,
         "versions": versions(end.packages),
         "bits": 4,
         "group_size": job.group_size,
-        "grid": settings.grid,
-        "seed": settings.seed,
+        "grid": job.settings.grid,
+        "seed": job.settings.seed,
         "device": job.device,
+        "calibration": {"samples": len(job.ids), "tokens": sum(map(len, job.ids)), **record},
+        "seconds": round(time.monotonic() - began, 1),
+        "size": report.figures(),
+        **more,
     }
-
-
-def _run(end: BackEnd, job: Job, settings: QuantizeSettings, progress: Progress) -> dict[str, Any]:
-    try:
-        return end.run(job, settings, progress)
-    except KeyboardInterrupt:
-        raise RunInterrupted(
-            "stopped; nothing is kept, as quantising cannot go on where it stopped: the same command starts over"
-        ) from None
+    return report, figures
 
 
 def choose_device(wanted: str) -> Device:

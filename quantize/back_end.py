@@ -3,55 +3,52 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
+from judge.models.bundle import ModelFolder
 from judge.models.load import load_weights
 from judge.runs.progress import Progress
 from quantize.layers import Layers
 from quantize.settings import BackEndName, QuantizeSettings
 
-if TYPE_CHECKING:
-    import torch
-
 Device = Literal["cpu", "cuda"]
 # These libraries log through loguru, which does not follow the levels of Python's own logging.
 _LOGURU = ("llmcompressor", "compressed_tensors")
+# llm-compressor sets a log up when it is imported, and writes to it at once, unless the environment says this.
 _LOG_SWITCH = "LLM_COMPRESSOR_LOG_DISABLED"
 
 
-class Job(BaseModel):
+@dataclass(frozen=True)
+class Job:
     """What a back end is asked to do.
 
     Attributes:
-        source: folder of the 16-bit model.
+        model: the 16-bit model.
         target: an empty folder for config and weights.
         ids: token ids of the calibration prompts.
         group_size: weights that share a scale.
-        blocks: decoder blocks, for the progress.
-        head: name of the output head, which stays.
-        device: where to run.
-        dtype: number format of the source.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    source: Path
+    model: ModelFolder
+    layers: Layers
+    settings: QuantizeSettings
     target: Path
     ids: list[list[int]]
     group_size: int
-    blocks: int
-    head: str
     device: Device
-    dtype: str
+
+    def tell(self, progress: Progress, done: int) -> None:
+        """Tell how many of the decoder blocks are quantised."""
+        blocks = int(self.model.text_config.get("num_hidden_layers", 0))
+        done = min(done, blocks)
+        progress.step("quantising", done, blocks, f"{done} of {blocks} layers")
 
 
 class BackEnd(Protocol):
@@ -62,24 +59,21 @@ class BackEnd(Protocol):
         packages: the distributions whose versions the record names, the one to install first.
         layout: what the written layout is called.
         copies: how often the inputs of a block's layers are held at once, for the memory estimate.
+        padded: whether calibration pads all prompts to the longest; otherwise they run one by one.
+        note: what a user should know before, or None.
     """
 
     name: BackEndName
     packages: tuple[str, ...]
     layout: str
     copies: int
+    padded: bool
+    note: str | None = None
 
     def refusal(self, layers: Layers, model_type: str) -> str | None:
         """Return why the back end cannot quantise a model, or None."""
 
-    def notes(self) -> list[str]:
-        """Return what a user should know before."""
-        return []
-
-    def kept_tokens(self, lengths: Sequence[int]) -> int:
-        """Return how many tokens calibration keeps for prompts of these lengths, padding included."""
-
-    def run(self, job: Job, settings: QuantizeSettings, progress: Progress) -> dict[str, Any]:
+    def run(self, job: Job, progress: Progress) -> dict[str, Any]:
         """Quantise and write config and weights; return what the record should say besides."""
 
 
@@ -91,8 +85,8 @@ def load_for_calibration(job: Job) -> Any:
     """
     import torch
 
-    dtype = torch.float32 if job.device == "cpu" else getattr(torch, sixteen_bits(job.dtype))
-    model = load_weights(job.source, dtype=dtype, attn_implementation="sdpa")
+    dtype = torch.float32 if job.device == "cpu" else getattr(torch, sixteen_bits(job.model.dtype))
+    model = load_weights(job.model.path, dtype=dtype, attn_implementation="sdpa")
     model.config.use_cache = False
     return model.eval()
 
@@ -100,20 +94,6 @@ def load_for_calibration(job: Job) -> Any:
 def sixteen_bits(dtype: str) -> str:
     """Return the 16-bit format for a source's number format: the same, or float16 for float32."""
     return dtype if dtype in ("float16", "bfloat16") else "float16"
-
-
-def stored_dtype(source: str, tensors: Iterable[torch.Tensor]) -> str:
-    """Return the format of what stays in 16 bits: the source's, or bfloat16 if a value is too large for float16."""
-    import torch
-
-    wanted = sixteen_bits(source)
-    largest = max((float(t.abs().max()) for t in tensors if t.is_floating_point() and t.numel()), default=0.0)
-    return "bfloat16" if wanted == "float16" and largest > torch.finfo(torch.float16).max else wanted
-
-
-def source_use_cache(job: Job) -> Any:
-    """Return what the source's config says of the cache; calibration switches it off."""
-    return json.loads((job.source / "config.json").read_text(encoding="utf-8")).get("use_cache", True)
 
 
 @contextmanager
@@ -132,27 +112,15 @@ def quiet(library: str) -> Iterator[None]:
         logging.disable(logging.ERROR)
         tqdm.std.tqdm.__init__ = without_bar
         _let_log(False)
+        os.environ[_LOG_SWITCH] = "true"
         try:
-            _import(library)
+            importlib.import_module(library)
             _let_log(False)
             yield
         finally:
             _let_log(True)
             tqdm.std.tqdm.__init__ = start
             logging.disable(disabled)
-
-
-def _import(library: str) -> None:
-    """Import a library without a log: llm-compressor sets one up when it is imported, and writes to it at once."""
-    before = os.environ.get(_LOG_SWITCH)
-    os.environ[_LOG_SWITCH] = "true"
-    try:
-        importlib.import_module(library)
-    finally:
-        if before is None:
-            del os.environ[_LOG_SWITCH]
-        else:
-            os.environ[_LOG_SWITCH] = before
 
 
 def _let_log(on: bool) -> None:

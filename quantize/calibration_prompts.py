@@ -17,11 +17,12 @@ import numpy as np
 from judge.errors import JudgeError, counted
 from judge.models.bundle import ModelFolder
 from judge.models.prompting import choose_budget, choose_template, differs_from_training
-from judge.models.trained_rows import TrainedRows, joined, trained_rows_of
+from judge.models.trained_rows import TrainedRows, trained_rows_of
 from judge.prompting.builder import Budget, PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
 from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import NO_LABEL, VERDICTS, Cells, Comparison, Flag, Target
+from judge.tables.split import stratum
 from judge.tables.table import Table
 from judge.tables.table_files import VERDICT_COLUMNS
 
@@ -32,38 +33,13 @@ class CalibrationPrompts:
 
     Attributes:
         ids: token ids of each prompt with its verdict behind it.
-        verdicts: how many prompts have the verdict A, B and tie.
-        wanted: how many prompts were asked for.
-        tables: names and hashes of the tables that they come from.
-        trained_only: whether they come from the rows that trained the judge (else from all labelled rows).
-        cut: prompts that the budget has cut.
-        warning: how the prompts differ from those of training, or None.
+        figures: what `judge.json` says of them, such as `samples`, `tokens` and `verdicts` (of A, B and tie).
+        warnings: what a user should know of them.
     """
 
     ids: list[list[int]]
-    verdicts: tuple[int, int, int]
-    wanted: int
-    tables: tuple[dict[str, str], ...]
-    trained_only: bool
-    cut: int
-    warning: str | None = None
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all prompts together."""
-        return sum(map(len, self.ids))
-
-    def figures(self) -> dict[str, Any]:
-        """Return the numbers for a record."""
-        return {
-            "samples": len(self.ids),
-            "tokens": self.tokens,
-            "longest": max(map(len, self.ids)),
-            "verdicts": list(self.verdicts),
-            "tables": list(self.tables),
-            "trained_rows_only": self.trained_only,
-            "cut": self.cut,
-        }
+    figures: dict[str, Any]
+    warnings: list[str]
 
 
 class _LabelledRows(Table):
@@ -98,9 +74,8 @@ def calibration_prompts(
         JudgeError: no tables, unreadable ones, none of their rows trained the judge, or prompts cannot be built.
     """
     builder, warning = _builder(model, sample_tokens, template)
-    cells = cells or _trained_with(model, "cells", "auto")
-    tables = _tables(model, data, cells)
-    trained = joined(trained_rows_of(model))
+    tables = _tables(model, data, cells or (model.judge.setting("cells", "auto") if model.judge else "auto"))
+    trained = trained_rows_of(model)
     rows = pick_rows(tables, samples, seed, trained)
     if not rows:
         names = ", ".join(table.name for table in tables)
@@ -113,19 +88,24 @@ def calibration_prompts(
     prompts = builder.build([row for row, _ in rows])
     labels = [label for _, label in rows]
     ids = [[*map(int, p.ids), builder.verdict_ids[label]] for p, label in zip(prompts, labels, strict=True)]
-    counts = (labels.count(0), labels.count(1), labels.count(2))
-    record = tuple({"file": table.name, "digest": table.digest()} for table in tables)
-    cut = sum(any(prompt.cut) for prompt in prompts)
-    return CalibrationPrompts(ids, counts, samples, record, trained is not None, cut, warning)
-
-
-def shortfall(prompts: CalibrationPrompts) -> str | None:
-    """Return a warning if there were fewer rows than asked for, or if a verdict is missing; else None."""
-    if len(prompts.ids) < prompts.wanted:
-        found = counted(len(prompts.ids), "row")
-        return f"calibrating on {found}: the tables have no more that fit ({prompts.wanted} were asked for)"
-    missing = [name for name, count in zip(VERDICTS, prompts.verdicts, strict=True) if count == 0]
-    return f"no calibration row has the verdict {' or '.join(missing)}" if missing else None
+    counts = [labels.count(label) for label in range(3)]
+    figures = {
+        "samples": len(ids),
+        "tokens": sum(map(len, ids)),
+        "longest": max(map(len, ids)),
+        "verdicts": counts,
+        "tables": [{"file": table.name, "digest": table.digest()} for table in tables],
+        "trained_rows_only": trained is not None,
+        "cut": sum(any(prompt.cut) for prompt in prompts),
+    }
+    warnings = [warning] if warning else []
+    missing = [name for name, count in zip(VERDICTS, counts, strict=True) if count == 0]
+    if len(ids) < samples:
+        found = counted(len(ids), "row")
+        warnings.append(f"calibrating on {found}: the tables have no more that fit ({samples} were asked for)")
+    elif missing:
+        warnings.append(f"no calibration row has the verdict {' or '.join(missing)}")
+    return CalibrationPrompts(ids, figures, warnings)
 
 
 def _builder(model: ModelFolder, sample_tokens: int, template: str | None) -> tuple[PromptBuilder, str | None]:
@@ -147,36 +127,22 @@ def _builder(model: ModelFolder, sample_tokens: int, template: str | None) -> tu
     return builder, warning
 
 
-def _trained_with(model: ModelFolder, name: str, default: Any) -> Any:
-    return model.judge.setting(name, default) if model.judge else default
-
-
 def _tables(model: ModelFolder, data: Sequence[Path] | None, cells: Cells) -> list[Table]:
-    if data:
-        return [_open(path, cells) for path in data]
-    paths = [Path(str(path)) for path in _trained_with(model, "data", ())]
+    """Return the given tables, else those that trained the judge, if they are still what they were."""
+    trained_on = model.judge.setting("data", ()) if model.judge and not data else ()
+    paths = data or [Path(str(path)) for path in trained_on]
     if not paths:
         raise JudgeError(f"{model.path}: does not say what trained it; give labelled comparisons with --data")
-    recorded = _recorded_digests(model)
-    tables = []
-    for i, path in enumerate(paths):
-        if not path.is_file():
-            raise JudgeError(f"{path}: trained this judge and is not there any more; give it with --data")
-        table = _open(path, cells)
-        if i < len(recorded) and table.digest() != recorded[i]:
+    gone = next((path for path in paths if trained_on and not path.is_file()), None)
+    if gone:
+        raise JudgeError(f"{gone}: trained this judge and is not there any more; give it with --data")
+    tables: list[Table] = [_LabelledRows.open(path, cells, labels="required") for path in paths]
+    entries = model.judge.training.get("data", []) if model.judge and trained_on else []
+    recorded = [str(entry.get("digest")) for entry in entries if isinstance(entry, dict)]
+    for path, table, digest in zip(paths, tables, recorded, strict=False):
+        if table.digest() != digest:
             raise JudgeError(f"{path}: is not the table that trained this judge (it has changed); give it with --data")
-        tables.append(table)
     return tables
-
-
-def _recorded_digests(model: ModelFolder) -> list[str]:
-    """Return the hashes of the tables that trained a judge, in the order of its settings."""
-    entries = model.judge.training.get("data", []) if model.judge else []
-    return [str(entry.get("digest")) for entry in entries if isinstance(entry, dict)]
-
-
-def _open(path: Path, cells: Cells) -> Table:
-    return _LabelledRows.open(path, cells, labels="required")
 
 
 def pick_rows(
@@ -195,7 +161,7 @@ def pick_rows(
     kept: list[list[tuple[float, int, Comparison]]] = [[], [], []]
     for place, row in enumerate(row for table in tables for chunk in table.chunks() for row in chunk):
         number = float(random.random())
-        label = row_label(row)
+        label = stratum(row)
         if label == NO_LABEL or (trained is not None and Flag.TRAINED_ON not in trained.flags(row)):
             continue
         heap, entry = kept[label], (-number, place, row)
@@ -212,18 +178,7 @@ def pick_rows(
     return [(row, label) for _, row, label in sorted(chosen, key=lambda entry: entry[0])]
 
 
-def row_label(row: Comparison) -> int:
-    """Return a row's hard verdict, else the likeliest of its soft one, else -1."""
-    if row.label == NO_LABEL and row.target is not None:
-        return int(np.argmax(row.target))
-    return row.label
-
-
 def _even_shares(available: Sequence[int], total: int) -> list[int]:
     """Share `total` out one by one among those that still have some."""
-    shares = [0] * len(available)
-    while sum(shares) < min(total, sum(available)):
-        for i, most in enumerate(available):
-            if shares[i] < most and sum(shares) < total:
-                shares[i] += 1
-    return shares
+    turns = sorted((turn, i) for i, most in enumerate(available) for turn in range(min(most, total)))[:total]
+    return [sum(place == i for _, place in turns) for i in range(len(available))]

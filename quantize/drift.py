@@ -19,7 +19,7 @@ import numpy as np
 from judge.errors import JudgeError, RunInterrupted, counted, printable
 from judge.files import whole_file
 from judge.models.bundle import ModelFolder, is_adapter, open_model
-from judge.models.trained_rows import joined, trained_rows_of
+from judge.models.trained_rows import trained_rows_of
 from judge.predictions.file import StoredPredictions, read_predictions
 from judge.predictions.predictions import predictions_table, write_predictions
 from judge.prompting.template import template_data
@@ -215,7 +215,7 @@ def choose_rows(stages: Sequence[ModelFolder], table: Table, most: int, seed: in
 
     if table.path is None:
         raise ValueError("the table must be a file")
-    trained = joined([part for stage in stages for part in trained_rows_of(stage)])
+    trained = trained_rows_of(*stages)
     labels, groups, is_trained = [], [], []
     for chunk in table.chunks():
         for row in chunk:

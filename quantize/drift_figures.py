@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,14 +60,12 @@ class Rows:
         return len(self.labels)
 
 
-@dataclass(frozen=True)
+@dataclass
 class StageFigures:
     """A stage beside the reference, in nats. Figures of labels are None without labels; the reference has no changes.
 
     Attributes:
-        name: its folder's name.
         kind: `base`, `adapter`, `merged`, `4-bit` or `model`.
-        digest: `ModelFolder.digest`.
         median_verdict_mass: None if the read-out does not know it.
         log_loss_change: paired, stage minus reference, with its interval over prompt groups.
         mean_kl: KL(reference || stage) of the three verdicts, mean over rows.
@@ -79,10 +77,10 @@ class StageFigures:
     name: str
     kind: str
     digest: str
-    log_loss: Estimate | None
-    accuracy: float | None
-    median_verdict_mass: float | None
-    not_scored: int
+    log_loss: Estimate | None = None
+    accuracy: float | None = None
+    median_verdict_mass: float | None = None
+    not_scored: int = 0
     log_loss_change: Estimate | None = None
     mean_kl: float | None = None
     largest_change: float | None = None
@@ -128,74 +126,49 @@ def compare(
     stages: Sequence[ModelFolder], read: Sequence[StoredPredictions], rows: Rows, limits: Limits, reference: int
 ) -> Drift:
     """Return the figures of predictions that are of the same rows, in the same order."""
-    labelled = rows.labels >= 0
-    figures = []
-    for number, (stage, stored) in enumerate(zip(stages, read, strict=True)):
-        other = read[reference] if number != reference else None
-        found = _figures(stage, stored, other, rows, labelled)
-        if number > reference:
-            found = _judged(found, limits)
-        figures.append(found)
-    notes = [*rows.notes]
-    if not labelled.any():
-        notes.append("no row has a label: the log loss is not measured")
-    notes += [
-        f"{stage.name}: the change of its log loss is known to within {width:.4f} only; more rows would tell"
-        for stage in figures[reference + 1 :]
-        if (width := _half_width(stage.log_loss_change)) > limits.log_loss
+    figures = [
+        _figures(stage, stored, read[reference] if number != reference else None, rows)
+        for number, (stage, stored) in enumerate(zip(stages, read, strict=True))
     ]
-    return Drift(
-        table=rows.name,
-        rows=len(rows),
-        labelled_rows=int(labelled.sum()),
-        groups=len(np.unique(rows.groups)),
-        reference=reference,
-        limits=limits,
-        stages=figures,
-        notes=notes,
-    )
-
-
-def _half_width(estimate: Estimate | None) -> float:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return 0.0
-    return (estimate.high - estimate.low) / 2
+    notes, labelled = [*rows.notes], int((rows.labels >= 0).sum())
+    if not labelled:
+        notes.append("no row has a label: the log loss is not measured")
+    for stage in figures[reference + 1 :]:
+        stage.failed = _failed(stage, limits)
+        change = stage.log_loss_change
+        if change is not None and change.low is not None and change.high is not None:
+            width = (change.high - change.low) / 2
+            if width > limits.log_loss:
+                known = f"the change of its log loss is known to within {width:.4f} only"
+                notes.append(f"{stage.name}: {known}; more rows would tell")
+    return Drift(rows.name, len(rows), labelled, len(np.unique(rows.groups)), reference, limits, figures, notes)
 
 
 def _figures(
-    stage: ModelFolder,
-    stored: StoredPredictions,
-    reference: StoredPredictions | None,
-    rows: Rows,
-    labelled: NDArray[np.bool_],
+    stage: ModelFolder, stored: StoredPredictions, reference: StoredPredictions | None, rows: Rows
 ) -> StageFigures:
     mass = stored.verdict_mass
     known = mass[np.isfinite(mass)] if mass is not None else np.empty(0)
-    values: dict[str, Any] = {
-        "name": printable(stage.folder.name, 80),
-        "kind": kind_of(stage),
-        "digest": stage.digest(),
-        "log_loss": None,
-        "accuracy": None,
-        "median_verdict_mass": float(np.median(known)) if len(known) else None,
-        "not_scored": int(stored.has(Flag.NOT_SCORED).sum()),
-    }
-    labels, groups, p = rows.labels[labelled], rows.groups[labelled], stored.p[labelled]
-    if len(labels):
+    figures = StageFigures(
+        name=printable(stage.folder.name, 80),
+        kind=kind_of(stage),
+        digest=stage.digest(),
+        median_verdict_mass=float(np.median(known)) if len(known) else None,
+        not_scored=int(stored.has(Flag.NOT_SCORED).sum()),
+        **(changes(reference.p, stored.p) if reference is not None else {}),
+    )
+    labelled = rows.labels >= 0
+    if labelled.any():
+        labels, p = rows.labels[labelled], stored.p[labelled]
         losses = log_losses(p, labels)
-        columns = [losses]
-        if reference is not None:
-            columns.append(losses - log_losses(reference.p[labelled], labels))
-        estimates = Resampler(groups).estimate(np.column_stack(columns))
-        values |= {"log_loss": estimates[0], "accuracy": float(hits(p, labels).mean())}
-        if reference is not None:
-            values["log_loss_change"] = estimates[1]
-    if reference is not None:
-        values |= changes(reference.p, stored.p)
-    return StageFigures(**values)
+        columns = [losses] if reference is None else [losses, losses - log_losses(reference.p[labelled], labels)]
+        figures.log_loss, *change = Resampler(rows.groups[labelled]).estimate(np.column_stack(columns))
+        figures.log_loss_change = change[0] if change else None
+        figures.accuracy = float(hits(p, labels).mean())
+    return figures
 
 
-def changes(reference: Float, p: Float) -> dict[str, float]:
+def changes(reference: Float, p: Float) -> dict[str, Any]:
     """Return how probabilities differ from the reference's, both of shape (rows, 3): KL, largest |Δp|, flips.
 
     Of equally probable verdicts, the first counts as the most probable one.
@@ -208,7 +181,7 @@ def changes(reference: Float, p: Float) -> dict[str, float]:
     }
 
 
-def _judged(stage: StageFigures, limits: Limits) -> StageFigures:
+def _failed(stage: StageFigures, limits: Limits) -> list[str]:
     failed = []
     change = stage.log_loss_change
     if change is not None and change.value > limits.log_loss:
@@ -217,4 +190,4 @@ def _judged(stage: StageFigures, limits: Limits) -> StageFigures:
         failed.append(f"flips {stage.flips:.1%} (limit {limits.flips:.1%})")
     if stage.not_scored:
         failed.append(f"{counted(stage.not_scored, 'row')} could not be scored")
-    return replace(stage, failed=failed)
+    return failed

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from judge.errors import printable
 from judge.prompting.encoding import load_tokenizer
 from judge.runs.progress import Progress
-from quantize.back_end import BackEnd, Job, load_for_calibration, quiet, source_use_cache, stored_dtype
+from quantize.back_end import BackEnd, Job, load_for_calibration, quiet, sixteen_bits
 from quantize.layers import Layers
-from quantize.settings import BackEndName, QuantizeSettings
+from quantize.settings import BackEndName
 
 
 class LlmCompressor(BackEnd):
@@ -21,6 +21,7 @@ class LlmCompressor(BackEnd):
     packages: tuple[str, ...] = ("llmcompressor", "compressed-tensors", "loguru")
     layout = "pack-quantized"
     copies = 1
+    padded = False
 
     def refusal(self, layers: Layers, model_type: str) -> str | None:
         """Return why llm-compressor cannot quantise a model, or None.
@@ -36,11 +37,7 @@ class LlmCompressor(BackEnd):
             return None
         return f"llm-compressor's AWQ does not know the architecture {printable(layers.architecture)}"
 
-    def kept_tokens(self, lengths: Sequence[int]) -> int:
-        """Return the calibration tokens: prompts run one by one, without padding."""
-        return sum(lengths)
-
-    def run(self, job: Job, settings: QuantizeSettings, progress: Progress) -> dict[str, Any]:
+    def run(self, job: Job, progress: Progress) -> dict[str, Any]:
         """Quantise and write config and weights."""
         progress.step("loading the model")
         with quiet("llmcompressor"), _no_pinning():
@@ -51,9 +48,9 @@ class LlmCompressor(BackEnd):
             try:
                 oneshot(
                     model=model,
-                    processor=load_tokenizer(job.source),
+                    processor=load_tokenizer(job.model.path),
                     dataset=_loader(job.ids),
-                    recipe=_recipe(job, settings, progress),
+                    recipe=_recipe(job, progress),
                     num_calibration_samples=len(job.ids),
                 )
                 progress.step("writing the 4-bit model")
@@ -73,7 +70,7 @@ def _loader(ids: list[list[int]]) -> Any:
     return DataLoader(rows, batch_size=None, shuffle=False)
 
 
-def _recipe(job: Job, settings: QuantizeSettings, progress: Progress) -> list[Any]:
+def _recipe(job: Job, progress: Progress) -> list[Any]:
     """Return the two steps: AWQ's scaling, and rounding, without which the weights would stay floats."""
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
     from llmcompressor.modifiers.quantization import QuantizationModifier
@@ -88,15 +85,14 @@ def _recipe(job: Job, settings: QuantizeSettings, progress: Progress) -> list[An
             super().on_sequential_epoch_end(state, event, **kwargs)
             if has_layers:
                 done += 1
-                blocks = min(done, job.blocks)
-                progress.step("quantising", blocks, job.blocks, f"{blocks} of {job.blocks} layers")
+                job.tell(progress, done)
 
     weights = QuantizationArgs(num_bits=4, type="int", symmetric=False, strategy="group", group_size=job.group_size)
     scheme = QuantizationScheme(targets=["Linear"], weights=weights)
     return [
         # half of the grid with the weights' sizes in the scale, half without (the paper's form)
-        Watched(duo_scaling="both", n_grid=settings.grid),
-        QuantizationModifier(config_groups={"group_0": scheme}, ignore=[job.head]),
+        Watched(duo_scaling="both", n_grid=job.settings.grid),
+        QuantizationModifier(config_groups={"group_0": scheme}, ignore=[job.layers.head]),
     ]
 
 
@@ -126,7 +122,10 @@ def _save(model: Any, job: Job) -> str:
     import torch
     from compressed_tensors import ModelCompressor
 
-    name = stored_dtype(job.dtype, (tensor for tensor in model.state_dict().values()))
+    floats = [t for t in model.state_dict().values() if t.is_floating_point() and t.numel()]
+    name = sixteen_bits(job.model.dtype)
+    if name == "float16" and max(float(t.abs().max()) for t in floats) > torch.finfo(torch.float16).max:
+        name = "bfloat16"
     dtype = getattr(torch, name)
     smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     for module in model.modules():
@@ -137,7 +136,7 @@ def _save(model: Any, job: Job) -> str:
     ModelCompressor.from_pretrained_model(model).compress_model(model)
     model.to(dtype)
     model.config.dtype = dtype
-    model.config.use_cache = source_use_cache(job)
+    model.config.use_cache = job.model.config.get("use_cache", True)  # calibration has switched it off
     model.save_pretrained(str(job.target), safe_serialization=True)
     (job.target / "recipe.yaml").unlink(missing_ok=True)  # judge.json has the record
     return name

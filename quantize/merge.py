@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from judge.errors import JudgeError, printable
 from judge.files import check_new_folder
-from judge.models.bundle import ADAPTER_WEIGHTS, ModelFolder, copy_tokenizer, file_digest, open_model
+from judge.models.bundle import ADAPTER_WEIGHTS, FLOATS, ModelFolder, copy_tokenizer, file_digest, open_model
 from judge.models.judge_file import write_judge_file
-from judge.models.tensor_files import FLOATS, write_tensors
+from judge.models.tensor_files import write_tensors
 from judge.models.trained_rows import FILE as TRAINED_ROWS
 from judge.models.trained_rows import trained_rows_of
 from judge.runs.progress import Progress
@@ -95,29 +95,29 @@ def _merge_in(
     proof = None if skipped else Proof(plan, progress)
     if proof:
         proof.prove_adapter()
-    checks: list[float] = []
-    _write_weights(folder, plan, checks, progress)
+    error = _write_weights(folder, plan, progress)
     _write_configs(folder, plan, dtype)
     proof_figures = proof.prove_written(folder) if proof else f"skipped: {skipped}"
-    figures = {**_figures(plan), "largest_check_error": max(checks), "proof": proof_figures}
+    figures = {**_figures(plan), "largest_check_error": error, "proof": proof_figures}
     _write_judge(folder, plan, figures)
     open_model(folder)
     return figures
 
 
-def _write_weights(folder: Path, plan: MergePlan, checks: list[float], progress: Progress) -> None:
+def _write_weights(folder: Path, plan: MergePlan, progress: Progress) -> float:
+    """Write the shards one by one; return the largest error that the checks of the merged matrices found."""
     from safetensors import safe_open
 
-    read, done = _reader(plan, checks), 0
+    done, largest = 0, 0.0
     for shard, tensors in plan.shards.items():
         with safe_open(shard, framework="numpy") as file:
             header = file.metadata() or {"format": "pt"}
         written = {tensor.entry: tensor for tensor in tensors}
 
         def value(entry: Any, written: Any = written) -> Any:
-            nonlocal done
-            tensor = read(written[entry])
-            done += entry.size
+            nonlocal done, largest
+            tensor, error = _read(plan, written[entry])
+            done, largest = done + entry.size, max(largest, error)
             progress.step("merging", done, plan.size, f"{done / plan.size:.0%}")
             return tensor
 
@@ -132,33 +132,27 @@ def _write_weights(folder: Path, plan: MergePlan, checks: list[float], progress:
         old = content.get("metadata") or {}
         content["metadata"] = {**old, **{key: n for key, n in sizes.items() if key in old or key == "total_size"}}
         _write_json(folder / _INDEX, content)
+    return largest
 
 
-def _reader(plan: MergePlan, checks: list[float]) -> Callable[[Written], Tensor]:
-    """Return a function that gives each tensor of the output; it adds the errors of merged ones to `checks`.
+def _read(plan: MergePlan, written: Written) -> tuple[Tensor, float]:
+    """Return a tensor of the output, and the error of its check if the adapter changes it, else 0.
 
     Raises:
         JudgeError: a merged matrix fails its check or is not finite, or a value does not fit the output's dtype.
     """
     import torch
 
-    def read(written: Written) -> Tensor:
-        if written.adapted is None:
-            tensor = plan.source(written)
-        else:
-            tensor, error = plan.merged(written)
-            checks.append(error)
-        if written.adapted is None and written.entry.dtype == written.source.dtype:
-            return tensor
-        rounded = tensor.to(getattr(torch, FLOATS[written.entry.dtype]))
-        if not bool(torch.isfinite(rounded).all()):
-            kind = FLOATS[written.entry.dtype]
-            reason = f"values that {kind} cannot hold" if bool(torch.isfinite(tensor).all()) else "values like NaN"
-            advice = "choose another --dtype" if kind == "float16" else "its weights are damaged"
-            raise JudgeError(f"{plan.adapter.path}: {printable(written.entry.name)} has {reason}; {advice}")
-        return rounded
-
-    return read
+    tensor, error = plan.merged(written) if written.adapted else (plan.source(written), 0.0)
+    if written.adapted is None and written.entry.dtype == written.source.dtype:
+        return tensor, error
+    kind = FLOATS[written.entry.dtype]
+    rounded = tensor.to(getattr(torch, kind))
+    if not bool(torch.isfinite(rounded).all()):
+        reason = f"values that {kind} cannot hold" if bool(torch.isfinite(tensor).all()) else "values like NaN"
+        advice = "choose another --dtype" if kind == "float16" else "its weights are damaged"
+        raise JudgeError(f"{plan.adapter.path}: {printable(written.entry.name)} has {reason}; {advice}")
+    return rounded, error
 
 
 def _write_configs(folder: Path, plan: MergePlan, dtype: Dtype) -> None:
@@ -173,8 +167,8 @@ def _write_configs(folder: Path, plan: MergePlan, dtype: Dtype) -> None:
     if not changes:
         shutil.copyfile(base / "config.json", folder / "config.json")
     else:
-        nested = [key for key in config if key == "text_config" and isinstance(config[key], dict)]
-        for part in (config, *(config[key] for key in nested)):
+        nested = config.get("text_config")
+        for part in (config, nested) if isinstance(nested, dict) else (config,):
             part.update(changes)
             if "torch_dtype" in part and dtype != "auto":
                 part["torch_dtype"] = dtype
@@ -192,9 +186,9 @@ def _write_json(path: Path, content: Any) -> None:
 def _figures(plan: MergePlan) -> dict[str, Any]:
     """Return the figures of a merge, without those of its checks and its proof."""
     config, judge = plan.adapter.config, plan.model.judge
-    dtypes: dict[str, int] = {}
+    dtypes: Counter[str] = Counter()
     for written in plan.tensors:
-        dtypes[written.entry.dtype] = dtypes.get(written.entry.dtype, 0) + written.entry.values
+        dtypes[written.entry.dtype] += written.entry.values
     return {
         "adapter": "DoRA" if config.get("use_dora") else "rsLoRA" if config.get("use_rslora") else "LoRA",
         "rank": plan.adapter.rank,
@@ -204,7 +198,7 @@ def _figures(plan: MergePlan) -> dict[str, Any]:
         "tensors": len(plan.tensors),
         "parameters": plan.parameters,
         "bytes": plan.size,
-        "dtypes": dtypes,
+        "dtypes": dict(dtypes),
         "own_output_head": plan.untied,
         "versions": versions(("torch", "transformers", "peft")),
     }
@@ -212,9 +206,8 @@ def _figures(plan: MergePlan) -> dict[str, Any]:
 
 def _write_judge(folder: Path, plan: MergePlan, figures: dict[str, Any]) -> None:
     """Write `judge.json` and the fingerprints of the training rows, where the bundle has them."""
-    sources: tuple[Path, ...] = (plan.adapter.path, plan.model.path)  # a plain adapter's base may be a judge itself
     if plan.model.judge is not None:
         write_judge_file(folder, plan.model.judge.with_stage(STAGE, **figures))
-    rows = next((path / TRAINED_ROWS for path in sources if (path / TRAINED_ROWS).exists()), None)
-    if rows is not None:
-        shutil.copyfile(rows, folder / TRAINED_ROWS)
+    for source in (plan.model.path, plan.adapter.path):  # a plain adapter's base may be a judge itself
+        if (source / TRAINED_ROWS).exists():
+            shutil.copyfile(source / TRAINED_ROWS, folder / TRAINED_ROWS)

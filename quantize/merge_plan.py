@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from judge.errors import JudgeError, printable
-from judge.models.adapter import misfit, refused_by_vllm
-from judge.models.bundle import ADAPTER_WEIGHTS, Adapter, ModelFolder, tensor_shapes
+from judge.models.adapter import misfit, refused_by_vllm, unusable_numbers, value_of_layer
+from judge.models.bundle import ADAPTER_WEIGHTS, FLOATS, Adapter, ModelFolder, tensor_shapes
 from judge.models.load import load_layers
-from judge.models.tensor_files import FLOATS, Entry, read_entries
+from judge.models.tensor_files import Entry, read_entries
 from quantize.merge_weights import Update, check_merged, merged_weight
 
 if TYPE_CHECKING:
@@ -28,35 +27,24 @@ _HEADER_NAMES = {torch_name: name for name, torch_name in FLOATS.items()}
 
 @dataclass(frozen=True)
 class Adapted:
-    """One matrix that the adapter changes.
-
-    Attributes:
-        layer: the layer's name in the model.
-        a, b, magnitude: names of its tensors in the adapter's file.
-        scale: what B A is multiplied by.
-        turned: see `quantize.merge_weights.Update`.
-    """
+    """One matrix that the adapter changes: its layer, its tensors by part (A, B, magnitude), and what `Update` says."""
 
     layer: str
-    a: str
-    b: str
-    magnitude: str | None
+    parts: Mapping[str, str]
     scale: float
     turned: bool
 
 
 @dataclass(frozen=True)
 class Written:
-    """One tensor of the output.
+    """One tensor of the output, the base's tensor that it is made from, and how the adapter changes it, if it does.
 
-    Attributes:
-        entry: what is written.
-        source: the tensor of the base that it is made from.
-        adapted: how the adapter changes it, or None.
+    `shard` is the base's file with that tensor; the output's file has the same name.
     """
 
     entry: Entry
     source: Entry
+    shard: Path
     adapted: Adapted | None = None
 
 
@@ -66,7 +54,7 @@ class MergePlan:
 
     Attributes:
         model: base and adapter.
-        shards: the tensors of each output file, which has the name of the base's.
+        shards: the tensors of each output file, by the base's file of the same name.
         untied: whether embeddings and output head, which share a matrix in the base, get one each.
     """
 
@@ -95,15 +83,11 @@ class MergePlan:
         """Number of values in the output."""
         return sum(written.entry.values for written in self.tensors)
 
-    @cached_property
-    def _places(self) -> dict[str, Path]:
-        return {written.source.name: shard for shard, all_ in self.shards.items() for written in all_}
-
     def source(self, written: Written) -> Tensor:
         """Read the base's tensor, as stored."""
         from safetensors import safe_open
 
-        with safe_open(self._places[written.source.name], framework="pt") as file:
+        with safe_open(written.shard, framework="pt") as file:
             tensor: Tensor = file.get_tensor(written.source.name)
             return tensor
 
@@ -123,9 +107,8 @@ class MergePlan:
         from safetensors import safe_open
 
         with safe_open(self.adapter.path / ADAPTER_WEIGHTS, framework="pt") as file:
-            a, b = (file.get_tensor(name).float() for name in (adapted.a, adapted.b))
-            magnitude = file.get_tensor(adapted.magnitude).float() if adapted.magnitude else None
-        return Update(a, b, adapted.scale, magnitude, adapted.turned)
+            parts = {part: file.get_tensor(name).float() for part, name in adapted.parts.items()}
+        return Update(parts["A"], parts["B"], adapted.scale, parts.get("magnitude"), adapted.turned)
 
 
 def plan_merge(model: ModelFolder, dtype: Dtype) -> MergePlan:
@@ -139,13 +122,31 @@ def plan_merge(model: ModelFolder, dtype: Dtype) -> MergePlan:
     """
     if model.adapter is None:
         raise JudgeError(f"{model.path}: is a whole model already, with no adapter to merge; quantise it as it is")
-    _refuse_quantised(model)
+    method = model.quantization_method
+    if method is not None:
+        raise JudgeError(
+            f"{model.path}: the base model is quantised already ({printable(method)}): an adapter cannot be merged "
+            "into such weights; score with the adapter on top, or merge one that belongs to 16-bit weights"
+        )
     adapter, stored = model.adapter, {shard: read_entries(shard) for shard in model.shards}
     names = {entry.name: entry for entries in stored.values() for entry in entries}
-    layers = _adapted_layers(adapter)
-    skeleton = Skeleton(model)
-    adapted = {skeleton.tensor_name(layer, names): skeleton.adapted(adapter, layer, parts) for layer, parts in layers}
-    tied = {skeleton.tensor_name(layer, names) for layer in skeleton.tied}
+    shapes = tensor_shapes(adapter.path / ADAPTER_WEIGHTS)
+    layers, skeleton = _adapted_layers(adapter, shapes), load_layers(model.path)
+
+    def tensor_name(layer: str) -> str:
+        """Return the name of a layer's matrix in the files of the base; some leave out the first part of it."""
+        name = f"{layer}.weight"
+        short = name.removeprefix(f"{skeleton.base_model_prefix}.")
+        return short if name not in names and short in names else name
+
+    modules = dict(skeleton.named_modules())
+    adapted = {
+        tensor_name(layer): _adapted(model, adapter, modules.get(layer), layer, parts)
+        for layer, parts in layers.items()
+    }
+    ends = skeleton.get_input_embeddings(), skeleton.get_output_embeddings()
+    share = None not in ends and ends[0].weight is ends[1].weight
+    tied = {tensor_name(name) for name, module in modules.items() if share and module in ends}
     untied = bool(tied & adapted.keys())
     # The files hold the tensor of tied layers under one of their names. Untied, each layer has its own tensor.
     shared = next((name for name in sorted(tied) if name in names), "")
@@ -157,12 +158,12 @@ def plan_merge(model: ModelFolder, dtype: Dtype) -> MergePlan:
                 f"{model.path}: no tensor {printable(name)} in its files, which {adapter.path.name} changes; its "
                 "tensors are named otherwise than the model's layers, or some are missing"
             )
-        _refuse_misfit(model, adapter, source, what, tensor_shapes(adapter.path / ADAPTER_WEIGHTS))
+        _refuse_misfit(model, adapter, source, what, shapes)
     shards = {}
     for shard, entries in stored.items():
         pairs = [(entry.name, entry) for entry in entries]
         pairs += [(name, entry) for entry in entries for name, source in own.items() if source == entry.name]
-        shards[shard] = tuple(Written(_rewritten(name, e, dtype), e, adapted.get(name)) for name, e in pairs)
+        shards[shard] = tuple(Written(_rewritten(name, e, dtype), e, shard, adapted.get(name)) for name, e in pairs)
     return MergePlan(model, adapter, shards, untied)
 
 
@@ -171,22 +172,13 @@ def _rewritten(name: str, source: Entry, dtype: Dtype) -> Entry:
     return Entry(name, header, source.shape)
 
 
-def _refuse_quantised(model: ModelFolder) -> None:
-    method = model.quantization_method
-    if method is not None:
-        raise JudgeError(
-            f"{model.path}: the base model is quantised already ({printable(method)}): an adapter cannot be merged "
-            "into such weights; score with the adapter on top, or merge one that belongs to 16-bit weights"
-        )
-
-
-def _adapted_layers(adapter: Adapter) -> list[tuple[str, dict[str, str]]]:
+def _adapted_layers(adapter: Adapter, shapes: Mapping[str, list[int]]) -> dict[str, dict[str, str]]:
     """Return for each layer that the adapter changes the names of its tensors by part: A, B, magnitude.
 
     Raises:
         JudgeError: the adapter is more than such matrices, or they do not fit.
     """
-    config, shapes = adapter.config, tensor_shapes(adapter.path / ADAPTER_WEIGHTS)
+    config = adapter.config
     layers: dict[str, dict[str, str]] = {}
     for name in sorted(shapes):
         match = _TENSOR.fullmatch(name)
@@ -198,7 +190,12 @@ def _adapted_layers(adapter: Adapter) -> list[tuple[str, dict[str, str]]]:
         layers.setdefault(match["layer"], {})[match["part"] or "magnitude"] = name
     # DoRA's vectors are checked below
     matrices = {name: shape for name, shape in shapes.items() if "lora_magnitude_vector" not in name}
-    reason = misfit({**config, "fan_in_fan_out": False}, matrices, {}) or _refused(config)
+    # a merge reads the settings that vLLM reads, and besides them DoRA and any rank
+    reason = (
+        misfit({**config, "fan_in_fan_out": False}, matrices, {})
+        or unusable_numbers(config, "lora_alpha", "alpha_pattern", whole=False)
+        or refused_by_vllm({**config, "use_dora": False, "r": 1, "rank_pattern": {}})
+    )
     if reason:
         raise JudgeError(f"{adapter.path}: cannot be merged: {printable(reason, 200)}")
     expected = {"A", "B", "magnitude"} if config.get("use_dora") else {"A", "B"}
@@ -206,32 +203,15 @@ def _adapted_layers(adapter: Adapter) -> list[tuple[str, dict[str, str]]]:
         if parts.keys() != expected:
             what = "no DoRA magnitude" if "magnitude" in expected else "a DoRA magnitude, which its config does not say"
             raise JudgeError(f"{adapter.path}: {printable(layer)} has {what}; copy the adapter again")
-    return list(layers.items())
-
-
-def _refused(config: Mapping[str, Any]) -> str | None:
-    """Return what in an adapter's config a merge does not read, or None: it reads LoRA, rsLoRA and DoRA.
-
-    These are the settings that vLLM does not read either, but for DoRA and the largest rank, which only vLLM refuses.
-    """
-    alphas = config.get("alpha_pattern") or {}
-    numbers = (config.get("lora_alpha"), *(alphas.values() if isinstance(alphas, dict) else [None]))
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers):
-        return "in its config, lora_alpha and the values of alpha_pattern must be numbers"
-    try:
-        for key in alphas:
-            re.compile(key)
-    except re.error:
-        return "in its config, a key of alpha_pattern is no regular expression"
-    return refused_by_vllm({**config, "use_dora": False, "r": 1, "rank_pattern": {}})
+    return layers
 
 
 def _refuse_misfit(
     model: ModelFolder, adapter: Adapter, source: Entry, adapted: Adapted, shapes: Mapping[str, list[int]]
 ) -> None:
-    found = (shapes[adapted.b][0], shapes[adapted.a][1])
+    found, magnitude = (shapes[adapted.parts["B"]][0], shapes[adapted.parts["A"]][1]), adapted.parts.get("magnitude")
     expected = source.shape[::-1] if adapted.turned else source.shape
-    fits = expected == found and (adapted.magnitude is None or shapes[adapted.magnitude] == [found[0]])
+    fits = expected == found and (magnitude is None or shapes[magnitude] == [found[0]])
     if not fits or source.dtype not in FLOATS:
         size = "x".join(map(str, source.shape))
         raise JudgeError(
@@ -240,55 +220,24 @@ def _refuse_misfit(
         )
 
 
-class Skeleton:
-    """The layers of the base model without their weights: the matrices of an adapter belong to them.
+def _adapted(model: ModelFolder, adapter: Adapter, module: Any, layer: str, parts: Mapping[str, str]) -> Adapted:
+    """Return how the adapter changes a layer of the model; `module` is the layer, None if the model has no such layer.
 
-    Attributes:
-        tied: names of the embeddings and the output head if they share a matrix; empty if they do not.
+    Raises:
+        JudgeError: the model has no such layer, or one of another kind.
     """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
 
-    def __init__(self, model: ModelFolder) -> None:
-        self._model = load_layers(model.path)
-        self._folder = model.path
-        names = {module: name for name, module in self._model.named_modules()}
-        ends = self._model.get_input_embeddings(), self._model.get_output_embeddings()
-        tied = None not in ends and ends[0].weight is ends[1].weight
-        self.tied = frozenset(names[module] for module in ends) if tied else frozenset()
-
-    def tensor_name(self, layer: str, stored: Mapping[str, Entry]) -> str:
-        """Return the name of a layer's matrix in the files of the base; some files leave out the first part of it."""
-        name = f"{layer}.weight"
-        short = name.removeprefix(f"{self._model.base_model_prefix}.")
-        return short if name not in stored and short in stored else name
-
-    def adapted(self, adapter: Adapter, layer: str, parts: Mapping[str, str]) -> Adapted:
-        """Return how the adapter changes a layer.
-
-        Raises:
-            JudgeError: the model has no such layer, or one of another kind.
-        """
-        from torch import nn
-        from transformers.pytorch_utils import Conv1D
-
-        try:
-            module = self._model.get_submodule(layer)
-        except AttributeError:
-            module = None
-        if not isinstance(module, nn.Linear | nn.Embedding | Conv1D):
-            what = f"as {type(module).__name__}, which judge does not merge" if module is not None else "nowhere"
-            raise JudgeError(
-                f"{adapter.path}: does not fit {self._folder}: it changes {printable(layer)}, which the model has "
-                f"{what}"
-            )
-        config = adapter.config
-        rank = _of_layer(config.get("rank_pattern") or {}, layer, config["r"])
-        alpha = _of_layer(config.get("alpha_pattern") or {}, layer, config["lora_alpha"])
-        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-        # as PEFT does, by the layer's kind, whatever fan_in_fan_out says
-        turned = not isinstance(module, nn.Linear)
-        return Adapted(layer, parts["A"], parts["B"], parts.get("magnitude"), scale, turned)
-
-
-def _of_layer(pattern: Mapping[str, float], layer: str, default: float) -> float:
-    """Return a layer's value (peft/utils/other.py, get_pattern_key)."""
-    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", layer)), default)
+    if not isinstance(module, nn.Linear | nn.Embedding | Conv1D):
+        what = f"as {type(module).__name__}, which judge does not merge" if module is not None else "nowhere"
+        raise JudgeError(
+            f"{adapter.path}: does not fit {model.path}: it changes {printable(layer)}, which the model has {what}"
+        )
+    config = adapter.config
+    rank = value_of_layer(config.get("rank_pattern"), layer, config["r"])
+    alpha = value_of_layer(config.get("alpha_pattern"), layer, config["lora_alpha"])
+    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+    # as PEFT does, by the layer's kind, whatever fan_in_fan_out says
+    turned = not isinstance(module, nn.Linear)
+    return Adapted(layer, parts, scale, turned)

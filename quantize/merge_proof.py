@@ -89,10 +89,7 @@ class Proof:
         self._verdict_ids = builder.verdict_ids
         self._done = 0
         self._adapted = np.zeros(0)
-        self.figures: dict[str, Any] = {
-            "comparisons": len(self._prompts),
-            "tokens": sum(map(len, self._prompts)),
-        }
+        self.figures: dict[str, Any] = {"comparisons": len(self._prompts), "tokens": sum(map(len, self._prompts))}
 
     def prove_adapter(self) -> None:
         """Compare base, base with adapter, and the merged matrices before they are rounded.
@@ -100,7 +97,7 @@ class Proof:
         Raises:
             JudgeError: the adapter changes no verdict, or merging it does what the adapter does not.
         """
-        model = _load(self._plan.model.path)
+        model = load_weights(self._plan.model.path, dtype="float32").eval()
         base = self._read(model)
         model = self._with_adapter(model)
         self._adapted = self._read(model)
@@ -127,7 +124,8 @@ class Proof:
             JudgeError: the folder does not load as a whole model.
         """
         gc.collect()  # the model of before
-        self.figures["rounding"] = self._largest(self._read(_load(folder)) - self._adapted)
+        model = load_weights(folder, dtype="float32").eval()
+        self.figures["rounding"] = self._largest(self._read(model) - self._adapted)
         return self.figures
 
     def _with_adapter(self, model: Any) -> Any:
@@ -175,10 +173,3 @@ class Proof:
                 "of the adapter are damaged"
             )
         return largest
-
-
-def _load(folder: Path) -> Any:
-    """Load a model in float32; see `load_weights`."""
-    import torch
-
-    return load_weights(folder, dtype=torch.float32).eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,8 +76,9 @@ def check_merged(merged: Tensor, weight: Tensor, update: Update, name: str) -> f
     # how long the rows of s B A can be: what the errors of their products grow with
     reach = abs(update.scale) * b.norm(dim=1) * a.norm()
     worst = 0.0
-    for rows in _chunks(outputs, inputs):
-        w, found = (_rows(t, rows, update.turned) for t in (weight, merged))
+    step = max(_CHUNK // inputs, 1)
+    for rows in (slice(i, i + step) for i in range(0, outputs, step)):
+        w, found = ((t[:, rows].T if update.turned else t[rows]).double() for t in (weight, merged))
         expected, size = w @ x + shift[rows], w.norm(dim=1) + reach[rows]
         if update.magnitude is not None:
             factor = update.magnitude[rows].double() / _norms(w, a, b[rows], update.scale)
@@ -92,16 +92,6 @@ def check_merged(merged: Tensor, weight: Tensor, update: Update, name: str) -> f
             )
         worst = max(worst, largest)
     return worst
-
-
-def _chunks(outputs: int, inputs: int) -> Iterator[slice]:
-    step = max(_CHUNK // inputs, 1)
-    return (slice(i, min(i + step, outputs)) for i in range(0, outputs, step))
-
-
-def _rows(matrix: Tensor, rows: slice, turned: bool) -> Tensor:
-    """Return some outputs' rows in float64, shape (rows, inputs)."""
-    return (matrix[:, rows].T if turned else matrix[rows]).double()
 
 
 def _norms(w: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from judge.errors import JudgeError
 from judge.hardware.machine import GIB, available_memory
 from judge.runs.folder import RunFolder
-from quantize.layers import Layers, decoder_blocks
+from quantize.layers import Layers, Linear
 
 # Python, torch and the back end, measured: 0.6 to 0.9 GiB.
 LIBRARIES = 1 * GIB
@@ -101,8 +102,12 @@ def estimate_memory(layers: Layers, group_size: int, tokens: int, value: int, co
     * the finished model, which is put together before it is written;
     * the libraries.
     """
-    blocks = [(sum(x.inputs * x.outputs for x in b), sum(x.inputs for x in b)) for b in decoder_blocks(layers).values()]
-    weights, inputs = max(size for size, _ in blocks), max(total for _, total in blocks)
+    blocks: dict[str, list[Linear]] = {}  # such as model.layers.0
+    for layer in layers.linear:
+        match = re.match(r"(.*?\.\d+)\.", layer.name)
+        blocks.setdefault(match[1] if match else "", []).append(layer)
+    weights = max(sum(layer.inputs * layer.outputs for layer in block) for block in blocks.values())
+    inputs = max(sum(layer.inputs for layer in block) for block in blocks.values())
     activations = tokens * value * (inputs * copies + 4 * layers.hidden)
     loaded = (layers.parameters + 3 * weights + layers.parameters - layers.quantised) * value
     return loaded + activations + output_bytes(layers, group_size) + LIBRARIES

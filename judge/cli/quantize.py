@@ -17,11 +17,11 @@ from judge.runs.terminal import Terminal, duration
 from judge.scoring.settings import ScoreSettings
 from judge.tables.comparison import VERDICTS, Cells
 from quantize.awq import back_end, check_model, quantize_model
-from quantize.calibration_prompts import CalibrationPrompts, calibration_prompts, shortfall
+from quantize.calibration_prompts import calibration_prompts
 from quantize.drift import default_table, run_drift
 from quantize.drift_figures import Limits
+from quantize.layers import SizeReport
 from quantize.settings import QuantizeSettings
-from quantize.written import SizeReport
 
 
 def quantize(
@@ -96,15 +96,14 @@ def run_quantize(
         calibration = calibration_prompts(
             folder, data, settings.samples, settings.sample_tokens, settings.seed, template, cells
         )
-        for text in (calibration.warning, shortfall(calibration)):
-            if text:
-                terminal.warn(text)
+        for text in calibration.warnings:
+            terminal.warn(text)
         report, figures = quantize_model(
-            folder, output, calibration.ids, settings, terminal, record=calibration.figures()
+            folder, output, calibration.ids, settings, terminal, record=calibration.figures
         )
     finally:
         terminal.end()
-    terminal.print_lines(report_lines(report, figures, calibration))
+    terminal.print_lines(report_lines(report, figures))
     terminal.print_lines([f"wrote {output}"])
     if drift is None or drift_table is None:
         return True
@@ -115,12 +114,13 @@ def run_quantize(
     return found.passed
 
 
-def report_lines(report: SizeReport, figures: dict[str, Any], calibration: CalibrationPrompts) -> list[str]:
+def report_lines(report: SizeReport, figures: dict[str, Any]) -> list[str]:
     """Return the lines that are printed when a model is quantised."""
-    counts = ", ".join(f"{n} {name}" for n, name in zip(calibration.verdicts, VERDICTS, strict=True))
+    calibration = figures["calibration"]
+    counts = ", ".join(f"{n} {name}" for n, name in zip(calibration["verdicts"], VERDICTS, strict=True))
     lines = [
         ("back end", f"{figures['backend']} ({figures['layout']}), groups of {figures['group_size']}"),
-        ("calibration", f"{len(calibration.ids)} prompts, {calibration.tokens:,} tokens ({counts})"),
+        ("calibration", f"{calibration['samples']} prompts, {calibration['tokens']:,} tokens ({counts})"),
         *report.lines(),
         ("time", duration(figures["seconds"])),
     ]

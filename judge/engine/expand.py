@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from judge.errors import JudgeError, printable
 from judge.files import whole_file
-from judge.models.bundle import ModelFolder, copy_tokenizer
+from judge.models.bundle import FLOATS, ModelFolder, copy_tokenizer
 from judge.models.judge_file import FILE as JUDGE_FILE
 from judge.models.packed import (
     SCALES,
@@ -32,7 +32,7 @@ from judge.models.packed import (
     packed_layers,
     width_of,
 )
-from judge.models.tensor_files import FLOATS, Entry, Tensors, write_tensors
+from judge.models.tensor_files import Entry, Tensors, write_tensors
 
 RECORD = "expanded.json"
 GB = 10**9

@@ -50,7 +50,7 @@ def refused_by_vllm(config: Mapping[str, Any]) -> str | None:
     """Return what in an adapter_config.json vLLM refuses or would skip, or None."""
     if config.get("peft_type") != "LORA":
         return f"peft_type={printable(config.get('peft_type'))}"
-    reason = _unusable_ranks(config.get("r"), config.get("rank_pattern") or {})
+    reason = unusable_numbers(config, "r", "rank_pattern", whole=True)
     if reason:
         return reason
     init = config.get("init_lora_weights", True)
@@ -86,7 +86,7 @@ def misfit(config: Mapping[str, Any], shapes: Shapes, model_shapes: Shapes) -> s
         shapes: of the adapter's tensors: A is (rank, inputs), B (outputs, rank).
         model_shapes: of the base model's tensors: (outputs, inputs).
     """
-    reason = _unusable_ranks(config.get("r"), config.get("rank_pattern") or {})
+    reason = unusable_numbers(config, "r", "rank_pattern", whole=True)
     if reason:
         return reason
     layers: dict[str, dict[str, Sequence[int]]] = {}
@@ -96,11 +96,10 @@ def misfit(config: Mapping[str, Any], shapes: Shapes, model_shapes: Shapes) -> s
             layers.setdefault(match["module"], {})[match["part"]] = shape
     if not layers:
         return "its file holds no LoRA matrices"
-    reasons = (_layer_misfit(layer, parts, _rank_of(config, layer)) for layer, parts in layers.items())
-    reason = next(filter(None, reasons), None)
-    if reason:
-        return reason
     for layer, parts in layers.items():
+        reason = _layer_misfit(layer, parts, value_of_layer(config.get("rank_pattern"), layer, config["r"]))
+        if reason:
+            return reason
         turned = bool(config.get("fan_in_fan_out")) or f"base_model.model.{layer}.lora_embedding_A" in shapes
         expected = list(model_shapes.get(f"{layer}.weight", ()))[:: -1 if turned else 1]
         found = [parts["B"][0], parts["A"][1]]
@@ -110,32 +109,32 @@ def misfit(config: Mapping[str, Any], shapes: Shapes, model_shapes: Shapes) -> s
     return None
 
 
-def _unusable_ranks(rank: object, pattern: object) -> str | None:
-    if not isinstance(pattern, dict) or not all(isinstance(r, int) for r in (rank, *pattern.values())):
-        return "in its config, r and the values of rank_pattern must be whole numbers"
+def unusable_numbers(config: Mapping[str, Any], name: str, pattern: str, whole: bool) -> str | None:
+    """Return why a number of an adapter's config, or its `pattern` of exceptions by layer, cannot be used, or None."""
+    exceptions, kinds = config.get(pattern) or {}, int if whole else int | float
+    values = [config.get(name), *exceptions.values()] if isinstance(exceptions, dict) else [None]
+    if not all(isinstance(value, kinds) and not isinstance(value, bool) for value in values):
+        return f"in its config, {name} and the values of {pattern} must be {'whole ' if whole else ''}numbers"
     try:
-        for key in pattern:
+        for key in exceptions:
             re.compile(key)
     except re.error:
-        return "in its config, a key of rank_pattern is no regular expression"
+        return f"in its config, a key of {pattern} is no regular expression"
     return None
 
 
-def _layer_misfit(layer: str, parts: Mapping[str, Sequence[int]], rank: int) -> str | None:
+def value_of_layer(pattern: Mapping[str, float] | None, layer: str, default: float) -> float:
+    """Return the value that PEFT gives a layer (peft/utils/other.py, get_pattern_key)."""
+    return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", layer)), default)
+
+
+def _layer_misfit(layer: str, parts: Mapping[str, Sequence[int]], rank: float) -> str | None:
     if set(parts) != {"A", "B"}:
         return f"{layer} has no matrix {'B' if 'A' in parts else 'A'}"
     if len(parts["A"]) != 2 or len(parts["B"]) != 2:
         return f"{layer} has matrices of {len(parts['A'])} and {len(parts['B'])} dimensions"
     ranks = parts["A"][0], parts["B"][1]
     return None if ranks == (rank, rank) else f"{layer} has rank {ranks[0]} and {ranks[1]}, its config says {rank}"
-
-
-def _rank_of(config: Mapping[str, Any], layer: str) -> int:
-    """Return the rank that PEFT gives a layer (peft/utils/other.py, get_pattern_key)."""
-    for key, rank in (config.get("rank_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({key})$", layer):
-            return int(rank)
-    return int(config.get("r", 0))
 
 
 def refuse_adapter(

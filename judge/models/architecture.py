@@ -17,8 +17,6 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 # A config with one of these fields describes other layers than softmax attention over keys and values of every head.
 _OTHER_LAYERS = ("kv_lora_rank", "ssm_cfg", "state_size", "mamba_d_state", "rwkv_version", "attention_chunk_size")
 _NEEDED = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-# Layers are listed one by one. A config with more layers than this is a typing error or malice.
-_MOST = {"num_hidden_layers": 10_000}
 # Other names of the same fields.
 _NAMES = {
     "num_hidden_layers": ("n_layer", "n_layers"),
@@ -90,11 +88,6 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return nested if isinstance(nested, Mapping) else config
 
 
-def model_type(config: Mapping[str, Any]) -> str:
-    """Return the architecture's name."""
-    return str(text_part(config).get("model_type") or config.get("model_type") or "")
-
-
 class Fields:
     """The numbers of a config, by their usual names, with the family's defaults.
 
@@ -104,7 +97,7 @@ class Fields:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.text = text_part(config)
-        self.type = model_type(config)
+        self.type = str(self.text.get("model_type") or config.get("model_type") or "")
         self.known = self.type in FAMILIES
         self.family = FAMILIES.get(self.type, Family())
         self._refuse_other_models(config)
@@ -139,7 +132,8 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             shown = f"'{printable(value, 40)}'" if isinstance(value, str) else printable(value, 40)
             raise JudgeError(f"the config of {self._name}: {name} is {shown}, not a whole number")
-        most = _MOST.get(name, 1 << 40)
+        # layers are listed one by one: a config with more than these is a typing error or malice
+        most = 10_000 if name == "num_hidden_layers" else 1 << 40
         if value > most:
             raise JudgeError(f"the config of {self._name}: {name} is {printable(value, 40)}, more than {most:,}")
         return value

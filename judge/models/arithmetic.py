@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -115,17 +115,14 @@ class ModelShape:
         shared = self.matrices * self.hidden * self.shared_intermediate
         return shared + experts * self.matrices * self.hidden * self.expert_intermediate
 
-    def _router(self, expert_layer: bool) -> int:
-        gate = self.hidden if self.shared_intermediate else 0
-        return self.hidden * self.experts + gate if expert_layer else 0
-
     def _projections(self, experts: int) -> int:
         """Return the weights of all layers' projections, which is what quantisation packs."""
         return sum(self.attention_parameters + self._feed_forward(experts, mixed) for mixed in self.expert_layers)
 
     @property
     def _routers(self) -> int:
-        return sum(self._router(mixed) for mixed in self.expert_layers)
+        gate = self.hidden if self.shared_intermediate else 0
+        return sum(self.expert_layers) * (self.hidden * self.experts + gate)
 
     @property
     def parameters(self) -> int:
@@ -178,10 +175,6 @@ class ModelShape:
     def cache_bytes_per_token(self, bytes_per_value: float) -> float:
         """Return the key-value cache of one token over all layers, in bytes."""
         return 2.0 * self.layers * self.kv_heads * self.head_dim * bytes_per_value
-
-    def quantised(self, bits: int = 4, group_size: int = _GROUP) -> ModelShape:
-        """Return the same model with its projections in so many bits."""
-        return replace(self, bits=bits, group_size=group_size)
 
 
 def _pairs(tokens: Float, window: int) -> Float:

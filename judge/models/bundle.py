@@ -46,19 +46,14 @@ _TOKENIZER = (
     "*.tiktoken",
     "chat_template*",
 )
-# Engines load these types of safetensors files in the dtype that they compute in.
-FLOATS = ("F64", "F32", "F16", "BF16")
+# The float types of safetensors files and torch's names for them; engines load them in the dtype that they compute in.
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter on disk.
-
-    Attributes:
-        path: its folder, absolute.
-        config: its adapter_config.json.
-    """
+    """A LoRA adapter on disk: its folder, absolute, and its adapter_config.json."""
 
     path: Path
     config: dict[str, Any]
@@ -76,16 +71,14 @@ class ModelFolder:
 
     Attributes:
         path: the folder with the model's weights, absolute.
-        config: its config.json.
         shards: the safetensors files with its weights; empty if the weights lie on a server.
         adapter: the adapter, or None.
         judge: what `judge.json` says, or None for a model that judge did not train.
         folder: the folder that was opened: the adapter's where there is one.
         text_config: the part of the config that describes the language model (nested in multimodal ones).
-        model_type: the architecture's name in the config.
         dtype: the dtype that the weights were saved in, as the config says.
         max_positions: the longest sequence that the model was made for, where the config says.
-        quantization: what the config says about quantised weights, or None.
+        quantization: what the config says about quantised weights (empty if it is not an object), or None.
     """
 
     path: Path
@@ -111,7 +104,7 @@ class ModelFolder:
             "model_type": str(text.get("model_type", "")),
             "dtype": str(text.get("dtype") or text.get("torch_dtype") or self.config.get("dtype") or "float32"),
             "max_positions": next((value for value in positions if isinstance(value, int)), None),
-            "quantization": next((value for value in quantizations if isinstance(value, dict)), None),
+            "quantization": next((value if isinstance(value, dict) else {} for value in quantizations if value), None),
         }
         for name, value in facts.items():
             object.__setattr__(self, name, value)
@@ -130,11 +123,7 @@ class ModelFolder:
     @property
     def quantization_method(self) -> str | None:
         """The method that quantised the weights, `unknown` if the config does not name it, or None."""
-        for config in (self.config, self.text_config):
-            found = config.get("quantization_config") or config.get("compression_config")
-            if found:
-                return str(found.get("quant_method", "unknown")) if isinstance(found, dict) else "unknown"
-        return None
+        return None if self.quantization is None else str(self.quantization.get("quant_method", "unknown"))
 
     @property
     def heads(self) -> int:
@@ -277,14 +266,13 @@ def open_model(folder: str | Path, base: str | Path | None = None, weights_neede
     if base is not None:
         raise JudgeError(f"{path}: is a whole model, so --base has no effect")
     config = read_config(path / "config.json")
-    shards = sorted(path.glob("*.safetensors"))
-    if not weights_needed:
-        return ModelFolder(path.resolve(), config, _shards_if_whole(path, shards), judge=judge)
-    if not shards:
-        pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
-        reason = "only pickle files, which judge does not load" if pickles else "no weights"
-        raise JudgeError(f"{path}: {reason}; expected *.safetensors")
-    return ModelFolder(path.resolve(), config, _check_shards(path, shards), judge=judge)
+    try:
+        shards = _check_shards(path, sorted(path.glob("*.safetensors")))
+    except JudgeError:
+        if weights_needed:
+            raise
+        shards = ()
+    return ModelFolder(path.resolve(), config, shards, judge=judge)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -297,15 +285,14 @@ def _open_adapter(path: Path, weights_needed: bool = True) -> Adapter:
     if config.get("peft_type") != "LORA":
         raise JudgeError(f"{path}: holds a {printable(config.get('peft_type'))} adapter; judge reads LoRA adapters")
     weights = path / ADAPTER_WEIGHTS
-    if not weights_needed and (not weights.exists() or _is_pointer(weights)):
-        return Adapter(path.resolve(), config)
-    if not weights.exists():
-        raise JudgeError(f"{path}: no {ADAPTER_WEIGHTS}; the adapter's weights are missing")
-    _check_shards(path, [weights])
-    if adapter_is_untrained(path):
-        raise JudgeError(
-            f"{path}: all B matrices of the adapter are zero: it was never trained and would change nothing"
-        )
+    if weights_needed or (weights.exists() and not _is_pointer(weights)):
+        if not weights.exists():
+            raise JudgeError(f"{path}: no {ADAPTER_WEIGHTS}; the adapter's weights are missing")
+        _check_shards(path, [weights])
+        if adapter_is_untrained(path):
+            raise JudgeError(
+                f"{path}: all B matrices of the adapter are zero: it was never trained and would change nothing"
+            )
     return Adapter(path.resolve(), config)
 
 
@@ -361,16 +348,12 @@ def _is_pointer(path: Path) -> bool:
         return file.read(len(_LFS_POINTER)) == _LFS_POINTER
 
 
-def _shards_if_whole(path: Path, shards: list[Path]) -> tuple[Path, ...]:
-    """Return what `_check_shards` does, or an empty tuple if files are missing or pointers."""
-    try:
-        return _check_shards(path, shards)
-    except JudgeError:
-        return ()
-
-
 def _check_shards(path: Path, shards: list[Path]) -> tuple[Path, ...]:
     """Return the files that the index names; without an index, all files but `consolidated*` copies."""
+    if not shards:
+        pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
+        reason = "only pickle files, which judge does not load" if pickles else "no weights"
+        raise JudgeError(f"{path}: {reason}; expected *.safetensors")
     for shard in shards:
         if _is_pointer(shard):
             raise JudgeError(f"{shard}: is a Git LFS pointer, not weights; run: git lfs pull")

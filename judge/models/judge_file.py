@@ -37,9 +37,7 @@ class JudgeFile(BaseModel):
     """The content of `judge.json`.
 
     Attributes:
-        format: version of this layout.
         template: the whole prompt template, so that the bundle needs no other file.
-        template_digest: `judge.prompting.template.Template.digest` of it.
         verdict_ids: token ids of A, B and tie after the cue.
         max_tokens, truncation, shares: the budget that prompts were built with.
         prompt_fingerprint: `judge.prompting.builder.PromptBuilder.fingerprint` at training.
@@ -91,15 +89,9 @@ class JudgeFile(BaseModel):
 
 def write_judge_file(folder: Path, content: JudgeFile) -> None:
     """Write `judge.json` into a folder that is not yet under its final name."""
-    (folder / FILE).write_text(judge_file_text(content), encoding="utf-8")
-
-
-def judge_file_text(content: JudgeFile) -> str:
-    """Return `judge.json` as text; without a calibration, it has no such key."""
-    values = content.model_dump(mode="json")
-    if content.calibration is None:
-        del values["calibration"]
-    return json.dumps(values, indent=1) + "\n"
+    text = json.dumps(content.model_dump(mode="json"))
+    text = with_calibration(text, content.calibration)  # without one, it has no such key
+    (folder / FILE).write_text(text, encoding="utf-8")
 
 
 def with_calibration(text: str, calibration: Calibration | None) -> str:

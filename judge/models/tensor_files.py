@@ -20,8 +20,6 @@ from judge.models.bundle import tensor_types
 _NAMES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2"}
 _NAMES |= {"I8": "i1", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "BOOL": "?"}
 TYPES = {name: np.dtype(kind) for name, kind in _NAMES.items()}
-# The float formats that models are stored in: header name to torch's.
-FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,8 @@ class TrainedRows:
         return Flag.TRAINED_PROMPT if _holds(self.groups, group_key(row)) else Flag(0)
 
 
-def joined(parts: Sequence[TrainedRows]) -> TrainedRows | None:
-    """Return several lists as one, or None if there is no list."""
-    if not parts:
-        return None
+def joined(parts: Sequence[TrainedRows]) -> TrainedRows:
+    """Return one or more lists as one."""
     rows, groups = [part.rows for part in parts], [part.groups for part in parts]
     return TrainedRows(np.unique(np.concatenate(rows)), np.unique(np.concatenate(groups)))
 
@@ -47,32 +45,33 @@ def _holds(keys: NDArray[np.uint64], key: int) -> bool:
     return place < len(keys) and int(keys[place]) == key
 
 
-def write_trained_rows(folder: Path, rows: Sequence[NDArray[np.uint64]], groups: Sequence[NDArray[np.uint64]]) -> None:
-    """Write the keys of training rows, and of their prompts; each may come in several parts."""
-    all_rows, all_groups = np.unique(np.concatenate(rows)), np.unique(np.concatenate(groups))
-    records = np.zeros(len(all_rows) + len(all_groups), dtype=_KEY)
-    records["key"] = np.concatenate([all_rows, all_groups])
-    records["is_group"][len(all_rows) :] = True
+def write_trained_rows(folder: Path, trained: TrainedRows) -> None:
+    """Write the keys of training rows, and of their prompts."""
+    records = np.zeros(len(trained.rows) + len(trained.groups), dtype=_KEY)
+    records["key"] = np.concatenate([trained.rows, trained.groups])
+    records["is_group"][len(trained.rows) :] = True
     np.save(folder / FILE, records, allow_pickle=False)
 
 
-def trained_rows_of(model: ModelFolder) -> list[TrainedRows]:
-    """Return the rows that trained a model: those of an adapter, and those of its base if that is a judge.
+def trained_rows_of(*models: ModelFolder) -> TrainedRows | None:
+    """Return the rows that trained any of the models, adapters and their bases; None if no file lists any.
 
     Raises:
         JudgeError: a file is damaged, missing, or another one than `judge.json` names.
     """
-    folders = [model.adapter.path, model.path] if model.adapter else [model.path]
-    found = [read_trained_rows(folder) for folder in folders]
-    for folder, rows in zip(folders, found, strict=True):
-        judge = model.judge if folder == folders[0] else read_judge_file(folder)
-        expected = judge.training.get("trained_rows_sha256") if judge else None
-        if expected and (rows is None or file_digest(folder / FILE) != expected):
-            raise JudgeError(
-                f"{folder / FILE}: is missing or not the file that this judge was written with; without it, nobody "
-                "could tell which rows it was trained on"
-            )
-    return [rows for rows in found if rows is not None]
+    found = []
+    for model in models:
+        for folder in [model.adapter.path, model.path] if model.adapter else [model.path]:
+            rows = read_trained_rows(folder)
+            judge = model.judge if folder == model.folder else read_judge_file(folder)
+            expected = judge.training.get("trained_rows_sha256") if judge else None
+            if expected and (rows is None or file_digest(folder / FILE) != expected):
+                raise JudgeError(
+                    f"{folder / FILE}: is missing or not the file that this judge was written with; without it, nobody "
+                    "could tell which rows it was trained on"
+                )
+            found += [rows] if rows is not None else []
+    return joined(found) if found else None
 
 
 def read_trained_rows(folder: Path) -> TrainedRows | None:

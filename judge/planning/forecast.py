@@ -175,8 +175,9 @@ def _orders(case: Case) -> Changes:
 def _weights(case: Case, works: bool) -> Changes:
     if case.shape.bits >= 16 and not (case.machine.card.is_cpu and works):
         config = {**case.config, "quantization_config": _AWQ}
-        packed = replace(case, shape=case.shape.quantised(), config=config, measured=None)
-        yield "quantise the weights to 4 bits (judge quantize)", packed
+        packed = replace(case.shape, bits=4, group_size=128)
+        changed = replace(case, shape=packed, config=config, measured=None)
+        yield "quantise the weights to 4 bits (judge quantize)", changed
 
 
 def _settings(case: Case, works: bool) -> Changes:

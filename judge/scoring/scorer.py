@@ -23,7 +23,7 @@ from judge.engine.pool import CLOSING_SECONDS, WORKER_COMMAND
 from judge.engine.protocol import WITHOUT_MASS
 from judge.models.bundle import ModelFolder
 from judge.models.prompting import choose_budget, choose_template, differs_from_training
-from judge.models.trained_rows import joined, trained_rows_of
+from judge.models.trained_rows import trained_rows_of
 from judge.predictions.predictions import GivenUp, Predictions, training_rates
 from judge.prompting.builder import PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
@@ -67,7 +67,7 @@ class Scorer:
         self.warning = differs_from_training(model, settings, self.builder) if model.judge else None
         self.share, self.calibration = swap_share(settings.swap), choose_calibration(model, settings)
         self.calibration_warning = differs_from_calibrating(self.calibration, settings, self.builder)
-        self.trained_rows = joined(trained_rows_of(model))
+        self.trained_rows = trained_rows_of(model)
         self.weights = how_weights_are_read(model, settings)
         self.pool = make_pool(self.weights, settings, self.builder, log_folder, worker_command)
         # about half a minute on a CPU, a minute or two on a small GPU

@@ -37,14 +37,12 @@ def announce(run: TrainingRun, going_on: bool, checkpoint: Path | None, progress
         progress.note(f"a new run that continues from {settings.continue_from}")
     else:
         progress.note("a new run")
-    for line in run.notes:
-        progress.note(line)
     lengths = run.train_rows.lengths[run.split.train]
-    progress.note(
+    prompt = (
         f"prompt: template {run.builder.template.name}, {lengths.mean():,.0f} tokens on average, 95 % under "
-        f"{np.percentile(lengths, 95):,.0f}, longest {lengths.max():,}; budget {run.budget.max_tokens:,}"
+        f"{np.percentile(lengths, 95):,.0f}, longest {lengths.max():,}; budget {run.builder.budget.max_tokens:,}"
     )
-    for line in samples(run):
+    for line in [*run.notes, prompt, *samples(run)]:
         progress.note(line)
 
 
@@ -99,11 +97,7 @@ def announce_cost(run: TrainingRun, trainer: VerdictTrainer, progress: Progress)
 
 
 def estimate_memory(run: TrainingRun, trainable: int) -> tuple[int, int, int]:
-    """Return roughly the bytes on each device of weights, what training adds to them, and activations.
-
-    Args:
-        trainable: parameters that are trained.
-    """
+    """Return roughly the bytes on each device of weights, what training adds to them, and activations."""
     settings, base, longest = run.settings, run.base, int(run.train_rows.lengths[run.split.train].max())
     size = 4 if run.machine.dtype == "float32" else 2
     text = base.text_config

@@ -41,27 +41,20 @@ def token_dataset(
     import datasets
 
     orders = (False, True) if both_orders else (False,)
-    count = len(chosen) * len(orders)
+    repeated, swapped = np.repeat(np.arange(len(chosen)), len(orders)), np.tile(orders, len(chosen))
     if training:
         mixed, offset = targets(rows, chosen, settings)
         weight = row_weights(rows, chosen, settings)
     else:
         mixed = np.eye(3, dtype=np.float32)[rows.records["label"][chosen]]
         offset, weight = np.zeros(len(chosen), np.float32), np.ones(len(chosen), np.float32)
-    target = np.empty((count, 3), np.float32)
-    ids: list[NDArray[np.int32]] = [np.empty(0, np.int32)] * count
-    labels = np.empty(count, np.int64)
-    for i, swapped in enumerate(orders):
-        place = slice(i, None, len(orders))
-        ids[place] = rows.tokens(chosen, swapped)
-        target[place] = mixed[:, _EXCHANGED] if swapped else mixed
-        hard = rows.strata[chosen]
-        labels[place] = _EXCHANGED[hard] if swapped else hard
-    verdicts = np.array(verdict_ids, dtype=np.int32)[labels]
-    repeated = [np.repeat(column, len(orders)) for column in (chosen, offset, weight)]
-    return datasets.Dataset(
-        _arrow_table(ids, verdicts, {"row": repeated[0], "offset": repeated[1], "weight": repeated[2]}, target)
-    )
+    target = np.where(swapped[:, np.newaxis], mixed[:, _EXCHANGED][repeated], mixed[repeated])
+    hard = rows.strata[chosen][repeated]
+    verdicts = np.array(verdict_ids, dtype=np.int32)[np.where(swapped, _EXCHANGED[hard], hard)]
+    in_orders = zip(*(rows.tokens(chosen, order) for order in orders), strict=True)
+    ids = [tokens for prompts in in_orders for tokens in prompts]
+    columns: dict[str, NDArray[Any]] = {"row": chosen[repeated], "offset": offset[repeated], "weight": weight[repeated]}
+    return datasets.Dataset(_arrow_table(ids, verdicts, columns, target))
 
 
 def _arrow_table(
@@ -95,28 +88,25 @@ def _arrow_table(
     )
 
 
-class VerdictCollator:
-    """Pads prompts on the left, so that the verdict of every row is at the last position."""
+def collate(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Pad prompts on the left, so that the verdict of every row is at the last position.
 
-    def __init__(self, pad_id: int) -> None:
-        self.pad_id = pad_id
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return a batch: `input_ids`, `attention_mask`, `labels` (rows, length), and the rows' other columns."""
-        length = max(len(row["input_ids"]) for row in rows)
-        ids = torch.full((len(rows), length), self.pad_id, dtype=torch.long)
-        labels = torch.full((len(rows), length), IGNORED, dtype=torch.long)
-        mask = torch.zeros((len(rows), length), dtype=torch.long)
-        for i, row in enumerate(rows):
-            start = length - len(row["input_ids"])
-            ids[i, start:] = torch.as_tensor(row["input_ids"])
-            labels[i, start:] = torch.as_tensor(row["labels"])
-            mask[i, start:] = 1
-        batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
-        for name, kind in (("row", torch.long), ("weight", torch.float), ("offset", torch.float)):
-            batch[name] = torch.tensor([row[name] for row in rows], dtype=kind)
-        batch["target"] = torch.tensor([list(row["target"]) for row in rows], dtype=torch.float)
-        return batch
+    Returns:
+        `input_ids`, `attention_mask` and `labels` (rows, length), and the rows' other columns.
+    """
+    length = max(len(row["input_ids"]) for row in rows)
+    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
+    labels = torch.full((len(rows), length), IGNORED, dtype=torch.long)
+    mask = torch.zeros((len(rows), length), dtype=torch.long)
+    for i, row in enumerate(rows):
+        start = length - len(row["input_ids"])
+        ids[i, start:] = torch.as_tensor(row["input_ids"])
+        labels[i, start:] = torch.as_tensor(row["labels"])
+        mask[i, start:] = 1
+    batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    for name, kind in (("row", torch.long), ("weight", torch.float), ("offset", torch.float), ("target", torch.float)):
+        batch[name] = torch.tensor([row[name] for row in rows], dtype=kind)
+    return batch
 
 
 class RowSampler(Sampler[int]):  # type: ignore[misc]  # not analysed

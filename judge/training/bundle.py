@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import JudgeError
-from judge.models.bundle import ADAPTER_CONFIG, ModelFolder, adapter_is_untrained, copy_tokenizer, file_digest
+from judge.models.bundle import ADAPTER_CONFIG, adapter_is_untrained, copy_tokenizer, file_digest
 from judge.models.judge_file import Base, JudgeFile, write_judge_file
 from judge.models.trained_rows import FILE as TRAINED_ROWS
-from judge.models.trained_rows import write_trained_rows
+from judge.models.trained_rows import TrainedRows, joined, write_trained_rows
 from judge.prompting.template import template_data
 from judge.prompting.verdict import NAMES, probabilities, verdict_mass
 from judge.tables.comparison import Flag
@@ -60,12 +60,11 @@ def write_bundle(
         )
     copy_tokenizer(run.base.path, ready)
     rows = run.train_rows.records[run.split.train]
-    keys, groups = [rows["row_key"]], [rows["group"]]
-    for earlier in run.trained_before:  # what trained the judge that this run goes on from trained this one too
-        keys.append(earlier.rows)
-        groups.append(earlier.groups)
-    write_trained_rows(ready, keys, groups)
-    _write_held_out(ready / HELD_OUT, run, logprobs)
+    # what trained the judge that this run goes on from trained this one too
+    earlier = [run.trained_before] if run.trained_before else []
+    trained = joined([TrainedRows(rows["row_key"], rows["group"]), *earlier])
+    write_trained_rows(ready, trained)
+    _write_held_out(ready / HELD_OUT, run, trained, logprobs)
     shutil.copyfile(folder / METRICS, ready / METRICS)
     write_judge_file(ready, judge_file(run, trainer, figures, ready))
     ready.rename(output)
@@ -88,22 +87,24 @@ def _save_weights(model: Any, folder: Path) -> None:
 
 def judge_file(run: TrainingRun, trainer: VerdictTrainer, figures: dict[str, Figures], folder: Path) -> JudgeFile:
     """Return the content of `judge.json` for a finished run whose other files are in `folder`."""
+    # the commit of the model hub, where the folder's path names it: …/snapshots/COMMIT
+    revision = run.base.path.name if run.base.path.parent.name == "snapshots" else None
     finite = {name: {k: v for k, v in values.items() if np.isfinite(v)} for name, values in figures.items()}
     return JudgeFile(
         template=template_data(run.builder.template),
         template_digest=run.builder.template.digest,
         verdict_ids=run.builder.verdict_ids,
-        max_tokens=run.budget.max_tokens,
-        truncation=run.budget.policy,
-        shares=run.budget.shares,
+        max_tokens=run.builder.budget.max_tokens,
+        truncation=run.builder.budget.policy,
+        shares=run.builder.budget.shares,
         prompt_fingerprint=run.builder.fingerprint(),
         method=run.settings.method,
-        base=Base(path=str(run.base.path), digest=run.base.base_digest, revision=revision(run.base)),
+        base=Base(path=str(run.base.path), digest=run.base.base_digest, revision=revision),
         training={
             "settings": run.settings.model_dump(mode="json"),
             "data": [
                 {"file": Path(path).name, "digest": digest}
-                for path, digest in zip(run.settings.data, run.data_digests, strict=True)
+                for path, digest in zip(run.settings.data, run.train_rows.digests, strict=True)
             ],
             "continued_from": run.settings.continue_from,
             "trained_rows_sha256": file_digest(folder / TRAINED_ROWS),
@@ -120,12 +121,7 @@ def judge_file(run: TrainingRun, trainer: VerdictTrainer, figures: dict[str, Fig
     )
 
 
-def revision(base: ModelFolder) -> str | None:
-    """Return the commit of the model hub that a folder's path names (`…/snapshots/COMMIT`), or None."""
-    return base.path.name if base.path.parent.name == "snapshots" else None
-
-
-def _write_held_out(path: Path, run: TrainingRun, logprobs: NDArray[np.float64]) -> None:
+def _write_held_out(path: Path, run: TrainingRun, trained: TrainedRows, logprobs: NDArray[np.float64]) -> None:
     """Write the held-out rows' predictions in the columns of `judge score`, for out-of-fold use."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -136,8 +132,6 @@ def _write_held_out(path: Path, run: TrainingRun, logprobs: NDArray[np.float64])
     columns |= {f"logprob_{name}": pa.array(logprobs[:, i]) for i, name in enumerate(NAMES)}
     columns["verdict_mass"] = pa.array(verdict_mass(logprobs))
     columns["prompt_tokens"] = pa.array(run.eval_rows.lengths[run.split.held_out])
-    trained = run.train_rows.records["group"][run.split.train]
-    known = np.concatenate([trained, *(earlier.groups for earlier in run.trained_before)])
-    same_prompt = np.isin(run.eval_rows.records["group"][run.split.held_out], known)
+    same_prompt = np.isin(run.eval_rows.records["group"][run.split.held_out], trained.groups)
     columns["flags"] = pa.array([Flag.TRAINED_PROMPT.names() if same else "" for same in same_prompt], pa.string())
     pq.write_table(pa.table(columns), path)

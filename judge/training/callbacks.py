@@ -36,18 +36,14 @@ class Schedule(TrainerCallback):  # type: ignore[misc]  # transformers is not an
 
     def __init__(self, evaluations: int) -> None:
         self.evaluations = evaluations
-        self._evaluate: set[int] = set()
-        self._save: set[int] = set()
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Choose the steps."""
-        self._evaluate = chosen_steps(state.max_steps, self.evaluations)
-        self._save = chosen_steps(state.max_steps, self.evaluations * CHECKPOINTS_PER_EVALUATION) | self._evaluate
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask for what this step is chosen for."""
-        control.should_evaluate = control.should_evaluate or state.global_step in self._evaluate
-        control.should_save = control.should_save or state.global_step in self._save
+        step, steps, count = state.global_step, state.max_steps, self.evaluations
+        if step in chosen_steps(steps, count):
+            control.should_evaluate = control.should_save = True
+        if step in chosen_steps(steps, count * CHECKPOINTS_PER_EVALUATION):
+            control.should_save = True
 
 
 class WholeCheckpoints(TrainerCallback):  # type: ignore[misc]
@@ -101,8 +97,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Drop the lines that a resumed run will write again."""
         if state.is_world_process_zero and self.path.exists():
-            lines = read_metrics(self.path)
-            kept = [line for line in lines if line["step"] <= state.global_step]
+            kept = [line for line in read_metrics(self.path) if line["step"] <= state.global_step]
             self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -112,48 +107,26 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
             text = f"step {state.global_step:,} of {state.max_steps:,}{loss}"
             self.progress.step("training", state.global_step, state.max_steps, text)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any], **_: Any) -> None:
         """Write a line."""
-        if not state.is_world_process_zero or not logs:
+        if not state.is_world_process_zero:
             return
         self._loss = logs.get("loss", self._loss)
         line = {"step": state.global_step, "time": round(self.clock(), 1), **logs}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def on_prediction_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        eval_dataloader: Any = None,
-        **_: Any,
-    ) -> None:
+    def on_prediction_step(self, args: Any, state: TrainerState, control: Any, eval_dataloader: Any, **_: Any) -> None:
         """Tell the progress of an evaluation."""
         self._batches += 1
         if state.is_world_process_zero:
-            total = len(eval_dataloader) if eval_dataloader is not None else None
-            text = f"{self._batches:,} batches" if total is None else f"batch {self._batches:,} of {total:,}"
-            self.progress.step("evaluating", self._batches, total, text)
+            total = len(eval_dataloader)
+            self.progress.step("evaluating", self._batches, total, f"batch {self._batches:,} of {total:,}")
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: dict[str, Any], **_: Any) -> None:
         """Tell the held-out figures."""
         self._batches = 0
-        if not state.is_world_process_zero or not metrics or "eval_log_loss" not in metrics:
+        if not state.is_world_process_zero or "eval_log_loss" not in metrics:
             return
         figures = {name: metrics[f"eval_{name}"] for name in FIGURES}
         if state.global_step == 0:
@@ -189,29 +162,17 @@ class WeightsMove(TrainerCallback):  # type: ignore[misc]
         self._steps = 0
         self._rate = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, model: Any, **_: Any) -> None:
         """Keep a sum over each trained tensor."""
         self._before = _sums(model)
         if not self._before:
             raise JudgeError("no weight of the model is trainable: nothing can be learnt")
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, optimizer: Any, **_: Any) -> None:
         """Keep the learning rate of the step that begins."""
         self._rate = max(group["lr"] for group in optimizer.param_groups)
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        optimizer: Any = None,
-        **_: Any,
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, model: Any, optimizer: Any, **_: Any) -> None:
         """Compare once, after `MOVED_AFTER` steps that should have changed something."""
         if self._before is None:
             return
@@ -241,14 +202,7 @@ class EpochOrder(TrainerCallback):  # type: ignore[misc]
         self.set_epoch, self.rows_seen, self.rows = set_epoch, rows_seen, rows
         self._began: tuple[int, int] | None = None
 
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        train_dataloader: Any = None,
-        **_: Any,
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, train_dataloader: Any, **_: Any) -> None:
         """Tell the sampler the epoch."""
         steps = max(math.ceil(len(train_dataloader) / args.gradient_accumulation_steps), 1)
         self.set_epoch(state.global_step // steps)

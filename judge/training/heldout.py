@@ -20,15 +20,8 @@ def heldout_figures(logprobs: NDArray[np.floating], labels: NDArray[np.integer])
         labels: 0, 1 or 2, shape (rows,).
     """
     p = probabilities(logprobs)
-    mean = p.mean(axis=0)
-    return {
-        "log_loss": log_loss(p, labels),
-        "accuracy": accuracy(p, labels),
-        "verdict_mass": float(verdict_mass(logprobs).mean()),
-        "p_a": float(mean[0]),
-        "p_b": float(mean[1]),
-        "p_tie": float(mean[2]),
-    }
+    figures = log_loss(p, labels), accuracy(p, labels), float(verdict_mass(logprobs).mean()), *p.mean(axis=0).tolist()
+    return dict(zip(FIGURES, figures, strict=True))
 
 
 def prior_figures(labels: NDArray[np.integer], train_labels: NDArray[np.integer]) -> dict[str, Figures]:

@@ -21,14 +21,9 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class TrainingMachine:
-    """Where a run trains.
+    """Where a run trains: this process's place among those that train together (`accelerate launch`), and its card.
 
-    Attributes:
-        device: `cpu` or `cuda`.
-        dtype: arithmetic of the forward pass; adapters and the optimizer keep float32 in any case.
-        processes: devices that train together (`accelerate launch`).
-        index: this process among them.
-        local_index: this process's card.
+    `dtype` is the arithmetic of the forward pass; adapters and the optimizer keep float32 in any case.
     """
 
     device: Literal["cpu", "cuda"]
@@ -52,19 +47,17 @@ def require_libraries(settings: TrainSettings) -> None:
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise JudgeError(f"training needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}")
-    for name in settings.report_to:
-        _require_reporter(name)
-
-
-def _require_reporter(name: str) -> None:
+    if not settings.report_to:
+        return
     from transformers.integrations import get_available_reporting_integrations
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-    if name not in INTEGRATION_TO_CALLBACK:
-        hint = suggestion(name, INTEGRATION_TO_CALLBACK)
-        raise JudgeError(f"report_to={printable(name)}: unknown{hint}; known: {', '.join(INTEGRATION_TO_CALLBACK)}")
-    if name not in get_available_reporting_integrations():
-        raise JudgeError(f"report_to={name}: the package is not installed: pip install {name}")
+    for name in settings.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            hint, known = suggestion(name, INTEGRATION_TO_CALLBACK), ", ".join(INTEGRATION_TO_CALLBACK)
+            raise JudgeError(f"report_to={printable(name)}: unknown{hint}; known: {known}")
+        if name not in get_available_reporting_integrations():
+            raise JudgeError(f"report_to={name}: the package is not installed: pip install {name}")
 
 
 def choose_machine(settings: TrainSettings) -> TrainingMachine:
@@ -130,15 +123,13 @@ def open_base(settings: TrainSettings) -> tuple[ModelFolder, ModelFolder | None]
         raise JudgeError(f"freeze_layers={settings.freeze_layers}: the model has {layers} layers; leave some to train")
     if settings.continue_from is None:
         return base, None
-    if settings.method == "full":
-        bundle = open_model(settings.continue_from)
-        if bundle.adapter is not None:
-            raise JudgeError(f"{settings.continue_from}: is an adapter; method=full goes on from a whole model")
-        return base, bundle
-    bundle = open_model(settings.continue_from, base=base.path)
-    if bundle.adapter is None:
+    full = settings.method == "full"
+    bundle = open_model(settings.continue_from, base=None if full else base.path)
+    if full and bundle.adapter is not None:
+        raise JudgeError(f"{settings.continue_from}: is an adapter; method=full goes on from a whole model")
+    if not full and bundle.adapter is None:
         raise JudgeError(f"{settings.continue_from}: holds no adapter; give it as model to train a new one on it")
-    bundle.digest()  # refuses another base
+    bundle.digest()  # refuses another base than the adapter's
     return base, bundle
 
 
@@ -152,13 +143,27 @@ def load_model(settings: TrainSettings, base: ModelFolder, bundle: ModelFolder |
         JudgeError: no layer has a name in `target_modules`.
     """
     import torch
-    from transformers import set_seed
+    from transformers import BitsAndBytesConfig, set_seed
 
     set_seed(settings.seed)  # the first values of a new adapter
-    stored = torch.float32 if settings.method == "full" else getattr(torch, machine.dtype)
-    folder = bundle if bundle is not None and settings.method == "full" else base
-    model = _load_weights(settings, folder, stored, machine)
-    if settings.method == "full":
+    full = settings.method == "full"
+    stored = torch.float32 if full else getattr(torch, machine.dtype)
+    options: dict[str, Any] = {}
+    if settings.method == "qlora":
+        options = {
+            # NF4 with quantised constants, as in the QLoRA paper (Dettmers et al. 2023)
+            "quantization_config": BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=stored,
+            ),
+            "device_map": {"": machine.local_index if machine.device == "cuda" else "cpu"},
+        }
+    folder = bundle if bundle is not None and full else base
+    model = load_weights(folder.path, dtype=stored, trust_remote_code=settings.trust_remote_code, **options)
+    model.config.use_cache = False
+    if full:
         return model
     from peft import PeftModel, get_peft_model
 
@@ -174,29 +179,6 @@ def load_model(settings: TrainSettings, base: ModelFolder, bundle: ModelFolder |
             f"target_modules={settings.target_modules}: no layer of the model has such a name; "
             f"it has {', '.join(_linear_names(model))}"
         ) from None
-
-
-def _load_weights(
-    settings: TrainSettings, folder: ModelFolder, stored: torch.dtype, machine: TrainingMachine
-) -> PreTrainedModel:
-    from transformers import BitsAndBytesConfig
-
-    extra: dict[str, Any] = {}
-    if settings.method == "qlora":
-        extra = {
-            # NF4 with quantised constants, as in the QLoRA paper (Dettmers et al. 2023)
-            "quantization_config": BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=stored,
-            ),
-            "device_map": {"": machine.local_index if machine.device == "cuda" else "cpu"},
-        }
-    trust = settings.trust_remote_code
-    model = load_weights(folder.path, dtype=stored, trust_remote_code=trust, **extra)
-    model.config.use_cache = False
-    return model
 
 
 def adapter_config(settings: TrainSettings, model: PreTrainedModel) -> Any:

@@ -63,6 +63,7 @@ class TrainingRows:
         records: one record for each row (see `_ROW`), table after table.
         ids: the rows' ids as text; with several tables, the table's name stands before each.
         sources: names of the sources, by the number in the records.
+        digests: hashes of the tables.
         prompts: each row's first prompt, normalised, to compare prompts with.
     """
 
@@ -71,6 +72,7 @@ class TrainingRows:
     ids: list[str]
     sources: list[str]
     prompts: list[str]
+    digests: list[str]
 
     @property
     def lengths(self) -> NDArray[np.int32]:
@@ -112,12 +114,13 @@ def read_rows(
     """Read labelled tables strictly and write their prompts' token ids below `folder`.
 
     Raises:
-        JudgeError: a table cannot be read, or a row has no clear label (see `judge.tables.table.Table`).
+        JudgeError: a table cannot be read, or a row has no clear label.
     """
     prepared: list[Prepared] = []
     records: list[NDArray[np.void]] = []
     ids: list[str] = []
     prompts: list[str] = []
+    digests: list[str] = []
     sources: dict[str, int] = {}
     for number, path in enumerate(paths):
         table = _Collecting.open(path, settings.cells, labels="required")
@@ -132,7 +135,8 @@ def read_rows(
         before = f"{table.name}:" if len(paths) > 1 else ""
         ids += [f"{before}{printable(i, 80)}" for i in prepared[-1].ids().to_pylist()]
         prompts += table.prompts
-    return TrainingRows(tuple(prepared), np.concatenate(records), ids, list(sources), prompts)
+        digests.append(table.digest())
+    return TrainingRows(tuple(prepared), np.concatenate(records), ids, list(sources), prompts, digests)
 
 
 @dataclass(frozen=True)

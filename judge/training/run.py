@@ -10,8 +10,8 @@ import numpy as np
 
 from judge.errors import JudgeError, counted, printable
 from judge.models.bundle import ModelFolder
-from judge.models.trained_rows import TrainedRows, joined, trained_rows_of
-from judge.prompting.builder import Budget, PromptBuilder
+from judge.models.trained_rows import TrainedRows, trained_rows_of
+from judge.prompting.builder import PromptBuilder
 from judge.runs.folder import Manifest
 from judge.runs.progress import Progress
 from judge.stats.metrics import label_rates, rates_text
@@ -22,20 +22,14 @@ from judge.training.rows import Split, TrainingRows, check_rows, read_rows, spli
 from judge.training.settings import TrainSettings
 from judge.version import __version__
 
-# Whether a run needs the token ids of both orders, by the setting `swap`.
-BOTH_ORDERS = {"off": False, "random": True, "both": True}
-
 
 @dataclass(frozen=True)
 class TrainingRun:
     """Everything that is known before a weight is loaded.
 
     Attributes:
-        base: the model to train.
         bundle: the bundle to go on from, or None.
-        train_rows: the rows of the training tables.
         eval_rows: the rows that `split.held_out` counts in: those of `eval_data`, else the same as `train_rows`.
-        data_digests: hashes of the training tables, in their order.
         trained_before: what trained the base model and the bundle to go on from.
         notes: lines about the data and its split.
     """
@@ -48,14 +42,8 @@ class TrainingRun:
     train_rows: TrainingRows
     eval_rows: TrainingRows
     split: Split
-    data_digests: tuple[str, ...]
-    trained_before: tuple[TrainedRows, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def budget(self) -> Budget:
-        """The budget of every prompt."""
-        return self.builder.budget
+    trained_before: TrainedRows | None
+    notes: list[str]
 
     @property
     def group(self) -> int:
@@ -98,16 +86,12 @@ def run_manifest(
     values = settings.model_dump(mode="json", exclude={"report_to", "model", "data", "eval_data", "template"})
     return {
         "version": __version__,
-        "table": [_table_digest(path, settings) for path in paths],
+        "table": [Table.open(path, settings.cells, labels="required").digest() for path in paths],
         "model": [base.digest(), *([bundle.digest()] if bundle is not None else [])],
         "template": builder.template.digest,
         "prompt": builder.fingerprint(),
         "settings": {**values, "dtype": machine.dtype, "devices": machine.processes},
     }
-
-
-def _table_digest(path: str, settings: TrainSettings) -> str:
-    return Table.open(path, settings.cells, labels="required").digest()
 
 
 def make_run(
@@ -122,19 +106,17 @@ def make_run(
     """Read and check the data.
 
     Raises:
-        JudgeError: see `judge.training.rows`.
+        JudgeError: a table cannot be read, split or trained on.
     """
-    both = BOTH_ORDERS[settings.swap]
-    rows = read_rows(settings.data, settings, builder, folder / "data", both, progress)
+    rows = read_rows(settings.data, settings, builder, folder / "data", settings.swap != "off", progress)
     if settings.eval_data is None:
         eval_rows, split = rows, split_rows(rows, settings)
     else:
         eval_rows = read_rows([settings.eval_data], settings, builder, folder / "eval", False, progress)
         split = Split(np.arange(len(rows.records)), np.arange(len(eval_rows.records)))
-    before = tuple(trained_rows_of(base) + (trained_rows_of(bundle) if bundle is not None else []))
-    notes, split = describe_split(rows, eval_rows, split, joined(before))
-    digests = tuple(_table_digest(path, settings) for path in settings.data)
-    run = TrainingRun(settings, base, bundle, builder, machine, rows, eval_rows, split, digests, before, tuple(notes))
+    before = trained_rows_of(base, *([bundle] if bundle else []))
+    notes, split = describe_split(rows, eval_rows, split, before)
+    run = TrainingRun(settings, base, bundle, builder, machine, rows, eval_rows, split, before, notes)
     check_rows(rows, split.train, settings, run.rows_per_step)
     return run
 
@@ -215,7 +197,6 @@ def _overlap(rows: TrainingRows, eval_rows: TrainingRows, split: Split) -> list[
         lines.append(f"warning: {counted(int(exact.sum()), 'held-out row')} share a prompt with a training row")
     left = sorted({rows.prompts[i] for i in split.train.tolist()})
     right = sorted({eval_rows.prompts[i] for i in split.held_out[~exact].tolist()})
-    pairs = near_duplicates(left, right)
-    near = {number for _, number, _ in pairs}
+    near = {number for _, number, _ in near_duplicates(left, right)}
     lines.append(f"held-out prompts that nearly equal a training prompt: {len(near)} of {len(right)}")
     return lines

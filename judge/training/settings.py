@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,21 +160,16 @@ def parse_train_settings(
 
 def unused_settings(settings: TrainSettings) -> dict[str, str]:
     """Return what is set and would have no effect, with the reason: a setting that nobody reads is a mistake."""
-    given = settings.model_fields_set
     full = settings.method == "full"
-    names = ("lora_rank", "lora_alpha", "lora_dropout", "target_modules", "freeze_layers", "rslora", "dora")
-    lora: list[str] = [name for name in names if name in given]
-    rules: list[tuple[bool, list[str], str]] = [
+    lora = ("lora_rank", "lora_alpha", "lora_dropout", "target_modules", "freeze_layers", "rslora", "dora")
+    rules: list[tuple[bool, Sequence[str], str]] = [
         (full, lora, "method is full, which has no adapter"),
-        (
-            settings.continue_from is not None and not full,
-            lora,
-            "continue_from takes the adapter as it is",
-        ),
-        (settings.eval_data is not None, [n for n in ("holdout", "fold") if n in given], "eval_data is given"),
-        (settings.fold is not None, ["holdout"] if "holdout" in given else [], "fold is given"),
-        (settings.soft_weight == 0, ["soft_loss"] if "soft_loss" in given else [], "soft_weight is 0"),
-        (settings.max_steps is not None, ["epochs"] if "epochs" in given else [], "max_steps is given"),
+        (settings.continue_from is not None and not full, lora, "continue_from takes the adapter as it is"),
+        (settings.eval_data is not None, ["holdout", "fold"], "eval_data is given"),
+        (settings.fold is not None, ["holdout"], "fold is given"),
+        (settings.soft_weight == 0, ["soft_loss"], "soft_weight is 0"),
+        (settings.max_steps is not None, ["epochs"], "max_steps is given"),
         ((settings.patience or 0) >= settings.evaluations, ["patience"], "there are no more evaluations than that"),
     ]
-    return {name: why for active, names, why in rules if active for name in names}
+    given = settings.model_fields_set
+    return {name: why for active, names, why in rules if active for name in names if name in given}

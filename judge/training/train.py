@@ -115,6 +115,8 @@ def check_output(output: Path, resume: bool, restart: bool) -> None:
 
 def _train_in(run: TrainingRun, output: Path, parts: Path, going_on: bool, progress: Progress) -> dict[str, Any]:
     # TRL and torch are imported only now: everything that can be checked without them has been checked.
+    from transformers import TrainerState
+
     from judge.training.announce import announce, announce_cost
     from judge.training.bundle import write_bundle
     from judge.training.callbacks import last_checkpoint
@@ -128,12 +130,15 @@ def _train_in(run: TrainingRun, output: Path, parts: Path, going_on: bool, progr
     trainer, interrupt = make_trainer(run, model, parts, progress)
     announce_cost(run, trainer, progress)
     if checkpoint is not None and (parts / TRAINED).exists():
-        _load_finished(trainer, checkpoint)
+        # a run that was killed after its last step: no step is done again
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        trainer._load_best_model()
     else:
         _run(trainer, interrupt, checkpoint, parts)
     after, logprobs = _evaluate(run, trainer)
     before = json.loads((parts / BEFORE).read_text(encoding="utf-8"))
-    figures = {**prior_figures(_labels(run), _train_labels(run)), "before": before, "after": after}
+    priors = prior_figures(run.eval_rows.strata[run.split.held_out], run.train_rows.strata[run.split.train])
+    figures = {**priors, "before": before, "after": after}
     if run.machine.index == 0:
         write_bundle(run, trainer, output, parts, figures, logprobs)
     trainer.accelerator.wait_for_everyone()
@@ -145,7 +150,7 @@ def _evaluate(run: TrainingRun, trainer: VerdictTrainer) -> tuple[dict[str, floa
     output = trainer.predict(trainer.eval_dataset)
     logprobs = np.asarray(output.predictions, dtype=np.float64)
     assert np.array_equal(output.label_ids, run.split.held_out), "the held-out rows came back in another order"
-    return heldout_figures(logprobs, _labels(run)), logprobs
+    return heldout_figures(logprobs, run.eval_rows.strata[run.split.held_out]), logprobs
 
 
 def _run(trainer: VerdictTrainer, interrupt: StopOnInterrupt, checkpoint: Path | None, parts: Path) -> None:
@@ -160,20 +165,3 @@ def _run(trainer: VerdictTrainer, interrupt: StopOnInterrupt, checkpoint: Path |
         raise RunInterrupted(f"stopped; the run is kept in {parts}: give the same command with --resume to go on")
     if trainer.is_world_process_zero():
         (parts / TRAINED).touch()
-
-
-def _load_finished(trainer: VerdictTrainer, checkpoint: Path) -> None:
-    """Take up a run that was killed after its last step: no step is done again."""
-    from transformers import TrainerState
-
-    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    trainer._load_best_model()
-
-
-def _labels(run: TrainingRun) -> NDArray[np.int64]:
-    labels: NDArray[np.int64] = run.eval_rows.records["label"][run.split.held_out].astype(np.int64)
-    return labels
-
-
-def _train_labels(run: TrainingRun) -> NDArray[np.int64]:
-    return run.train_rows.strata[run.split.train]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,12 @@ from trl import SFTConfig, SFTTrainer
 from judge.errors import JudgeError, counted
 from judge.prompting.encoding import load_tokenizer
 from judge.runs.progress import Progress
-from judge.training.batches import RowSampler, VerdictCollator, token_dataset
+from judge.training.batches import RowSampler, collate, token_dataset
 from judge.training.callbacks import EpochOrder, MetricsFile, Schedule, StopOnInterrupt, WeightsMove, WholeCheckpoints
 from judge.training.heldout import heldout_figures
 from judge.training.model import restore_trained, trained_values
 from judge.training.rows import IGNORED
-from judge.training.run import BOTH_ORDERS, TrainingRun
+from judge.training.run import TrainingRun
 
 CHECKPOINTS, METRICS, BEFORE = "checkpoints", "metrics.jsonl", "before.json"
 
@@ -121,7 +122,12 @@ class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
         logits = self._verdict_logits(model, inputs)
         losses = row_losses(logits, self._verdict_ids, inputs["target"], self.over) - inputs["offset"]
         if not torch.isfinite(losses).all():
-            self._stop_at_bad_rows(losses, inputs["row"], self.row_ids if model.training else self.eval_row_ids)
+            ids = self.row_ids if model.training else self.eval_row_ids
+            bad = [ids[row] for row in inputs["row"][~torch.isfinite(losses)].tolist()]
+            raise JudgeError(
+                f"step {self.state.global_step + 1}: the loss of {counted(len(bad), 'row')} is not a number "
+                f"(id {', '.join(bad[:8])}); try a lower learning_rate or another dtype"
+            )
         rows = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = (losses * inputs["weight"]).sum() / rows
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
@@ -129,13 +135,6 @@ class VerdictTrainer(SFTTrainer):  # type: ignore[misc]  # not analysed
         if model.training:
             self._check_batch(inputs)
         return (loss, logits) if return_outputs else loss
-
-    def _stop_at_bad_rows(self, losses: torch.Tensor, rows: torch.Tensor, ids: Sequence[str]) -> None:
-        bad = [ids[int(row)] for row in rows[~torch.isfinite(losses)].tolist()]
-        raise JudgeError(
-            f"step {self.state.global_step + 1}: the loss of {counted(len(bad), 'row')} is not a number "
-            f"(id {', '.join(bad[:8])}); try a lower learning_rate or another dtype"
-        )
 
     def _check_batch(self, inputs: dict[str, torch.Tensor]) -> None:
         """Assert what the model has just got: one supervised token in each row, at its end, and it is a verdict."""
@@ -174,7 +173,7 @@ def make_trainer(run: TrainingRun, model: Any, folder: Path, progress: Progress)
     Args:
         folder: for checkpoints and metrics.
     """
-    settings, both = run.settings, BOTH_ORDERS[run.settings.swap]
+    settings, both = run.settings, run.settings.swap != "off"
     verdict_ids = run.builder.verdict_ids
     interrupt = StopOnInterrupt()
     metrics = MetricsFile(folder / METRICS, folder / BEFORE, progress)
@@ -192,7 +191,7 @@ def make_trainer(run: TrainingRun, model: Any, folder: Path, progress: Progress)
         processing_class=load_tokenizer(run.base.path, settings.trust_remote_code),
         train_dataset=token_dataset(run.train_rows, run.split.train, settings, verdict_ids, both, training=True),
         eval_dataset=token_dataset(run.eval_rows, run.split.held_out, settings, verdict_ids, False, training=False),
-        data_collator=VerdictCollator(run.builder.encoder.tokenizer.pad_token_id or 0),
+        data_collator=partial(collate, pad_id=run.builder.encoder.tokenizer.pad_token_id or 0),
         compute_metrics=lambda prediction: heldout_figures(
             prediction.predictions, run.eval_rows.records["label"][prediction.label_ids]
         ),

@@ -15,14 +15,14 @@ from judge.errors import JudgeError
 from judge.models.bundle import file_digest, open_model
 from judge.models.judge_file import Base, JudgeFile, write_judge_file
 from judge.models.trained_rows import FILE as TRAINED_ROWS
-from judge.models.trained_rows import write_trained_rows
+from judge.models.trained_rows import TrainedRows, joined, write_trained_rows
 from judge.prompting.builder import Budget, PromptBuilder
 from judge.prompting.encoding import TextEncoder, load_tokenizer
 from judge.prompting.template import load_template, template_data
 from judge.tables.comparison import Comparison
-from judge.tables.split import group_key, row_key
+from judge.tables.split import group_key, row_key, stratum
 from judge.tables.table import Table
-from quantize.calibration_prompts import CalibrationPrompts, calibration_prompts, pick_rows, row_label, shortfall
+from quantize.calibration_prompts import CalibrationPrompts, calibration_prompts, pick_rows
 from tests.kit.labelled_tables import labelled_rows, write_table
 
 ROWS = labelled_rows(60)
@@ -48,7 +48,7 @@ def judge(tiny_model: Path, data: Path, tmp_path: Path) -> Path:
     folder = shutil.copytree(tiny_model, tmp_path / "judge")
     rows = rows_of(data)[:TRAINED]
     keys = [np.array([f(row) for row in rows], np.uint64) for f in (row_key, group_key)]
-    write_trained_rows(folder, [keys[0]], [keys[1]])
+    write_trained_rows(folder, joined([TrainedRows(*keys)]))
     builder = builder_for(folder, 200)
     content = JudgeFile(
         template=template_data(builder.template),
@@ -91,18 +91,17 @@ def test_the_ids_are_the_builders_with_the_rows_own_verdict(judge: Path, data: P
     assert len(found.ids) == 9
     labels = [known[tuple(ids)][1] for ids in found.ids]
     assert [labels.count(i) for i in range(3)] == [3, 3, 3]
-    assert found.verdicts == (3, 3, 3)
-    assert found.tokens == sum(map(len, found.ids))
-    assert found.warning is None
-    assert shortfall(found) is None
+    assert found.figures["verdicts"] == [3, 3, 3]
+    assert found.figures["tokens"] == sum(map(len, found.ids))
+    assert found.warnings == []
 
 
 def test_only_rows_that_trained_the_judge_are_used(judge: Path, data: Path) -> None:
     known = known_prompts(judge, data, 200)
     found = sample(judge, data, samples=1000)
     assert sorted(known[tuple(ids)][0] for ids in found.ids) == list(range(TRAINED))
-    assert found.trained_only
-    assert shortfall(found) == "calibrating on 45 rows: the tables have no more that fit (1000 were asked for)"
+    assert found.figures["trained_rows_only"]
+    assert found.warnings == ["calibrating on 45 rows: the tables have no more that fit (1000 were asked for)"]
 
 
 def test_a_table_that_did_not_train_the_judge_is_refused(judge: Path, tmp_path: Path) -> None:
@@ -140,7 +139,7 @@ def test_long_calibration_prompts_are_cut_and_keep_the_verdict(judge: Path, data
     known = known_prompts(judge, data, longest - 4)
     assert all(tuple(ids) in known for ids in found.ids)
     assert max(map(len, found.ids)) <= longest - 4 + 1
-    assert found.cut > 0
+    assert found.figures["cut"] > 0
     with pytest.raises(JudgeError, match="--sample-tokens=20: a budget of 20 tokens is too small for template minimal"):
         sample(judge, data, tokens=20)
     assert sample(judge, data, tokens=10_000).ids == sample(judge, data, tokens=200).ids  # never beyond the judge's own
@@ -149,7 +148,7 @@ def test_long_calibration_prompts_are_cut_and_keep_the_verdict(judge: Path, data
 def test_a_model_that_is_no_judge_takes_all_labelled_rows(tiny_model: Path, data: Path) -> None:
     found = sample(tiny_model, data, samples=60, template="minimal")
     assert len(found.ids) == 60
-    assert not found.trained_only
+    assert not found.figures["trained_rows_only"]
     assert set(map(tuple, found.ids)) <= set(known_prompts(tiny_model, data, 1000))
     with pytest.raises(JudgeError, match="does not say what trained it; give labelled comparisons with --data"):
         sample(tiny_model, None)
@@ -157,8 +156,7 @@ def test_a_model_that_is_no_judge_takes_all_labelled_rows(tiny_model: Path, data
 
 def test_another_template_than_the_judges_is_said(judge: Path, data: Path) -> None:
     found = sample(judge, data, template="side-by-side")
-    assert found.warning
-    assert "--template" in found.warning
+    assert "--template" in found.warnings[0]
 
 
 def test_rows_without_a_verdict_are_passed_over_and_unclear_ones_refused(
@@ -167,7 +165,7 @@ def test_rows_without_a_verdict_are_passed_over_and_unclear_ones_refused(
     head = "id,prompt,response_a,response_b,winner\n"
     table = make_table(head + "1,p,a,b,model_a\n2,q,c,d,\n3,r,e,f,tie\n")
     found = sample(tiny_model, table, template="minimal")
-    assert found.verdicts == (1, 0, 1)
+    assert found.figures["verdicts"] == [1, 0, 1]
     with pytest.raises(JudgeError, match=r"row 1 \(id 1\).*winner is 'nobody'"):
         sample(tiny_model, make_table(head + "1,p,a,b,nobody\n"), template="minimal")
     with pytest.raises(JudgeError, match="no row has a verdict; calibration wants labelled comparisons"):
@@ -176,14 +174,14 @@ def test_rows_without_a_verdict_are_passed_over_and_unclear_ones_refused(
 
 def test_a_verdict_that_never_occurs_is_said(tiny_model: Path, make_table: Callable[[str], Path]) -> None:
     table = make_table("id,prompt,response_a,response_b,winner\n1,p,a,b,model_a\n2,q,c,d,model_b\n")
-    text = shortfall(sample(tiny_model, table, samples=2, template="minimal"))
-    assert text == "no calibration row has the verdict tie"
+    found = sample(tiny_model, table, samples=2, template="minimal")
+    assert found.warnings == ["no calibration row has the verdict tie"]
 
 
 def test_soft_labels_count_as_their_likeliest_verdict(tiny_model: Path, make_table: Callable[[str], Path]) -> None:
     table = make_table("id,prompt,response_a,response_b,p_a,p_b,p_tie\n1,p,a,b,0.2,0.5,0.3\n")
-    assert [row_label(row) for row in rows_of(table)] == [1]
-    assert sample(tiny_model, table, template="minimal").verdicts == (0, 1, 0)
+    assert [stratum(row) for row in rows_of(table)] == [1]
+    assert sample(tiny_model, table, template="minimal").figures["verdicts"] == [0, 1, 0]
 
 
 @pytest.mark.parametrize(

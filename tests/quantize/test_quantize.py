@@ -17,10 +17,9 @@ from judge.models.bundle import open_model
 from judge.models.calibration import Calibration
 from judge.models.judge_file import store_calibration
 from quantize.awq import quantize_model
-from quantize.layers import find_layers
+from quantize.layers import find_layers, size_report
 from quantize.output import check_disk, check_memory, estimate_memory, output_bytes
 from quantize.settings import QuantizeSettings
-from quantize.written import size_report
 from tests.kit.four_bits import factors_within, read_packed, read_tensors
 from tests.kit.judge_bundles import save_judge
 from tests.kit.recorded_progress import RecordedProgress

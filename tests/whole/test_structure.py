@@ -38,7 +38,7 @@ ROOMS = {
     "data": "tables mix describe mock_table",
     "doctor": "doctor finding",
     "demo": "model",
-    "quantize": "settings merge awq drift calibration_prompts drift_figures merge_plan merge_proof written",
+    "quantize": "settings merge awq drift calibration_prompts drift_figures merge_plan merge_proof layers",
     "cli": "main", "__main__": "", "__init__": "",
 }  # fmt: skip
 
