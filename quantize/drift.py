@@ -61,9 +61,9 @@ def run_drift(
         raise JudgeError("drift compares stages: give at least two folders, such as the bundle and the 4-bit model")
     if rows < 1 or seed < 0 or min(limits.log_loss, limits.flips) < 0:
         raise JudgeError("--rows must be at least 1, and --seed and the limits 0 or more")
-    stages = [_open_stage(folder, base) for folder in folders]
+    stages = [open_model(folder, base if is_adapter(folder) else None) for folder in folders]
     table = Table.open(data, cells, "placeholder")
-    work = _work_folder(stages[-1])
+    work = stages[-1].folder.with_name(f"{stages[-1].folder.name}.drift.parts")
     if restart:
         shutil.rmtree(work, ignore_errors=True)
     work.mkdir(exist_ok=True)
@@ -80,15 +80,6 @@ def run_drift(
     shutil.rmtree(work)
     _keep(stages[-1], found, table, progress)
     return found
-
-
-def _open_stage(folder: Path, base: Path | None) -> ModelFolder:
-    """Open a stage; `--base` is for those that are adapters."""
-    return open_model(folder, base if is_adapter(folder) else None)
-
-
-def _work_folder(last: ModelFolder) -> Path:
-    return last.folder.with_name(f"{last.folder.name}.drift.parts")
 
 
 def _keep(last: ModelFolder, drift: Drift, table: Table, progress: Progress) -> None:

@@ -136,11 +136,7 @@ def _write_weights(folder: Path, plan: MergePlan, progress: Progress) -> float:
 
 
 def _read(plan: MergePlan, written: Written) -> tuple[Tensor, float]:
-    """Return a tensor of the output, and the error of its check if the adapter changes it, else 0.
-
-    Raises:
-        JudgeError: a merged matrix fails its check or is not finite, or a value does not fit the output's dtype.
-    """
+    """Return a tensor of the output, and the error of its check if the adapter changes it, else 0."""
     import torch
 
     tensor, error = plan.merged(written) if written.adapted else (plan.source(written), 0.0)

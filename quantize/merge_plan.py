@@ -173,11 +173,7 @@ def _rewritten(name: str, source: Entry, dtype: Dtype) -> Entry:
 
 
 def _adapted_layers(adapter: Adapter, shapes: Mapping[str, list[int]]) -> dict[str, dict[str, str]]:
-    """Return for each layer that the adapter changes the names of its tensors by part: A, B, magnitude.
-
-    Raises:
-        JudgeError: the adapter is more than such matrices, or they do not fit.
-    """
+    """Return for each layer that the adapter changes the names of its tensors by part: A, B, magnitude."""
     config = adapter.config
     layers: dict[str, dict[str, str]] = {}
     for name in sorted(shapes):
@@ -221,11 +217,7 @@ def _refuse_misfit(
 
 
 def _adapted(model: ModelFolder, adapter: Adapter, module: Any, layer: str, parts: Mapping[str, str]) -> Adapted:
-    """Return how the adapter changes a layer of the model; `module` is the layer, None if the model has no such layer.
-
-    Raises:
-        JudgeError: the model has no such layer, or one of another kind.
-    """
+    """Return how the adapter changes a layer; `module` is the layer of the model, None if it has no such layer."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 

@@ -179,11 +179,8 @@ class ModelShape:
 
 def _pairs(tokens: Float, window: int) -> Float:
     """Return the pairs of a query and a key not after it, and less than `window` before it (0: any)."""
-    everything = tokens * (tokens + 1) / 2
-    if not window:
-        return everything
-    beyond = np.maximum(tokens - window, 0)
-    result: Float = everything - beyond * (beyond + 1) / 2
+    beyond = np.maximum(tokens - window, 0) if window else np.zeros_like(tokens)
+    result: Float = (tokens * (tokens + 1) - beyond * (beyond + 1)) / 2
     return result
 
 
