@@ -136,11 +136,7 @@ class Pool(ABC):
 
     @abstractmethod
     def close(self, at_once: bool = False) -> None:
-        """Stop the engines; safe to call more than once.
-
-        Args:
-            at_once: kill them instead of asking them first: a deadline has come.
-        """
+        """Stop the engines; safe to call more than once. `at_once` kills them without asking: a deadline has come."""
 
 
 @dataclass

@@ -110,10 +110,7 @@ class EngineActor:
         return shares[0]
 
     def read(self, number: int, prompts: Sequence[NDArray[np.int32]]) -> tuple[News, NDArray[np.float64]]:
-        """Return the last news of a shard and the log-probabilities of its prompts, shape (prompts, 3).
-
-        Args:
-            number: names the shard in the news.
+        """Return the last news of a shard, by its number, and its prompts' log-probabilities, shape (prompts, 3).
 
         Raises:
             JudgeError: the engine cannot run here, or keeps failing; the text names the machine.
