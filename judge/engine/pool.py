@@ -71,19 +71,12 @@ class Job:
 
 @dataclass
 class Work:
-    """Jobs to be read, whom to tell of them, and until when.
+    """Jobs to be read, whom to tell of them, and until when."""
 
-    Attributes:
-        jobs: in the order in which they are to start.
-        on_done: called with a job's key and its log-probabilities, shape (rows, 3).
-        on_progress: called with a job's key and a number of prompts, as these finish.
-        stop_at: time.monotonic() at which the run ends.
-    """
-
-    jobs: Iterator[Job]
-    on_done: Callable[[int, Float], None]
-    on_progress: Callable[[int, int], None]
-    stop_at: float = math.inf
+    jobs: Iterator[Job]  # in the order in which they are to start
+    on_done: Callable[[int, Float], None]  # called with a job's key and its log-probabilities, shape (rows, 3)
+    on_progress: Callable[[int, int], None]  # called with a job's key and a number of prompts, as these finish
+    stop_at: float = math.inf  # time.monotonic() at which the run ends
 
     def seconds_left(self) -> float:
         """Return how long the run may still take, 0 at its end."""
@@ -91,19 +84,12 @@ class Work:
 
 
 class Pool(ABC):
-    """What reads jobs: local processes (`WorkerPool`), a Ray cluster (`judge.engine.ray.pool`), or a server.
+    """What reads jobs: local processes (`WorkerPool`), a Ray cluster (`judge.engine.ray.pool`), or a server."""
 
-    Attributes:
-        config: what each engine runs.
-        say: called with a line for the user when an engine had to be replaced.
-        failures: engines that failed so far.
-        ready_at: time.monotonic() of the first engine that was ready, None before.
-    """
-
-    config: EngineConfig
-    say: Callable[[str], None] = print
-    failures: int = 0
-    ready_at: float | None = None
+    config: EngineConfig  # what each engine runs
+    say: Callable[[str], None] = print  # called with a line for the user when an engine had to be replaced
+    failures: int = 0  # engines that failed so far
+    ready_at: float | None = None  # time.monotonic() of the first engine that was ready
 
     @property
     @abstractmethod
@@ -150,11 +136,7 @@ class Pool(ABC):
 
     @abstractmethod
     def close(self, at_once: bool = False) -> None:
-        """Stop the engines; safe to call more than once.
-
-        Args:
-            at_once: kill them instead of asking them first: a deadline has come.
-        """
+        """Stop the engines; safe to call more than once. `at_once` kills them without asking: a deadline has come."""
 
 
 @dataclass
@@ -178,16 +160,11 @@ class _Worker:
 
 @dataclass
 class WorkerPool(Pool):
-    """A set of engine processes for one config.
-
-    Args:
-        environments: the environment variables of each worker, beside the common ones; one worker each.
-        log_folder: where the workers' output goes, `worker-N.log`.
-    """
+    """A set of engine processes for one config."""
 
     config: EngineConfig
-    environments: Sequence[dict[str, str]]
-    log_folder: Path
+    environments: Sequence[dict[str, str]]  # the variables of each worker, beside the common ones; one worker each
+    log_folder: Path  # where the workers' output goes, `worker-N.log`
     command: Sequence[str] = WORKER_COMMAND
     failures_in_a_row: int = 0
     last_failure: str = ""

@@ -130,12 +130,7 @@ def _refuse_unknown_layout(
 
 
 def cpu_obstacle(model: ModelFolder, quantization: Quantization, has_kernel: bool, dtype: str) -> str:
-    """Return why vLLM cannot read packed weights as they are on a CPU, or an empty text.
-
-    Args:
-        has_kernel: vLLM's library for this CPU has the kernel.
-        dtype: the setting, with `auto`.
-    """
+    """Return why vLLM cannot read packed weights as they are on a CPU, or an empty text; `dtype` is the setting."""
     if not has_kernel:
         return "this CPU has no 4-bit kernel"
     if set(quantization.bits) != {4}:

@@ -110,16 +110,14 @@ class EngineActor:
         return shares[0]
 
     def read(self, number: int, prompts: Sequence[NDArray[np.int32]]) -> tuple[News, NDArray[np.float64]]:
-        """Return the last news of a shard and the log-probabilities of its prompts, shape (prompts, 3).
-
-        Args:
-            number: names the shard in the news.
+        """Return the last news of a shard, by its number, and its prompts' log-probabilities, shape (prompts, 3).
 
         Raises:
             JudgeError: the engine cannot run here, or keeps failing; the text names the machine.
         """
         self._number, self._rows, self._lines = number, 0, []
-        self._refuse()
+        if self._error:
+            raise JudgeError(self._error)
         results: list[NDArray[np.float64]] = []
         try:
             job = Job(0, len(prompts), lambda: prompts)
@@ -131,17 +129,14 @@ class EngineActor:
     def _count(self, _: int, rows: int) -> None:
         self._rows += rows
 
-    def _refuse(self) -> None:
-        if self._error:
-            raise JudgeError(self._error)
-
     def tell(self) -> News:
         """Return in half a second where the actor is, and how far with its shard.
 
         Raises:
             JudgeError: the engine cannot run here; the text names the machine.
         """
-        self._refuse()
+        if self._error:
+            raise JudgeError(self._error)
         time.sleep(_TELL_SECONDS)
         return self._news()
 

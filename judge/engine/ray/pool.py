@@ -45,19 +45,12 @@ class Engine:
 
 @dataclass
 class RayPool(Pool):
-    """The engines of a Ray cluster for one config.
-
-    Args:
-        config: what each engine runs; on GPUs, each takes `config.tensor_parallel` cards of one machine.
-        workers: engines on CPUs; on GPUs there are as many as the cluster has cards for.
-        environment: environment variables of the engines, beside those that their machine decides.
-        address: of the cluster; None takes RAY_ADDRESS, or else starts a Ray on this machine for as long as the run.
-    """
+    """The engines of a Ray cluster for one config; on GPUs, each takes `config.tensor_parallel` cards of a machine."""
 
     config: EngineConfig
-    workers: int
-    environment: dict[str, str]
-    address: str | None = None
+    workers: int  # engines on CPUs; on GPUs there are as many as the cluster has cards for
+    environment: dict[str, str]  # environment variables of the engines, beside those that their machine decides
+    address: str | None = None  # None takes RAY_ADDRESS, or else starts a Ray on this machine for as long as the run
     command: Sequence[str] = WORKER_COMMAND
     members: list[Engine] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)  # of all actors since the start

@@ -97,14 +97,7 @@ def server_key() -> str | None:
 
 
 class Client:
-    """Speaks HTTP with one server, inside one event loop.
-
-    Args:
-        url: as `server_url` returns it.
-        key: sent as bearer token.
-        connections: most at a time.
-        timeout: seconds until a whole answer must be there.
-    """
+    """Speaks HTTP with one server, inside one event loop; a whole answer must be there after `timeout` seconds."""
 
     def __init__(self, url: str, key: str | None, connections: int, timeout: float) -> None:
         self.url, self._timeout = url, timeout
