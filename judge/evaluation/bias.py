@@ -172,7 +172,8 @@ def bias_report(rows: JudgedRows, resampler: Resampler, self_names: Sequence[str
     tie_surplus: Float = p[:, 2] - (rows.labels == 2)
     family, names = own_family(measured, self_names)
     models, left_out = model_scores(measured)
-    longer = _longer(rows)
+    a, b = facts.characters[:, 1:].T
+    longer = np.column_stack([a > b, b > a])
     return Bias(
         rows=int(scored.sum()),
         margin=MARGIN,
@@ -223,12 +224,6 @@ def _position_figures(measured: ScoredRows) -> PositionFigures | None:
     shares = [first == second, first != second, first > second, first < second]
     means = measured.resampler.means(shares, both, shares=True)
     return PositionFigures(int(both.sum()), *means)
-
-
-def _longer(rows: JudgedRows) -> Mask:
-    """Return which response is longer in characters, neither where both are as long, shape (rows, 2)."""
-    a, b = rows.facts.characters[:, 1], rows.facts.characters[:, 2]
-    return np.column_stack([a > b, b > a])
 
 
 def _length_bins(measured: ScoredRows, longer: Mask) -> list[LengthBin]:
