@@ -156,11 +156,9 @@ class Bias:
 
 
 def bias_report(rows: JudgedRows, resampler: Resampler, self_names: Sequence[str] = ()) -> Bias:
-    """Measure a judge's biases on labelled rows.
+    """Measure a judge's biases on labelled rows, at least one; the resampler is of the same rows.
 
     Args:
-        rows: at least one.
-        resampler: of these rows' groups.
         self_names: (parts of) the names of the judge's own model or family.
 
     Raises:

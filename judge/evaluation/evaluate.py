@@ -135,7 +135,7 @@ def evaluate_joined(
     )
     resamplers = {name: Resampler(part.groups, settings.resamples, settings.seed) for name, part in parts.items()}
     figures = {name: figures_of(part, resamplers[name]) for name, part in parts.items()}
-    new, resampler = list(parts.values())[-1], list(resamplers.values())[-1]  # what did not train the judge
+    new, resampler = list(parts.values())[-1], list(resamplers.values())[-1]  # untrained rows, if some trained
     return Evaluation(
         stored.name,
         stored.kind,
