@@ -64,14 +64,15 @@ def calibrate_files(
     """
     stored = read_predictions(predictions)
     model, record = _open_bundle(bundle, base, stored, predictions) if bundle is not None else (None, {})
-    must = settings.method == "contextual"
     if model is not None and settings.method in ("auto", "contextual"):
         note(f"{printable(model.folder.name)} is also asked to judge prompts without content")
 
-    def content_free() -> Three | str:
-        return NO_MODEL if model is None else _without_content(model, base, record, must)
-
-    result = calibrate(stored, Table.open(table, on_bad_row="placeholder"), settings, content_free)
+    result = calibrate(
+        stored,
+        Table.open(table, on_bad_row="placeholder"),
+        settings,
+        lambda: NO_MODEL if model is None else _without_content(model, base, record, settings.method == "contextual"),
+    )
     if model is not None and not record:
         result.warnings.append(
             f"there is no {predictions.name}.run.json, so it is not known whether {printable(model.folder.name)} wrote "

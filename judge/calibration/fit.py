@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from judge.models.calibration import Calibration, Method, Three, log_of
 from judge.prompting.verdict import SWAPPED, Float, as_three, mean_of_read
 from judge.stats.metrics import log_losses
-from judge.stats.softmax_fit import Bounds, fit_softmax
+from judge.stats.softmax_fit import fit_softmax
 
 # Two parameters give three biases that sum to 0: a number added to all three would change nothing.
 _BIASES = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
@@ -39,18 +39,13 @@ class Task:
     weights: Float
     without_content: Three | None = None
 
-    @property
-    def bounds(self) -> Bounds:
-        """Bounds of the parameters. With a scale below 0 the calibrated judge would say the opposite of its reading."""
-        scales = {"vector": 3, "contextual": 0}.get(self.method, 1)
-        return [(0.0, None)] * scales + [(None, None)] * (self.design.shape[2] - scales)
-
     def fit(self, chosen: NDArray[np.bool_], start: Float | None = None) -> Float:
         """Return the parameters, shape (parameters,), that fit the chosen rows, a mask of shape (rows,), best."""
-        part = chosen[self.row]
-        return fit_softmax(
-            self.design[part], self.labels[part], start=start, bounds=self.bounds, weights=self.weights[part]
-        )
+        # with a scale below 0 the calibrated judge would say the opposite of its reading
+        scales, part = {"vector": 3, "contextual": 0}.get(self.method, 1), chosen[self.row]
+        bounds = [(0.0, None)] * scales + [(None, None)] * (self.design.shape[2] - scales)
+        weights = self.weights[part]
+        return fit_softmax(self.design[part], self.labels[part], start=start, bounds=bounds, weights=weights)
 
     def calibration(self, theta: Sequence[float] | Float) -> Calibration:
         """Return the calibration with these parameters."""

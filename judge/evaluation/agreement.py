@@ -68,7 +68,6 @@ class _Verdicts:
     """The verdicts of some rows; every array has shape (rows,).
 
     Attributes:
-        labels: 0 (A), 1 (B) or 2 (tie).
         reported: verdicts of the probabilities that the file reports.
         first, second: verdicts of the order that shows A first and of the other one, in the table's A and B.
         forced_first, forced_second: the same without ties: the more probable of A and B, -1 where both are equal.
@@ -86,11 +85,6 @@ class _Verdicts:
     has: dict[Readings, Mask]
 
 
-def _means(totals: Float, _: Float) -> Float:
-    """Return the mean of the first column over the rows that the last column marks."""
-    return np.asarray(totals[:1] / totals[-1])
-
-
 @dataclass(frozen=True)
 class _Definition:
     """How a figure is counted.
@@ -100,7 +94,7 @@ class _Definition:
         needs: the readings that a row must have to count.
         values: the numbers that are added up over rows, shape (rows,) or (rows, columns).
         only: a further condition on the rows.
-        statistic: turns the totals of the values and, last, the number of rows into the figure.
+        statistic: turns the totals of the values and, last, the number of rows into the figure; the mean if None.
         decided: whether only rows whose label is A or B count.
         otherwise: why there is no figure if no row is left.
     """
@@ -112,7 +106,7 @@ class _Definition:
     needs: Readings
     values: Callable[[_Verdicts], Float]
     only: Callable[[_Verdicts], Mask] = lambda seen: np.ones(len(seen.labels), dtype=bool)
-    statistic: Statistic = _means
+    statistic: Statistic | None = None
     decided: bool = False
     otherwise: str = "no row's label is A or B"
 
@@ -131,15 +125,17 @@ def _figure(definition: _Definition, seen: _Verdicts, resampler: Resampler, rows
     if not number:
         not_read = _ONE_ORDER if seen.has["one order"].any() else _NO_ORDER
         return AgreementFigure(*words, 0, None, definition.otherwise if needed.any() else not_read)
-    values = definition.values(seen).reshape(len(rows), -1)
-    columns = np.column_stack([np.where(part[:, np.newaxis], values, 0.0), part])
-    share = definition.statistic is _means
-    estimate = resampler.estimate(columns, definition.statistic, about=part, shares=share)[0]
+    values, statistic = definition.values(seen), definition.statistic
+    if statistic is None:
+        estimate = resampler.means([values], part, shares=True)[0]
+    else:
+        columns = np.column_stack([values * part[:, np.newaxis], part])
+        estimate = resampler.estimate(columns, statistic, about=part)[0]
     if not np.isfinite(estimate.value):
         return AgreementFigure(*words, number, None, definition.otherwise)
     read = int(needed.sum())
     remarks = [] if read == len(rows) else [f"over the {read:,} of {len(rows):,} rows read in {definition.needs}"]
-    if not share and estimate.low is not None and estimate.low == estimate.high:
+    if statistic is not None and estimate.low is not None and estimate.low == estimate.high:
         # all rows are right, all are wrong, or one side gives one verdict only: no resample can show anything else
         estimate = Estimate(estimate.value, None, None)
         remarks.append("no interval: it is the same in all resamples")

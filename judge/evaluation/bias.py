@@ -156,11 +156,9 @@ class Bias:
 
 
 def bias_report(rows: JudgedRows, resampler: Resampler, self_names: Sequence[str] = ()) -> Bias:
-    """Measure a judge's biases on labelled rows.
+    """Measure a judge's biases on labelled rows, at least one; the resampler is of the same rows.
 
     Args:
-        rows: at least one.
-        resampler: of these rows' groups.
         self_names: (parts of) the names of the judge's own model or family.
 
     Raises:
@@ -172,7 +170,8 @@ def bias_report(rows: JudgedRows, resampler: Resampler, self_names: Sequence[str
     tie_surplus: Float = p[:, 2] - (rows.labels == 2)
     family, names = own_family(measured, self_names)
     models, left_out = model_scores(measured)
-    longer = _longer(rows)
+    a, b = facts.characters[:, 1:].T
+    longer = np.column_stack([a > b, b > a])
     return Bias(
         rows=int(scored.sum()),
         margin=MARGIN,
@@ -223,12 +222,6 @@ def _position_figures(measured: ScoredRows) -> PositionFigures | None:
     shares = [first == second, first != second, first > second, first < second]
     means = measured.resampler.means(shares, both, shares=True)
     return PositionFigures(int(both.sum()), *means)
-
-
-def _longer(rows: JudgedRows) -> Mask:
-    """Return which response is longer in characters, neither where both are as long, shape (rows, 2)."""
-    a, b = rows.facts.characters[:, 1], rows.facts.characters[:, 2]
-    return np.column_stack([a > b, b > a])
 
 
 def _length_bins(measured: ScoredRows, longer: Mask) -> list[LengthBin]:

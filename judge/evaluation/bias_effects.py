@@ -155,7 +155,8 @@ def not_measured(wording: Wording, reason: str) -> Effect:
 def sentence(wording: Wording, estimate: Estimate, call: Call, rows: int, groups: int) -> str:
     """Return in one sentence whether the judge has the effect."""
     if call == "present":
-        return f"{_directed(wording, estimate)}."
+        words, sign = (wording.more, 1) if estimate.value >= 0 else (wording.less, -1)
+        return f"{words.format(with_interval(estimate.times(100 * sign), 'z.1f'))}."
     if call == "absent":
         small = ", which is too small to matter" if excludes_zero(estimate) else ""
         return f"No {wording.title} to speak of: {points(estimate)} points, within ±{MARGIN * 100:.0f}{small}."
@@ -170,10 +171,3 @@ def sentence(wording: Wording, estimate: Estimate, call: Call, rows: int, groups
 def points(estimate: Estimate) -> str:
     """Return `+6.1 (+4.9 to +7.3)`, in points of 1/100."""
     return with_interval(estimate.times(100), "+z.1f")
-
-
-def _directed(wording: Wording, estimate: Estimate) -> str:
-    """Return the words for the effect's direction with its size and interval, without signs where they all agree."""
-    more = estimate.value >= 0
-    size = with_interval(estimate.times(100 if more else -100), "z.1f")
-    return (wording.more if more else wording.less).format(size)

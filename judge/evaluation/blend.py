@@ -90,16 +90,12 @@ def fit_weights(p: NDArray[np.floating], labels: NDArray[np.integer]) -> Float:
     candidates = [equal, *np.eye(members)]
     if np.isfinite(solution.x).all():
         candidates.insert(0, on_simplex(solution.x))
-    return _rounded(min(candidates, key=lambda weights: objective(weights)[0]))
+    parts = np.rint(_PARTS * min(candidates, key=lambda weights: objective(weights)[0]))
+    parts[np.argmax(parts)] += _PARTS - parts.sum()
+    return np.asarray(parts / _PARTS)
 
 
 def on_simplex(weights: Float) -> Float:
     """Return the weights with negative ones set to 0, scaled to sum to 1."""
     positive = np.clip(weights, 0, None)
     return np.asarray(positive / positive.sum())
-
-
-def _rounded(weights: Float) -> Float:
-    parts = np.rint(weights * _PARTS)
-    parts[np.argmax(parts)] += _PARTS - parts.sum()
-    return np.asarray(parts / _PARTS)

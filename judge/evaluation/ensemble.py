@@ -203,11 +203,10 @@ def _measured(
     shares = [False] * losses.shape[1] + [True] * right.shape[1] + [False]
     estimates = Resampler(rows.groups, settings.resamples, settings.seed).estimate(values, shares=shares)
     scores = [Score(*pair) for pair in zip(estimates[: count + 2], estimates[count + 2 : -1], strict=True)]
-    groups = len(np.unique(rows.groups))
     return EnsembleFigures(
         table=table.name,
         rows=len(rows),
-        groups=groups,
+        groups=len(np.unique(rows.groups)),
         unlabelled=labelled.unlabelled,
         unpredicted=labelled.unpredicted,
         dropped=labelled.dropped,

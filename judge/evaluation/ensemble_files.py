@@ -55,7 +55,9 @@ def blend_files(
     inputs = [*members, *([table_path] if table_path else []), *([submission.sample] if submission.sample else [])]
     outputs = [path for path in (output, record, submission.path) if path is not None]
     _refuse_same_files(inputs, outputs)
-    _check_permission(outputs)
+    for path in outputs:  # before anything is written, so that there is not one output without the other
+        if not os.access(path.resolve().parent, os.W_OK, effective_ids=True):
+            raise JudgeError(f"{path}: cannot be written, its folder may not be written to")
     stored = read_members(members)
     table = None if table_path is None else Table.open(table_path, on_bad_row="placeholder")
     found = ensemble(stored, table, settings)
@@ -88,13 +90,6 @@ def _refuse_same_files(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
         for other in (*inputs, *outputs[:i]):
             if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
                 raise JudgeError(f"{path}: is to be written, but is also {other}; choose another output")
-
-
-def _check_permission(outputs: Sequence[Path]) -> None:
-    """Refuse before anything is written, so that there is not one output without the other."""
-    for path in outputs:
-        if not os.access(path.resolve().parent, os.W_OK, effective_ids=True):
-            raise JudgeError(f"{path}: cannot be written, its folder may not be written to")
 
 
 def _ids(ids: list[str], table: Table | None) -> tuple[pa.Array, list[int]]:

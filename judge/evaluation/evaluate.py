@@ -133,11 +133,9 @@ def evaluate_joined(
         smaller_budget=int(rows.has(Flag.SMALLER_BUDGET).sum()),
         swap_left_out=int(rows.has(Flag.SWAP_LEFT_OUT).sum()),
     )
-    resamplers = {
-        name: Resampler(part.groups, resamples=settings.resamples, seed=settings.seed) for name, part in parts.items()
-    }
+    resamplers = {name: Resampler(part.groups, settings.resamples, settings.seed) for name, part in parts.items()}
     figures = {name: figures_of(part, resamplers[name]) for name, part in parts.items()}
-    new: Part = "untrained" if "untrained" in parts else "all"
+    new, resampler = list(parts.values())[-1], list(resamplers.values())[-1]  # untrained rows, if some trained
     return Evaluation(
         stored.name,
         stored.kind,
@@ -145,9 +143,9 @@ def evaluate_joined(
         settings,
         counts,
         figures,
-        bias_report(parts[new], resamplers[new], settings.self_names),
-        agreement_figures(parts[new], resamplers[new]),
-        slices_of(parts[new], resamplers[new]),
+        bias_report(new, resampler, settings.self_names),
+        agreement_figures(new, resampler),
+        slices_of(new, resampler),
         _warnings(counts, figures),
     )
 
@@ -176,10 +174,7 @@ def _warnings(counts: RowCounts, figures: dict[Part, Figures]) -> list[str]:
             f"{judged.log_loss.value:.4f}, that of always giving the class rates {judged.class_rates_log_loss:.4f}",
         ),
         (judged.groups < FEW_GROUPS, few_groups_text(judged.groups)),
-        (
-            isinstance(judged.ece, Undefined),
-            f"no calibration error: {getattr(judged.ece, 'reason', '')}",
-        ),
+        (isinstance(judged.ece, Undefined), f"no calibration error: {getattr(judged.ece, 'reason', '')}"),
     ]
     about_rows = (
         (counts.impossible, "got a probability of 0 for the true verdict, 36 nats each"),

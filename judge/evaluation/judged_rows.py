@@ -171,15 +171,6 @@ def only_in_one(first: Set[str], second: Set[str], first_only: str, second_only:
     ]
 
 
-def _check_types_of_ids(known: set[str], predicted: set[str], name: str, table: str) -> None:
-    """Raise an error that says so if one set of ids was turned into decimal numbers (1.0) and the other was not."""
-    for left, right, decimal, whole in ((predicted, known, name, table), (known, predicted, table, name)):
-        if not right.isdisjoint(row_id.removesuffix(".0") for row_id in left):
-            raise JudgeError(
-                f"{decimal}: its ids are decimal numbers (1.0), those of {whole} are not (1); write both in one type"
-            )
-
-
 def _order(logprobs: Float | None, rows: NDArray[np.integer]) -> Float:
     return np.full((len(rows), 3), np.nan) if logprobs is None else probabilities(logprobs[rows])
 
@@ -193,8 +184,11 @@ def _check_same_ids(known: set[str], predicted: dict[str, int], name: str, table
         f"{name}: has no prediction for {{}} of {table}",
         f"{name}: has predictions for {{}} that {table} does not have",
     )
-    if problems and apart:
-        _check_types_of_ids(known, set(predicted), name, table)
+    if problems and apart:  # perhaps one file has its ids as decimal numbers (1.0), and the other has not
+        for left, right, decimal, whole in ((predicted, known, name, table), (known, predicted, table, name)):
+            if any(row_id.removesuffix(".0") in right for row_id in left):
+                found = f"{decimal}: its ids are decimal numbers (1.0), those of {whole} are not (1)"
+                raise JudgeError(f"{found}; write both in one type")
     if problems:
         advice = "; give the predictions and the table that belong together"
         if len(problems) == 1 and not apart and expected - predicted.keys():

@@ -110,10 +110,8 @@ def _aligned(member: StoredPredictions, first: StoredPredictions) -> StoredPredi
 
 def joint_flags(members: Sequence[StoredPredictions]) -> NDArray[np.uint32]:
     """Return the flags of aligned members together, shape (rows,); a row is not scored if no member scored it."""
-    flags = np.zeros(len(members[0].ids), dtype=np.uint32)
-    for member in members:
-        if member.flags is not None:
-            flags |= member.flags
+    known = [member.flags for member in members if member.flags is not None]
+    flags = np.bitwise_or.reduce([np.zeros(len(members[0].ids), dtype=np.uint32), *known])
     unread = np.all([member.has(UNREAD) for member in members], axis=0)
     return np.asarray(np.where(unread, flags, flags & ~np.uint32(UNREAD)))
 

@@ -42,7 +42,6 @@ class ModelScore:
     """How the judge and people score a model's responses; a tie counts half.
 
     Attributes:
-        name: the model's name in the table.
         rows: comparisons in which exactly one response is the model's.
         judge: the model's mean score with the judge.
         people: its mean score with people.

@@ -56,7 +56,7 @@ def slices_of(rows: JudgedRows, resampler: Resampler) -> list[Slice]:
     source, empty and identical responses, and the pair of models, whichever of the two wrote A.
     """
     losses, right = log_losses(rows.p, rows.labels), hits(rows.p, rows.labels)
-    return [_slice(dimension, name, inside, losses, right, resampler) for dimension, name, inside in parts_of(rows)]
+    return [_slice(*part, losses, right, resampler) for part in parts_of(rows)]
 
 
 def parts_of(rows: JudgedRows) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
@@ -82,10 +82,7 @@ def _dimensions(rows: JudgedRows) -> Iterator[tuple[str, NDArray[np.object_]]]:
 
 
 def _parts(values: NDArray[np.object_], in_order: list[str] | None) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield the name and the rows of each slice: in the given order, or the commonest values first.
-
-    Without a given order, only common values have a slice; all others share one.
-    """
+    """Yield the name and the rows of each slice: in the given order, or common values first and one for all others."""
     names, counts = np.unique(values[values != ""].astype(str), return_counts=True)
     if len(names) < 2:
         return

@@ -113,7 +113,9 @@ class Calibration(BaseModel):
         text = _temperature(self.scale[0])
         if self.method == "temperature":
             return text
-        return f"{text}; bias {bias}{_said_too_often(names, self.bias)}"
+        lowest = int(np.argmin(self.bias))
+        too_often = f" (the judge said {names[lowest]} too often)" if self.bias[lowest] < -_SMALL_BIAS else ""
+        return f"{text}; bias {bias}{too_often}"
 
 
 def _temperature(scale: float) -> str:
@@ -131,11 +133,6 @@ def _used_alone(names: tuple[str, str, str], scale: tuple[float, float, float]) 
     if not used:
         return "; the judge's probabilities say nothing about the labels"
     return f"; only the judge's probability of {' and '.join(used)} is used" if len(used) < len(names) else ""
-
-
-def _said_too_often(names: tuple[str, str, str], bias: tuple[float, float, float]) -> str:
-    lowest = int(np.argmin(bias))
-    return f" (the judge said {names[lowest]} too often)" if bias[lowest] < -_SMALL_BIAS else ""
 
 
 def log_of(p: NDArray[np.floating]) -> Float:

@@ -110,18 +110,15 @@ def _choose(found: Sequence[str], name: str) -> tuple[Kind, list[str]]:
     """Return what kind of file has these columns, and which of them to read."""
     if set(TEXT_COLUMNS) <= set(found):
         raise JudgeError(f"{name}: is a table of comparisons; give the predictions that judge score wrote for it")
-    kind: Kind = "submission" if set(LABEL_COLUMNS) <= set(found) else "predictions"
-    if set(COLUMNS["predictions"]) <= set(found):
-        kind = "predictions"
+    has = {kind: set(columns) <= set(found) for kind, columns in COLUMNS.items()}
+    kind: Kind = "submission" if has["submission"] and not has["predictions"] else "predictions"
     missing = [c for c in ("id", *COLUMNS[kind]) if c not in found]
     if missing:
         shown = ", ".join(printable(c, 30) for c in found[:12])
-        known = (
-            f"predictions (id, {', '.join(COLUMNS['predictions'])}) or a submission (id, {', '.join(LABEL_COLUMNS)})"
-        )
         raise JudgeError(
-            f"{name}: no column {', '.join(map(repr, missing))}{suggestion(missing[0], found)}; expected "
-            f"{known}, found: {shown}"
+            f"{name}: no column {', '.join(map(repr, missing))}{suggestion(missing[0], found)}; expected predictions "
+            f"(id, {', '.join(COLUMNS['predictions'])}) or a submission (id, {', '.join(LABEL_COLUMNS)}), "
+            f"found: {shown}"
         )
     names = ["id", *COLUMNS[kind], *(c for c in OPTIONAL if c in found)]
     for column in names:
@@ -139,9 +136,8 @@ def _csv(path: Path, name: str) -> tuple[Kind, dict[str, Any], float]:
     places = [header.index(column) for column in names]
     cells = [[row[i] for i in places] for row in rows]
     columns: dict[str, Any] = {column: [row[k] for row in cells] for k, column in enumerate(names)}
-    for column in names:
-        if column not in ("id", "flags"):
-            columns[column] = np.array([_number(text) for text in columns[column]], dtype=np.float64)
+    for column in columns.keys() - {"id", "flags"}:
+        columns[column] = np.array([_number(text) for text in columns[column]], dtype=np.float64)
     return kind, columns, 0.0
 
 

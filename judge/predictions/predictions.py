@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SUFFIXES = (".parquet", ".csv")
-
-
 # The training rows' class rates count in a prior as much as so many rows of the run.
 PRIOR_ROWS = 100
 
@@ -88,10 +86,8 @@ class Predictions:
         """The rows' flags, shape (rows,)."""
         given_up = self.given_up.flags if self.given_up else np.zeros(len(self.first), dtype=np.uint32)
         lost = unread(self.first) & unread(self.second) & ((given_up & np.uint32(Flag.PRIOR)) == 0)
-        flags: NDArray[np.uint32] = (
-            self.prepared.rows["flags"] | given_up | np.where(lost, np.uint32(Flag.NOT_SCORED), np.uint32(0))
-        )
-        return flags
+        not_scored = np.where(lost, np.uint32(Flag.NOT_SCORED), np.uint32(0))
+        return np.asarray(self.prepared.rows["flags"] | given_up | not_scored)
 
 
 def averaged(first: Float, second: Float, calibration: Calibration | None) -> Float:

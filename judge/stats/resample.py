@@ -61,11 +61,6 @@ class Undefined:
     reason: str
 
 
-def means(totals: Float, counts: Float) -> Float:
-    """Return the mean of each column over rows: shape (columns, resamples) for totals of that shape."""
-    return np.asarray(totals / counts)
-
-
 def check_resampling(resamples: int, seed: int) -> None:
     """Check the settings of a bootstrap.
 
@@ -183,7 +178,7 @@ class Resampler:
     def estimate(
         self,
         values: NDArray[np.floating],
-        statistic: Statistic = means,
+        statistic: Statistic = np.divide,
         *,
         about: NDArray[np.generic] | None = None,
         shares: bool | Sequence[bool] = False,
