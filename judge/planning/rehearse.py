@@ -71,13 +71,11 @@ def rehearse(
     shortest = int(np.argmin(prepared.lengths))
     wait_until_ready(pool, prepared.prompt(shortest, False))
     setup_seconds = time.monotonic() - began
-    costs = Costs(prepared.lengths.astype(np.int64), flops_of(scorer.model), scorer.share)
+    lengths = prepared.lengths.astype(np.int64)
+    costs = Costs(lengths, flops_of(scorer.model), scorer.share)
     points, failed = _read_all(_Reader(pool, prepared, scorer.share == 1, costs), chosen, progress)
     found = Rehearsal(
-        len(prepared.rows),
-        float(prepared.lengths.mean()),
-        int(prepared.lengths.max()),
-        chosen,
+        *(len(lengths), float(lengths.mean()), int(lengths.max()), chosen),
         failed=failed,
         memory=dict(pool.memory),
         free_before=free,
