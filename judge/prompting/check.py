@@ -100,10 +100,8 @@ def check_template(
 def pair_findings(what: str, one: Prompt, other: Prompt, max_tokens: int) -> Iterator[TemplateMistake]:
     """Compare the prompts of a row in its two orders: exchanging A and B must exchange the cuts and nothing else."""
     exchanged = other.swapped_counts()
-    if (len(one.ids), one.tokens, one.cut, one.cut_turns) != (
-        *(len(other.ids), exchanged.tokens, exchanged.cut),
-        exchanged.cut_turns,
-    ):
+    first, second = ((len(p.ids), p.tokens, p.cut, p.cut_turns) for p in (one, exchanged))
+    if first != second:
         yield TemplateMistake(
             "error",
             f"A and B are not treated alike: the {what} row has {len(one.ids)} tokens and loses {one.cut}, exchanged "

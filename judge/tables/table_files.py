@@ -77,36 +77,27 @@ def _problem_of(path: Path) -> str:
     if not head:
         return "the file is empty"
     content = _content_of(head)
-    if content != kind and not (content == "text" and kind in ("csv", "jsonl")):
-        return f"is named {path.suffix} but its content is {_CONTENTS[content]}"
-    return ""
+    return "" if content in _CONTENTS[kind] else f"is named {path.suffix} but its content is {content}"
 
 
-_CONTENTS = {
-    "parquet": "a Parquet file",
-    "jsonl": "JSON",
-    "zip": "a zip archive (unpack it first)",
-    "gzip": "gzip-compressed (unpack it first)",
-    "utf-16": "UTF-16 text (save it as UTF-8)",
-    "binary": "binary data",
-    "text": "plain text",
+_PARQUET, _JSON, _TEXT = "a Parquet file", "JSON", "plain text"
+_CONTENTS = {"csv": (_TEXT,), "parquet": (_PARQUET,), "jsonl": (_JSON, _TEXT)}  # of the files of each format
+_MAGIC = {
+    b"PAR1": _PARQUET,
+    b"PK\x03\x04": "a zip archive (unpack it first)",
+    b"\x1f\x8b": "gzip-compressed (unpack it first)",
+    b"\xff\xfe": "UTF-16 text (save it as UTF-8)",
+    b"\xfe\xff": "UTF-16 text (save it as UTF-8)",
 }
 
 
 def _content_of(head: bytes) -> str:
-    """Return the kind of content (a key of `_CONTENTS`) that a file's first bytes show."""
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if head.startswith(b"PK\x03\x04"):
-        return "zip"
-    if head.startswith(b"\x1f\x8b"):
-        return "gzip"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
+    """Return what a file's first bytes show that it is."""
+    if found := next((content for magic, content in _MAGIC.items() if head.startswith(magic)), ""):
+        return found
     if b"\x00" in head.partition(b"\n")[0]:
-        return "binary"
-    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    return "jsonl" if first in (b"{", b"[") else "text"
+        return "binary data"
+    return _JSON if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[") else _TEXT
 
 
 def _need_columns(found: list[str], name: str, optional: tuple[str, ...]) -> list[str]:

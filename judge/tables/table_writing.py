@@ -145,16 +145,10 @@ def _read_records(source: Path, name: str) -> tuple[list[str], Iterator[Record]]
     if kind == "jsonl":
         columns = list(dict.fromkeys(c for _, row in json_objects(source, name) for c in row))
         return columns, (row for _, row in json_objects(source, name))
-    columns = list(pq.read_schema(source).names)
-    return check_unique(columns, columns, name), _parquet_records(source)
-
-
-def _parquet_records(source: Path) -> Iterator[Record]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(source) as file:
-        for batch in file.iter_batches(batch_size=CHUNK_ROWS):
-            yield from batch.to_pylist()
+    file = pq.ParquetFile(source)
+    columns = list(file.schema_arrow.names)
+    batches = file.iter_batches(batch_size=CHUNK_ROWS)
+    return check_unique(columns, columns, name), (record for batch in batches for record in batch.to_pylist())
 
 
 def _write(
