@@ -167,8 +167,8 @@ class PromptBuilder:
         """Encode all texts of many comparisons in one batch."""
         sources: list[dict[Part, list[str]]] = []
         for row in comparisons:
-            parts: tuple[Turns, ...] = (row.prompt, row.response_a, row.response_b)
-            sources.append({p: self._shown(t, row.turn_count) for p, t in zip(PARTS, parts, strict=True)})
+            parts, turn_count = (row.prompt, row.response_a, row.response_b), row.turn_count
+            sources.append({part: self._shown(turns, turn_count) for part, turns in zip(PARTS, parts, strict=True)})
         flat = iter(self.encoder.user_text([text for s in sources for part in PARTS for text in s[part]]))
         return [{part: [next(flat) for _ in source[part]] for part in PARTS} for source in sources]
 
