@@ -30,7 +30,7 @@ from judge.experiment.statistics import differences
 from judge.experiment.text import plan_lines, power_lines
 from judge.experiment.train_arms import FOLDER as TRAINED
 from judge.experiment.train_arms import check_training, train_arms
-from judge.models.trained_rows import joined
+from judge.models.trained_rows import trained_rows_of
 from judge.runs.folder import RunFolder
 from judge.runs.prepared import Prepared, prepare
 from judge.runs.progress import Progress, Silent
@@ -69,7 +69,7 @@ def run_experiment(
     def arms_and_rows(trained: dict[str, dict[int, Path]]) -> tuple[list[Arm], ExperimentRows]:
         arms = resolve_arms(settings, folder / LOGS, trained)
         refuse_identical(arms)
-        trained_rows = joined([arm.scorer.trained_rows for arm in arms if arm.scorer.trained_rows is not None])
+        trained_rows = trained_rows_of(*{arm.scorer.model.folder: arm.scorer.model for arm in arms}.values())
         return arms, draw_rows(table, trained_rows, settings.rows, settings.seed)
 
     try:

@@ -22,7 +22,7 @@ from judge.runs.terminal import duration
 Float = NDArray[np.float64]
 
 # Share of predictions that should lie within the range.
-LEVEL = 0.9
+RANGE_SHARE = 0.9
 # A perfect fit says nothing about the next minutes on the same machine: measured runs repeat within a few per cent.
 _LEAST_SPREAD = 0.05
 # With as many points as terms, no residual is left to judge the fit by.
@@ -123,4 +123,4 @@ def _spread(residuals: Float, freedom: int) -> float:
     if freedom <= 0:
         return _UNKNOWN_SPREAD
     sigma = math.sqrt(float(residuals @ residuals) / freedom)
-    return max(sigma * float(t.ppf((1 + LEVEL) / 2, freedom)), _LEAST_SPREAD)
+    return max(sigma * float(t.ppf((1 + RANGE_SHARE) / 2, freedom)), _LEAST_SPREAD)

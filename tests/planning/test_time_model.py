@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from judge.errors import JudgeError
-from judge.planning.time_model import LEVEL, Point, fit
+from judge.planning.time_model import RANGE_SHARE, Point, fit
 
 _COSTS = (2e-12, 3e-5, 4e-3)  # seconds per FLOP, token and prompt
 
@@ -43,7 +43,7 @@ def test_the_range_holds_as_often_as_it_says() -> None:
         estimate = model.seconds(other.flops, other.prompts, other.tokens)
         inside.append(estimate.low <= other.seconds <= estimate.high)
     # three standard errors of 400 draws; terms at zero leave fewer, so it may hold more often
-    assert LEVEL - 3 * math.sqrt(LEVEL * (1 - LEVEL) / 400) <= np.mean(inside) <= 0.99
+    assert RANGE_SHARE - 3 * math.sqrt(RANGE_SHARE * (1 - RANGE_SHARE) / 400) <= np.mean(inside) <= 0.99
 
 
 def test_a_run_unlike_the_measured_ones_gets_a_wider_range() -> None:
