@@ -44,13 +44,13 @@ _BEFORE_RECORD = ("lock", TRAINED, LOGS, CACHE, PREPARED)
 
 
 def run_experiment(
-    settings: ExperimentSettings, folder: Path, events: Progress | None = None, cache: Path | None = None
+    settings: ExperimentSettings, folder: Path, progress: Progress | None = None, cache: Path | None = None
 ) -> ExperimentResult:
     """Do an experiment.
 
     Args:
         folder: keeps the record, the cache, the logs and the trained judges; it is made if it does not exist.
-        events: hears of the progress, and gets notes of what the user should know before anything is read.
+        progress: hears how far it is, and gets notes of what the user should know before anything is read.
         cache: another folder for the cache, to share it between experiments.
 
     Raises:
@@ -58,7 +58,7 @@ def run_experiment(
             written; or an engine or a training run that fails.
         RunInterrupted: Ctrl-C; what has been read is kept.
     """
-    events = events or Silent()
+    progress = progress or Silent()
     check_folder(folder)
     check_cache(cache)
     check_templates(settings)
@@ -76,12 +76,12 @@ def run_experiment(
         # check the table and the arms that are not trained before hours of training
         arms, rows = arms_and_rows({})
         for text in plan_lines(settings):
-            events.note(text)
-        trained = train_arms(settings, folder, events)
+            progress.note(text)
+        trained = train_arms(settings, folder, progress)
         if trained:
             arms, rows = arms_and_rows(trained)
         with RunFolder(folder):
-            return _Experiment(settings, folder, events, arms, table, rows).run(cache or folder / CACHE)
+            return _Experiment(settings, folder, progress, arms, table, rows).run(cache or folder / CACHE)
     except KeyboardInterrupt:
         raise RunInterrupted(f"stopped; what is finished is kept in {folder}: give the same command to go on") from None
 
@@ -119,7 +119,7 @@ class _Experiment:
 
     settings: ExperimentSettings
     folder: Path
-    events: Progress
+    progress: Progress
     arms: list[Arm]
     table: Table
     rows: ExperimentRows
@@ -134,7 +134,7 @@ class _Experiment:
     def warn(self, text: str) -> None:
         """Note a warning now, and keep it for the result."""
         self.warnings.append(text)
-        self.events.warn(text)
+        self.progress.warn(text)
 
     def run(self, cache_folder: Path) -> ExperimentResult:
         """Read all arms and compare them."""
@@ -157,7 +157,7 @@ class _Experiment:
 
     def _announce(self) -> None:
         for note in self.rows.notes:
-            self.events.note(f"{self.table.name}: {note}")
+            self.progress.note(f"{self.table.name}: {note}")
         for arm in self.arms:
             for warning in arm.warnings():
                 self.warn(warning)
@@ -166,9 +166,9 @@ class _Experiment:
             self.warn(f"the rows have only {counted(groups, 'prompt group')}: intervals and tests say little")
         spread = SPREADS[self.settings.metric]
         for text in power_lines(self.settings, len(self.rows), groups, self.planned, spread):
-            self.events.note(text)
+            self.progress.note(text)
         if any(arm.seed is not None for arm in self.arms):
-            self.events.note("this leaves out the spread between training seeds")
+            self.progress.note("this leaves out the spread between training seeds")
 
     def _prepare(self, folder: Path) -> list[Prepared]:
         """Build every arm's prompts; arms with equal prompts share one copy."""
@@ -181,7 +181,7 @@ class _Experiment:
                 place.mkdir(parents=True)
                 scorer = arm.scorer
                 made[key] = prepare(
-                    self.rows.table, scorer.builder, place, key in swapped, self.events, scorer.trained_rows
+                    self.rows.table, scorer.builder, place, key in swapped, self.progress, scorer.trained_rows
                 )
         return [made[_prompts_of(arm)] for arm in self.arms]
 
@@ -201,7 +201,7 @@ class _Experiment:
 
     def _read(self, prepared: Sequence[Prepared], cache: ReadingCache) -> list[ArmScores]:
         """Read every arm's prompts; arms with the same model share one start of the engine."""
-        tally = Tally(self.events)
+        tally = Tally(self.progress)
         widest = sorted(self.arms, key=lambda arm: arm.scorer.budget.max_tokens)
         hosts = {arm.engine: arm for arm in widest}
         readings = [
