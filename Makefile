@@ -48,7 +48,7 @@ test: $(READY) $(MODEL)/judge-demo-model.json
 	JUDGE_DEMO_MODEL="$(abspath $(MODEL))" $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -m "not engine and not training"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not engine and not training and not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -100,4 +100,4 @@ def make_table(tmp_path: Path) -> Callable[[str], Path]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that train or start an engine last: a mistake elsewhere shows within a minute."""
-    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("training", "engine")))
+    items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("training", "engine", "slow")))

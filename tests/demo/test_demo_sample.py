@@ -99,6 +99,7 @@ def normalised(turns: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------ the file
 
 
+@pytest.mark.slow
 def test_the_sample_is_what_the_source_gives(tmp_path: Path) -> None:
     make_training(tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == SAMPLE.read_bytes()

@@ -226,6 +226,7 @@ def test_names_of_files_cannot_steer_the_terminal(folder: Path, capsys: pytest.C
     assert "x\\x1b[2Jy" in output
 
 
+@pytest.mark.slow
 def test_a_config_cannot_steer_the_terminal(tiny_model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text())

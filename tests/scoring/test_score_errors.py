@@ -11,6 +11,8 @@ import pytest
 
 from judge.errors import JudgeError
 
+pytestmark = pytest.mark.slow  # each case starts the program
+
 JUDGE = str(Path(sys.executable).parent / "judge")
 TABLE = "id,prompt,response_a,response_b\n1,Hi,Hello,Hey\n"
 
