@@ -14,6 +14,8 @@ from judge.__main__ import leave_working_folder
 from tests.kit.labelled_tables import labelled_rows, write_table
 from tests.kit.tiny_models import save_llama
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TRAPS = (
     "quantize prompts datasets trl torch json typing difflib numpy pandas pydantic transformers yaml typer rich "

@@ -15,6 +15,8 @@ import pytest
 from judge.cli.evaluate import text_lines
 from tests.kit.evaluated_tables import evaluated, frame_of, stored_for
 
+pytestmark = pytest.mark.slow
+
 
 def judge(folder: Path, *arguments: str) -> tuple[int, str, list[str]]:
     """Run `judge evaluate` in `folder`; return its exit status, its output and the lines of its errors."""

@@ -16,6 +16,8 @@ from judge.tables.comparison import Flag
 from tests.kit.browser import Visit, opened, opened_row, started
 from tests.kit.report_rows import report_row
 
+pytestmark = pytest.mark.slow
+
 ROWS = 2 * CHUNK_ROWS + 50
 LANGUAGES = ("en", "de", "ar")
 SECTIONS = [Section("headline", "Headline", Markup("<p>Fine.</p>"))]

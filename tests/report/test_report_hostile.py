@@ -15,6 +15,8 @@ from judge.report.page import Section, write_page
 from tests.kit.browser import opened, opened_row, started
 from tests.kit.report_rows import HOSTILE, report_row
 
+pytestmark = pytest.mark.slow
+
 PHONE = {"width": 375, "height": 700}
 
 

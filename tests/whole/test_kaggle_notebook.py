@@ -18,6 +18,8 @@ import pytest
 from judge.predictions.submission import Findings, check_submission
 from judge.tables.table import read_ids
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOK: dict[str, Any] = json.loads((ROOT / "docs" / "offline" / "kaggle.ipynb").read_text(encoding="utf-8"))
 CELLS: list[dict[str, Any]] = NOTEBOOK["cells"]

@@ -22,6 +22,8 @@ from types import SimpleNamespace
 import pytest
 from packaging import tags
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 GLIBC = platform.libc_ver()[1]
