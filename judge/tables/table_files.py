@@ -48,7 +48,7 @@ def check_table(path: Path) -> None:
     Raises:
         JudgeError: see `check_file`; or a folder holds no Parquet file.
     """
-    for part in (parts_of(path) if path.is_dir() else []) or [path]:
+    for part in parts_of(path) or [path]:
         check_file(part)
 
 
